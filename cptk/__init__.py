@@ -1,0 +1,62 @@
+"""cptk: any KerasHub decoder becomes a text or code embedder through `fit`.
+
+`import cptk` is quick: it imports neither Keras nor a backend and sets no environment variable.
+Each name below is imported when it is first read (PEP 562).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from cptk._register import register_with_keras_hub as _register_with_keras_hub
+
+if TYPE_CHECKING:
+    from cptk import data as data
+    from cptk import evaluation as evaluation
+    from cptk import integrations as integrations
+    from cptk import layers as layers
+    from cptk import losses as losses
+    from cptk import metrics as metrics
+    from cptk import models as models
+    from cptk import training as training
+    from cptk.training import ContrastiveTrainer as ContrastiveTrainer
+
+__version__ = "0.1.0"
+
+_ROOMS = (
+    "data",
+    "evaluation",
+    "integrations",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "training",
+)
+
+__all__ = [
+    "ContrastiveTrainer",
+    "__version__",
+    "data",
+    "evaluation",
+    "integrations",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"cptk.{name}")
+    if name == "ContrastiveTrainer":
+        return import_module("cptk.training").ContrastiveTrainer
+    raise AttributeError(f"module 'cptk' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_register_with_keras_hub()

@@ -1,0 +1,390 @@
+"""Mines (docstring, function) pairs out of Python source code, without running any of it.
+
+The code pairs of Neelakantan et al. (2022) are a function's top-level docstring and its
+implementation. This module reads them by `ast` from folders of Python files. The filters (length,
+generated, test and vendored files, duplicates) are ours: the paper does not list its own.
+
+References:
+    Neelakantan et al., Text and Code Embeddings by Contrastive Pre-Training, arXiv 2201.10005.
+"""
+
+import ast
+import os
+import random
+import re
+import tokenize
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from inspect import cleandoc
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+StrPath: TypeAlias = str | os.PathLike[str]
+FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+
+SKIPPED_FOLDERS = frozenset(
+    "test tests idle_test _test_data vendor vendored _vendor _vendored _vendored_packages extern "
+    "third_party node_modules site-packages dist-packages __pycache__ __pypackages__".split()
+)
+SKIPPED_FILES = re.compile(r"(test_.*|.*_tests?|conftest|.*_pb2|.*_pb2_grpc)\.py")
+GENERATED = re.compile(
+    r"@generated\b|(machine|auto|automatically)[- ]?generated|do not (edit|modify)"
+    r"|^\W*(this (file|module) (is|was) )?generated (by|from|with)",
+    re.IGNORECASE | re.MULTILINE,
+)
+LARGEST_FILE = 1_000_000  # bytes; larger ones are tables in Python's clothes
+
+
+class FunctionPair(NamedTuple):
+    """One documented function.
+
+    `docstring` is the first paragraph on one line; `code` the function's source (decorators kept,
+    docstring cut out, dedented); `name` is qualified inside its file (`Class.method`); `path` is
+    relative to the mined root, with forward slashes; `line` is the one of `def`, from 1.
+    """
+
+    docstring: str
+    code: str
+    name: str
+    path: str
+    line: int
+
+
+def mine_functions(
+    roots: StrPath | Iterable[StrPath],
+    *,
+    min_words: int = 3,
+    skipped_folders: Iterable[str] = SKIPPED_FOLDERS,
+    on_file: Callable[[int, int], object] | None = None,
+    on_skip: Callable[[str, str], object] | None = None,
+) -> list[FunctionPair]:
+    """Collects (docstring, function) pairs from Python files, duplicates removed.
+
+    Functions and methods are taken wherever they stand at module or class level, inside `if` and
+    `try` too. A function nested in another one is part of the outer one's code and gives no pair
+    of its own. Functions that only declare (`pass`, `...`, `raise NotImplementedError`) are left
+    out. Files are read by PEP 263 (UTF-8 unless they say otherwise), each once, whatever links
+    lead to it. The result's order depends on the roots' order and the files' names alone.
+
+    Args:
+        roots: folders or `.py` files; one or several.
+        min_words: shortest docstring that counts, in words.
+        skipped_folders: names of folders below a root that are not entered: tests, vendored
+            copies, nested `site-packages`.
+        on_file: called as `on_file(done, total)` after every file, for a progress bar.
+        on_skip: called as `on_skip(path, reason)` for every file that gave nothing because it was
+            skipped: a test or generated file, too large, not readable, not valid Python.
+
+    Returns:
+        List of `FunctionPair`.
+
+    Raises:
+        TypeError: if `roots` is not a path or an iterable of paths.
+        ValueError: if `roots` is empty, holds no Python file, or `min_words` is below 1.
+        FileNotFoundError: if a root does not exist.
+
+    Example:
+    ```python
+    import json
+    pairs = mine_functions([json.__path__[0]])
+    pairs[0].docstring, pairs[0].code
+    ```
+    """
+    if isinstance(min_words, bool) or not isinstance(min_words, int) or min_words < 1:
+        raise ValueError(f"`min_words` must be an integer of at least 1. Received: {min_words!r}.")
+    folders = frozenset(skipped_folders)
+    seen: set[tuple[int, int]] = set()
+    files = [file for root in _checked(roots) for file in _python_files(root, folders, seen)]
+    if not files:
+        raise ValueError(f"`roots` holds no Python file to read. Received: {roots!r}.")
+    pairs: list[FunctionPair] = []
+    for done, (file, path) in enumerate(files, start=1):
+        try:
+            pairs += functions_in_source(_read(file), path, min_words=min_words)
+        except _Skip as skip:
+            if on_skip:
+                on_skip(path, str(skip))
+        if on_file:
+            on_file(done, len(files))
+    return deduplicate(pairs)
+
+
+def functions_in_source(source: str, path: str = "", *, min_words: int = 3) -> list[FunctionPair]:
+    """The pairs of one file's text in the order of its lines; ValueError if it is not Python."""
+    if "def " not in source:
+        return []
+    try:
+        with warnings.catch_warnings():  # invalid escapes in other people's strings
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise _Skip(f"not valid Python: {error}") from error
+    # The tokenizer of Python ends a line at "\n" alone; splitlines() would also at a form feed.
+    lines = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    pairs = []
+    for node, name in _functions(tree, ""):
+        docstring = ast.get_docstring(node, clean=False)
+        if docstring is None or _only_declares(node):
+            continue
+        summary = first_paragraph(docstring)
+        if len(re.findall(r"[^\W\d_]{2,}", summary)) >= min_words and _is_unicode(summary):
+            pairs.append(
+                FunctionPair(summary, _code_without_docstring(node, lines), name, path, node.lineno)
+            )
+    return pairs
+
+
+def first_paragraph(docstring: str) -> str:
+    """The docstring's first paragraph on one line; "" where it opens with code or fields."""
+    paragraph = re.split(r"\n[ \t]*\n", cleandoc(docstring).strip(), maxsplit=1)[0]
+    return "" if paragraph.startswith((">>>", ":", "@")) else " ".join(paragraph.split())
+
+
+def deduplicate(pairs: Iterable[FunctionPair]) -> list[FunctionPair]:
+    """Keeps the first of all pairs that share their text or their code.
+
+    Two texts are the same if their words are, in lower case; two codes if they are without
+    white space, comment lines and case.
+    """
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for pair in pairs:
+        keys = _keys(pair)
+        if seen.isdisjoint(keys):
+            kept.append(pair)
+        seen.update(keys)
+    return kept
+
+
+def exclude_copies(
+    pairs: Iterable[FunctionPair], of: Iterable[FunctionPair], *, similarity: float = 0.7
+) -> list[FunctionPair]:
+    """Drops the pairs that are copies of one in `of`: other people vendor, fork and backport.
+
+    A copy shares text or code in the sense of `deduplicate`, or it bears the same function name
+    and the sets of words of the two texts, or of the two codes, overlap by `similarity` or more
+    (`|A & B| / |A | B|`).
+
+    Args:
+        pairs: `FunctionPair`s to filter, for instance the training set.
+        of: `FunctionPair`s to keep apart from them, for instance the held-out set.
+        similarity: overlap from which on two functions of one name count as copies.
+
+    Returns:
+        The pairs that are no copies, in their order.
+
+    Example:
+    ```python
+    training = exclude_copies(training, of=held_out)
+    ```
+    """
+    taken: set[tuple[str, str]] = set()
+    namesakes: dict[str, list[FunctionPair]] = {}
+    for pair in of:
+        taken.update(_keys(pair))
+        namesakes.setdefault(_last_name(pair), []).append(pair)
+    return [
+        pair
+        for pair in pairs
+        if taken.isdisjoint(_keys(pair))
+        and not any(
+            _overlap(pair.docstring, other.docstring) >= similarity
+            or _overlap(pair.code, other.code) >= similarity
+            for other in namesakes.get(_last_name(pair), ())
+        )
+    ]
+
+
+def split_by_module(
+    pairs: Sequence[FunctionPair], size: int, *, seed: int = 0
+) -> tuple[list[FunctionPair], list[FunctionPair]]:
+    """Holds out `size` pairs of whole modules; the rest shares no module, text or code with them.
+
+    Modules are drawn at random until they hold `size` pairs. What the last one holds beyond that
+    is in neither part, and neither are copies of what was held out (`exclude_copies`).
+
+    Args:
+        pairs: `FunctionPair`s of which `path` names the module.
+        size: number of pairs to hold out.
+        seed: of the draw.
+
+    Returns:
+        `(held_out, rest)`, both in the order of `pairs`.
+
+    Raises:
+        ValueError: if `size` is not between 1 and `len(pairs) - 1`.
+
+    Example:
+    ```python
+    held_out, training = split_by_module(pairs, size=1000, seed=0)
+    ```
+    """
+    if not 0 < size < len(pairs):
+        raise ValueError(
+            f"`size` must be between 1 and the number of pairs less one ({len(pairs) - 1}). "
+            f"Received: size={size}."
+        )
+    modules = sorted({pair.path for pair in pairs})
+    random.Random(seed).shuffle(modules)
+    members: dict[str, list[int]] = {module: [] for module in modules}
+    for index, pair in enumerate(pairs):
+        members[pair.path].append(index)
+    drawn: list[int] = []
+    drawn_modules = set()
+    for module in modules:
+        if len(drawn) >= size:
+            break
+        drawn += members[module]
+        drawn_modules.add(module)
+    held_out = [pairs[index] for index in sorted(drawn[:size])]
+    rest = [pair for pair in pairs if pair.path not in drawn_modules]
+    return held_out, exclude_copies(rest, of=held_out)
+
+
+class _Skip(ValueError):
+    """Why a file gives no pairs."""
+
+
+def _checked(roots: StrPath | Iterable[StrPath]) -> list[Path]:
+    expected = "`roots` must be a folder or a .py file, or an iterable of them."
+    if isinstance(roots, str | os.PathLike):
+        roots = [roots]
+    if not isinstance(roots, Iterable):
+        raise TypeError(f"{expected} Received: {roots!r}.")
+    roots = list(roots)
+    if not roots:
+        raise ValueError(f"{expected} Received none.")
+    for root in roots:
+        if not isinstance(root, str | os.PathLike):
+            raise TypeError(f"{expected} Received: {root!r}.")
+        if not str(root) or not os.path.exists(root):
+            raise FileNotFoundError(f"{expected} No such file or folder: {os.fspath(root)!r}.")
+        if os.path.isfile(root) and not str(root).endswith(".py"):
+            raise ValueError(f"{expected} Received a file of another kind: {os.fspath(root)!r}.")
+    return [Path(root) for root in roots]
+
+
+def _python_files(
+    root: Path, skipped_folders: frozenset[str], seen: set[tuple[int, int]]
+) -> Iterator[tuple[Path, str]]:
+    """(file, path relative to the root) sorted by name; links are followed, each target once."""
+    if root.is_file():
+        yield root, root.name
+        return
+    stack = [(root, "")]
+    while stack:
+        folder, prefix = stack.pop()
+        try:
+            status = folder.stat()
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        below = []
+        for entry in entries:
+            path = prefix + entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if entry.name not in skipped_folders:
+                    below.append((Path(entry.path), path + "/"))
+            elif entry.name.endswith(".py"):
+                yield Path(entry.path), path
+        stack += reversed(below)
+
+
+def _read(file: Path) -> str:
+    if SKIPPED_FILES.fullmatch(file.name):
+        raise _Skip("a test or generated file by its name")
+    try:
+        if file.stat().st_size > LARGEST_FILE:
+            raise _Skip(f"larger than {LARGEST_FILE:,} bytes")
+        with tokenize.open(file) as stream:
+            source = stream.read()
+    except OSError as error:
+        raise _Skip(f"not readable: {error.strerror or error}") from error
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise _Skip(f"not text in its encoding: {error}") from error
+    if GENERATED.search("\n".join(source[:1000].split("\n")[:10])):
+        raise _Skip("a generated file by its first lines")
+    return source
+
+
+def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[FunctionNode, str]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, FunctionNode):
+            yield child, prefix + child.name
+        elif isinstance(child, ast.ClassDef):
+            yield from _functions(child, f"{prefix}{child.name}.")
+        elif not isinstance(child, ast.expr):
+            yield from _functions(child, prefix)
+
+
+def _only_declares(node: FunctionNode) -> bool:
+    """Whether nothing, or nothing that runs, follows the docstring."""
+    for statement in node.body[1:]:
+        constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        gives_up = isinstance(statement, ast.Raise) and "NotImplemented" in ast.dump(statement)
+        if not (isinstance(statement, ast.Pass) or constant or gives_up):
+            return False
+    return True
+
+
+def _code_without_docstring(node: FunctionNode, lines: Sequence[str]) -> str:
+    """The function's own lines, from its first decorator on, less docstring and indentation."""
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
+    own = {index: lines[index] for index in range(first, node.end_lineno or node.lineno)}
+    docstring = node.body[0]
+    start, end = docstring.lineno - 1, (docstring.end_lineno or docstring.lineno) - 1
+    # Columns of `ast` count UTF-8 bytes.
+    before = own[start].encode()[: docstring.col_offset].decode()
+    after = own[end].encode()[docstring.end_col_offset :].decode().lstrip("; \t\f")
+    for index in range(start, end + 1):
+        del own[index]
+    if before.strip() or (after and not after.startswith("#")):  # it shared its line with code
+        own[start] = before + after
+    margin = lines[first][: len(lines[first]) - len(lines[first].lstrip())]
+    fixed = _lines_inside_strings(node, lines) if margin else set()
+    return "\n".join(
+        line if index in fixed else line.removeprefix(margin) for index, line in sorted(own.items())
+    ).rstrip()
+
+
+def _lines_inside_strings(node: FunctionNode, lines: Sequence[str]) -> set[int]:
+    """Indices of the lines that begin inside a string: their indentation is part of its value."""
+    inside: set[int] = set()
+    for child in ast.walk(node):
+        string = isinstance(child, ast.JoinedStr) or (
+            isinstance(child, ast.Constant) and isinstance(child.value, str | bytes)
+        )
+        if string and isinstance(child, ast.expr) and child.end_lineno not in (None, child.lineno):
+            span = range(child.lineno, child.end_lineno or 0)
+            text = "\n".join(lines[child.lineno - 1 : child.end_lineno])
+            if '"""' in text or "'''" in text or "\\\n" in text:
+                inside.update(span)
+    return inside
+
+
+def _keys(pair: FunctionPair) -> tuple[tuple[str, str], tuple[str, str]]:
+    text = " ".join(re.findall(r"\w+", pair.docstring.casefold()))
+    code = re.sub(r"^[ \t]*#.*$", "", pair.code, flags=re.MULTILINE)
+    return ("text", text or pair.docstring), ("code", "".join(code.casefold().split()))
+
+
+def _last_name(pair: FunctionPair) -> str:
+    return pair.name.rpartition(".")[2]
+
+
+def _overlap(one: str, other: str) -> float:
+    words, other_words = set(re.findall(r"\w+", one)), set(re.findall(r"\w+", other))
+    return len(words & other_words) / max(1, len(words | other_words))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates, written as escapes
+        return False
+    return True

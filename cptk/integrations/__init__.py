@@ -1,0 +1,21 @@
+"""Bridges to other libraries: each a leaf, each with an extra of its own.
+
+A bridge is imported when its name is first read, and looks for its library when it is first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_BRIDGES = ("gguf",)
+
+__all__ = ["gguf"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _BRIDGES:
+        return import_module(f"cptk.integrations.{name}")
+    raise AttributeError(f"module 'cptk.integrations' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_BRIDGES})

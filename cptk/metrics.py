@@ -1,0 +1,233 @@
+"""Streaming metrics of contrastive training, for `compile`, `compute_loss` and alone.
+
+They take the (n, m) matrix that the head gives, positives on the diagonal, columns from n
+on extra negatives, and keep running means over anchors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from cptk.losses.info_nce import check_logits
+from cptk.ops import (
+    as_tensor,
+    dimension,
+    float32_or_higher,
+    is_known_mismatch,
+    off_diagonal,
+    static_shape,
+)
+from cptk.types import Tensor, TensorLike
+
+__all__ = ["InBatchAccuracy", "NegativeCosine", "PositiveCosine", "Temperature"]
+
+_DIRECTIONS = ("query_to_document", "document_to_query")
+
+
+@keras.saving.register_keras_serializable(package="cptk")
+class InBatchAccuracy(keras.metrics.Mean):  # type: ignore[misc]
+    """How often the positive has the highest logit among its candidates.
+
+    An anchor scores 0 if any candidate is above its positive, else 1 / (number of
+    candidates that equal the positive, itself included): what breaking ties at random
+    scores on average. So an embedder that has collapsed to one vector scores chance, 1 / m,
+    and not 100 %, as an `argmax` that takes the first of equals would on the first row and
+    `>=` would on all. NaN scores 0.
+
+    Args:
+        direction: "query_to_document" ranks the m documents of each query (rows),
+            "document_to_query" the n queries of each of the first n documents (columns).
+        name: defaults to the direction and "_accuracy".
+        dtype: of the running sums.
+
+    Raises:
+        ValueError: for another direction.
+
+    Example:
+
+    >>> import cptk
+    >>> accuracy = cptk.metrics.InBatchAccuracy()
+    >>> accuracy.update_state([[9.0, 1.0], [5.0, 2.0]])
+    >>> float(accuracy.result())
+    0.5
+    """
+
+    def __init__(
+        self,
+        direction: str = "query_to_document",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        if direction not in _DIRECTIONS:
+            raise ValueError(
+                f"InBatchAccuracy expects `direction` to be one of {_DIRECTIONS}. "
+                f"Received: direction={direction!r}."
+            )
+        super().__init__(name=name or f"{direction}_accuracy", dtype=dtype)
+        self.direction = direction
+
+    def update_state(
+        self,
+        logits: TensorLike,
+        sample_weight: TensorLike | None = None,
+        mask: TensorLike | None = None,
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+            logits: (n, m), m >= n; cosines will do as well.
+            sample_weight: (n,), the weight of each anchor in the mean.
+            mask: (n, m) boolean, True at known false negatives, which do not compete.
+        """
+        logits = _matrix(self, logits, "logits")
+        if self.direction == "document_to_query":
+            rows = dimension(logits, 0)
+            logits = ops.transpose(logits[:, :rows])
+            mask = None if mask is None else ops.transpose(as_tensor(mask)[:, :rows])
+        positive = ops.expand_dims(ops.diagonal(logits), 1)
+        above, equal = ops.greater(logits, positive), ops.equal(logits, positive)
+        if mask is not None:
+            kept = ops.logical_not(_false_negatives(logits, mask))
+            above, equal = ops.logical_and(above, kept), ops.logical_and(equal, kept)
+        ties = ops.sum(ops.cast(equal, "float32"), axis=1)
+        # A NaN positive equals nothing, itself included: no ties, no score.
+        wrong = ops.logical_or(ops.any(above, axis=1), ops.equal(ties, 0.0))
+        scores = ops.where(wrong, 0.0, ops.divide(1.0, ops.maximum(ties, 1.0)))
+        super().update_state(scores, sample_weight=_weights(self, logits, sample_weight))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": self.dtype, "direction": self.direction}
+
+
+@keras.saving.register_keras_serializable(package="cptk")
+class PositiveCosine(keras.metrics.Mean):  # type: ignore[misc]
+    """The mean cosine of the positive pairs, the diagonal. Alignment: 1 is best.
+
+    Example:
+
+    >>> import cptk
+    >>> cosine = cptk.metrics.PositiveCosine()
+    >>> cosine.update_state([[0.75, 0.0], [0.0, 0.25]])
+    >>> float(cosine.result())
+    0.5
+    """
+
+    def __init__(self, name: str = "positive_cosine", dtype: Any = None) -> None:
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(self, cosine: TensorLike, sample_weight: TensorLike | None = None) -> None:
+        """Adds a batch: cosine (n, m) with m >= n, sample_weight (n,)."""
+        cosine = _matrix(self, cosine, "cosine")
+        weights = _weights(self, cosine, sample_weight)
+        super().update_state(ops.diagonal(cosine), sample_weight=weights)
+
+
+@keras.saving.register_keras_serializable(package="cptk")
+class NegativeCosine(keras.metrics.Mean):  # type: ignore[misc]
+    """The mean over queries of the mean cosine with the documents that are not theirs.
+
+    High values mean that all texts lie in one direction (a collapsed, or an anisotropic,
+    space). Anchors without any negative (one pair, or all masked) count for nothing.
+
+    Example:
+
+    >>> import cptk
+    >>> cosine = cptk.metrics.NegativeCosine()
+    >>> cosine.update_state([[1.0, 0.5], [0.0, 1.0]])
+    >>> float(cosine.result())
+    0.25
+    """
+
+    def __init__(self, name: str = "negative_cosine", dtype: Any = None) -> None:
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(
+        self,
+        cosine: TensorLike,
+        sample_weight: TensorLike | None = None,
+        mask: TensorLike | None = None,
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+            cosine: (n, m), m >= n.
+            sample_weight: (n,), the weight of each query in the mean.
+            mask: (n, m) boolean, True at known false negatives, which are left out.
+        """
+        cosine = _matrix(self, cosine, "cosine")
+        negative = off_diagonal(dimension(cosine, 0), dimension(cosine, 1))
+        if mask is not None:
+            negative = ops.logical_and(negative, ops.logical_not(ops.cast(mask, "bool")))
+        count = ops.sum(ops.cast(negative, cosine.dtype), axis=1)
+        total = ops.sum(ops.where(negative, cosine, 0.0), axis=1)
+        weights = ops.cast(ops.greater(count, 0), cosine.dtype)
+        if sample_weight is not None:
+            weights = ops.multiply(weights, _weights(self, cosine, sample_weight))
+        values = ops.divide(total, ops.maximum(count, 1.0))
+        super().update_state(values, sample_weight=weights)
+
+
+@keras.saving.register_keras_serializable(package="cptk")
+class Temperature(keras.metrics.Metric):  # type: ignore[misc]
+    """The temperature as of the last update: the value now, not a mean over the epoch.
+
+    Example:
+
+    >>> import cptk
+    >>> temperature = cptk.metrics.Temperature()
+    >>> temperature.update_state(0.5)
+    >>> temperature.update_state(0.25)
+    >>> float(temperature.result())
+    0.25
+    """
+
+    def __init__(self, name: str = "temperature", dtype: Any = None) -> None:
+        super().__init__(name=name, dtype=dtype)
+        # "mean": replicas hold the same value, and a sum would multiply it by their number.
+        self.last = self.add_variable(
+            shape=(), initializer="zeros", dtype=self.dtype, aggregation="mean", name="last"
+        )
+
+    def update_state(self, value: TensorLike, sample_weight: None = None) -> None:
+        """Takes the new value, a scalar: `head.temperature`."""
+        value = as_tensor(value)
+        if static_shape(value) != ():
+            raise ValueError(
+                f"Temperature expects a scalar. Received a value of shape {static_shape(value)}."
+            )
+        self.last.assign(ops.cast(value, self.dtype))
+
+    def result(self) -> Tensor:
+        return ops.cast(self.last, self.dtype)
+
+    def reset_state(self) -> None:
+        self.last.assign(0)
+
+
+def _matrix(metric: keras.metrics.Metric, values: TensorLike, name: str) -> Tensor:
+    values = float32_or_higher(values)
+    check_logits(type(metric).__name__, values, name)
+    return values
+
+
+def _false_negatives(logits: Tensor, mask: TensorLike) -> Tensor:
+    negative = off_diagonal(dimension(logits, 0), dimension(logits, 1))
+    return ops.logical_and(ops.cast(mask, "bool"), negative)
+
+
+def _weights(
+    metric: keras.metrics.Metric, matrix: Tensor, sample_weight: TensorLike | None
+) -> Tensor | None:
+    if sample_weight is None:
+        return None
+    sample_weight = ops.cast(sample_weight, metric.dtype)
+    rows, shape = static_shape(matrix)[0], static_shape(sample_weight)
+    if len(shape) != 1 or is_known_mismatch(shape[0], rows):
+        raise ValueError(
+            f"{type(metric).__name__} expects `sample_weight` of shape ({rows},), one weight "
+            f"per anchor. Received: sample_weight.shape={shape}."
+        )
+    return sample_weight

@@ -1,0 +1,263 @@
+"""Texts to padded token ids, with a role's prefix and suffix around each text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import keras_hub
+import numpy as np
+
+from cptk.data.batching import check_texts, pad_tokens
+from cptk.models.llama_tokenizer import LlamaBPETokenizer
+from cptk.models.tokenization import ReferenceTokenizer
+
+
+class Role(NamedTuple):
+    """What stands before and after a text: two strings, or two lists of token ids.
+
+    A string is tokenised once, on its own, so that the ids of the text never depend on its role.
+    """
+
+    prefix: str | Sequence[int] = ""
+    suffix: str | Sequence[int] = ""
+
+
+#: The delimiters of the paper (section 2.1 and appendix A of arXiv:2201.10005).
+PAPER_ROLES = {"query": Role("[", "]"), "document": Role("{", "}")}
+
+
+@keras.saving.register_keras_serializable(package="cptk")
+class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor):  # type: ignore[misc]
+    """Tokenises texts, puts a role's token ids around them, cuts and pads.
+
+    A text with tokens `t` in a role with prefix ids `p` and suffix ids `s` becomes `p + t + s`.
+    Where that is longer than `sequence_length`, `t` is cut at its end; `p` and `s` never are, so
+    that the last token, whose hidden state is the embedding, is always the role's own.
+
+    Token ids are those of the `tokenizers` library, eagerly and inside `tf.data`. (KerasHub's own
+    GPT-2 and Llama 3 tokenizers differ from it on newline runs, for one.)
+
+    Args:
+        tokenizer: A KerasHub tokenizer.
+        sequence_length: Length at which sequences are cut, and padded to when the layer is
+            called.
+        roles: Mapping of role names to `Role(prefix, suffix)`, or to plain pairs. Each of prefix
+            and suffix is a string or a list of token ids. Defaults to the paper's delimiters:
+            `query` `[` … `]` and `document` `{` … `}`.
+        tokenizer_spec: The pipeline around the vocabulary (normaliser, pre-tokeniser, special
+            tokens) as `tokenizers` writes it into `tokenizer.json`. Defaults to that of the
+            tokenizer's family. See `cptk.models.tokenization`.
+
+    Call arguments:
+        x: A string or a batch of n strings (list, NumPy array, `tf.Tensor`). A tuple of two or
+            three is taken for `(x, y, sample_weight)`, as in all of KerasHub.
+        y, sample_weight: Passed through.
+        role: Name of the role. Defaults to `"document"`, or to the only role there is.
+
+    Returns:
+        `{"token_ids": (n, sequence_length) int32, "padding_mask": same shape, bool}`.
+
+    Raises:
+        ValueError: A role that does not exist; a prefix or suffix that the vocabulary cannot
+            spell or that leaves no room for text; an empty batch or an empty text.
+        TypeError: Something that is not a string; `tokenizer` is not a KerasHub tokenizer.
+
+    Example:
+
+    ```python
+    preprocessor = cptk.models.DecoderTextEmbedderPreprocessor(
+        tokenizer, sequence_length=128, roles={"text": ("", ' means in one word: "')}
+    )
+    features = preprocessor(["a fine film"], role="text")
+    ```
+
+    References:
+        - Neelakantan et al., Text and Code Embeddings by Contrastive Pre-Training,
+          arXiv:2201.10005.
+        - Jiang et al., Scaling Sentence Embeddings with Large Language Models (PromptEOL),
+          arXiv:2307.16645.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        sequence_length: int = 256,
+        roles: Mapping[str, Role | Sequence[Any]] | None = None,
+        tokenizer_spec: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("truncate", None)
+        if not isinstance(tokenizer, keras_hub.tokenizers.Tokenizer):
+            raise TypeError(
+                "`tokenizer` should be a KerasHub tokenizer, such as "
+                "keras_hub.tokenizers.Tokenizer.from_preset(preset). Received: "
+                f"{type(tokenizer).__name__}."
+            )
+        # KerasHub's own Llama 3 tokenizer does not survive a preset.
+        tokenizer = LlamaBPETokenizer.from_llama3(tokenizer)
+        super().__init__(tokenizer, sequence_length=sequence_length, **kwargs)
+        self.roles = _check_roles(PAPER_ROLES if roles is None else roles)
+        self.tokenizer_spec = tokenizer_spec
+        self._reference: ReferenceTokenizer | None = None
+        self._affixes: dict[str, tuple[list[int], list[int]]] = {}
+        _check_length(sequence_length)
+        if getattr(tokenizer, "vocabulary", True) is not None:
+            for name in self.roles:
+                self.affixes(name)
+
+    def build(self, input_shape: Any = None) -> None:
+        self.built = True
+
+    @property
+    def sequence_length(self) -> int:
+        """Length at which sequences are cut."""
+        return int(self._sequence_length)
+
+    @sequence_length.setter
+    def sequence_length(self, value: int) -> None:
+        _check_length(value)
+        # The base class sets it before there are roles to check it against.
+        for name in getattr(self, "_affixes", {}):
+            self._check_room(name, value)
+        self._sequence_length = int(value)
+
+    @property
+    def reference(self) -> ReferenceTokenizer:
+        """The `tokenizers` pipeline over the vocabulary of `self.tokenizer`."""
+        if self._reference is None:
+            self._reference = ReferenceTokenizer(self.tokenizer, self.tokenizer_spec)
+        return self._reference
+
+    def resolve_role(self, role: str | None) -> str:
+        """The name of the role to use; raises `ValueError` if there is no such role."""
+        if role is None:
+            role = next(iter(self.roles)) if len(self.roles) == 1 else "document"
+        if role not in self.roles:
+            raise ValueError(
+                f"There is no role {role!r}. This embedder has {sorted(self.roles)}: pass one of "
+                "them as `role=`, or give `roles=` when you make the embedder."
+            )
+        return role
+
+    def affixes(self, role: str) -> tuple[list[int], list[int]]:
+        """Token ids of the prefix and of the suffix of a role."""
+        if role not in self._affixes:
+            prefix, suffix = (self._affix_ids(role, part) for part in self.roles[role])
+            self._affixes[role] = (prefix, suffix)
+            self._check_room(role, self.sequence_length)
+        return self._affixes[role]
+
+    def _affix_ids(self, role: str, part: str | Sequence[int]) -> list[int]:
+        if isinstance(part, str):
+            return self.reference.encode_exactly(part) if part else []
+        size = self.tokenizer.vocabulary_size()
+        bad = [i for i in part if not 0 <= i < size]
+        if bad:
+            raise ValueError(
+                f"Role {role!r} has token ids {bad}, which are not in the vocabulary of {size} "
+                "tokens. Give ids below that, or a string."
+            )
+        return list(part)
+
+    def _check_room(self, role: str, length: int) -> None:
+        taken = sum(map(len, self._affixes[role]))
+        if length <= taken:
+            raise ValueError(
+                f"sequence_length={length} leaves no room for text: role {role!r} itself takes "
+                f"{taken} tokens. Use sequence_length={taken + 1} or more."
+            )
+
+    def tokenize(self, texts: Any, role: str | None = None) -> list[list[int]]:
+        """Token ids of each text with its role around it, cut to `sequence_length`.
+
+        Args:
+            texts: A sequence of n strings.
+            role: Name of the role.
+
+        Returns:
+            n lists of at least one and at most `sequence_length` ids, unpadded.
+        """
+        prefix, suffix = self.affixes(self.resolve_role(role))
+        room = self.sequence_length - len(prefix) - len(suffix)
+        ids = self.reference.encode_batch(check_texts(texts))
+        return [[*prefix, *row[:room], *suffix] for row in ids]
+
+    def call(
+        self, x: Any, y: Any = None, sample_weight: Any = None, role: str | None = None
+    ) -> Any:
+        if _is_tensorflow(x):
+            from cptk.data import tensorflow as tf_data
+
+            features = tf_data.preprocess(self, x, role)
+        elif isinstance(x, str):
+            rows = self.tokenize([x], role)
+            features = {k: v[0] for k, v in pad_tokens(rows, self.sequence_length).items()}
+        else:
+            features = pad_tokens(self.tokenize(x, role), self.sequence_length)
+        return keras.utils.pack_x_y_sample_weight(features, y, sample_weight)
+
+    def load_preset_assets(self, preset: str) -> None:
+        """Load the vocabulary from a preset, and only then look up the roles' ids."""
+        super().load_preset_assets(preset)
+        for name in self.roles:
+            self.affixes(name)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["truncate"]
+        roles = {
+            name: [part if isinstance(part, str) else list(part) for part in role]
+            for name, role in self.roles.items()
+        }
+        return {**config, "roles": roles, "tokenizer_spec": self.tokenizer_spec}
+
+
+@keras.saving.register_keras_serializable(package="cptk")
+class GPT2TextEmbedderPreprocessor(DecoderTextEmbedderPreprocessor):
+    """`DecoderTextEmbedderPreprocessor` for GPT-2, so that KerasHub finds it by its backbone."""
+
+    backbone_cls = keras_hub.models.GPT2Backbone
+    tokenizer_cls = keras_hub.models.GPT2Tokenizer
+
+
+def _check_length(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 3:
+        raise ValueError(
+            "`sequence_length` should be an integer of at least 3 (prefix, one token, suffix). "
+            f"Received: {value!r}."
+        )
+
+
+def _check_roles(roles: Any) -> dict[str, Role]:
+    if not isinstance(roles, Mapping) or not roles:
+        raise ValueError(
+            "`roles` should map at least one name to a (prefix, suffix) pair, such as "
+            f'{{"query": ("[", "]")}}. Received: {roles!r}.'
+        )
+    checked = {}
+    for name, role in roles.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"A role's name should be a non-empty string. Received: {name!r}.")
+        if isinstance(role, str) or not isinstance(role, Sequence) or len(role) != 2:
+            raise ValueError(
+                f"Role {name!r} should be a (prefix, suffix) pair. Received: {role!r}."
+            )
+        checked[name] = Role(*(_check_affix(name, part) for part in role))
+    return checked
+
+
+def _check_affix(name: str, part: Any) -> str | list[int]:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Sequence | np.ndarray) and all(
+        isinstance(i, int | np.integer) and not isinstance(i, bool) for i in part
+    ):
+        return [int(i) for i in part]
+    raise ValueError(
+        f"Prefix and suffix of role {name!r} should each be a string or a list of token ids. "
+        f"Received: {part!r}."
+    )
+
+
+def _is_tensorflow(x: Any) -> bool:
+    return type(x).__module__.split(".")[0] == "tensorflow"

@@ -1,0 +1,6 @@
+"""Contrastive training with `compile` and `fit`."""
+
+from cptk.training.callbacks import ExactBackupAndRestore
+from cptk.training.trainer import ContrastiveTrainer
+
+__all__ = ["ContrastiveTrainer", "ExactBackupAndRestore"]

@@ -1,0 +1,101 @@
+"""What `ContrastiveTrainer` checks of its data, and how it hands it to the backend."""
+
+import random
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from cptk.data.batching import SIDES, PairDataset, check_pairs, check_weights
+
+
+class SetEpoch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Tells the data which epoch begins: it may not be the one after the last."""
+
+    def __init__(self, data: PairDataset, set_seed: bool) -> None:
+        super().__init__()
+        self.data = data
+        self.set_seed = set_seed
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        # Read from the trainer, since a restored run takes over the seed of the run it continues.
+        if self.set_seed:
+            self.data.seed = self.model.seed
+        self.data.epoch = epoch
+
+
+def check_seed(seed: Any) -> int:
+    """The seed given, or one drawn."""
+    if seed is None:
+        # Python's generator, as for Keras's own layers: `keras.utils.set_random_seed` fixes it.
+        return random.randint(1, 2**31 - 1)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"`seed` should be an integer of 0 or more. Received: {seed!r}.")
+    return int(seed)
+
+
+def refuse_labels(y: Any) -> None:
+    """Pairs come without `y`."""
+    if y is not None:
+        raise ValueError(
+            'A pair is its own label: leave `y` out and pass {"query": …, "document": …}.'
+        )
+
+
+def check_tokens(tokens: Mapping[str, Any], side: str) -> Mapping[str, Any]:
+    """One side of a batch of tokens, or an error that says what is wrong with it."""
+    if set(tokens) != {"token_ids", "padding_mask"}:
+        raise ValueError(
+            f"Tokenised {side} should have token_ids and padding_mask. Received: {sorted(tokens)}."
+        )
+    return tokens
+
+
+def to_backend(data: Any) -> Any:
+    """The data as the backend should get it."""
+    if isinstance(data, PairDataset) and keras.config.backend() == "tensorflow":
+        from cptk.data.tensorflow import from_batches
+
+        return from_batches(data)
+    return data
+
+
+def is_tf_dataset(x: Any) -> bool:
+    """Whether `x` is a `tf.data.Dataset`, without importing TensorFlow to find out."""
+    if "tensorflow" not in sys.modules:
+        return False
+    from cptk.data.tensorflow import is_dataset
+
+    return bool(is_dataset(x))
+
+
+def split(x: Any, sample_weight: Any, fraction: float) -> tuple[Any, Any, Any]:
+    """The last `fraction` of the pairs as validation data, as Keras does it."""
+    if not isinstance(x, Mapping) or not 0 < fraction < 1:
+        raise ValueError(
+            "`validation_split` should be between 0 and 1, and needs pairs in memory: "
+            f'{{"query": …, "document": …}}. Received: {fraction!r} and {type(x).__name__}.'
+        )
+    x = check_pairs(x)
+    size = len(x["query"]["token_ids"] if isinstance(x["query"], Mapping) else x["query"])
+    sample_weight = check_weights(sample_weight, size)
+    cut = size - int(size * fraction)
+    if min(cut, size - cut) < 2:
+        raise ValueError(
+            f"`validation_split={fraction}` of {size} pairs leaves {cut} to train and {size - cut} "
+            "to validate on. Each part needs 2 or more."
+        )
+
+    def part(values: Any, rows: slice) -> Any:
+        return (
+            {k: v[rows] for k, v in values.items()} if isinstance(values, Mapping) else values[rows]
+        )
+
+    train, held = (
+        {side: part(x[side], rows) for side in SIDES} for rows in (slice(cut), slice(cut, None))
+    )
+    if sample_weight is None:
+        return train, None, held
+    return train, sample_weight[:cut], (held, None, sample_weight[cut:])

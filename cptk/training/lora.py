@@ -1,0 +1,88 @@
+"""LoRA that survives saving in the middle of training.
+
+Keras writes a LoRA layer's weight with the low-rank product merged into it and, on loading, sets
+both factors to zero, where no gradient ever leaves zero again. That is right for a finished
+model, and a dead end for one that should go on training.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+_Factors = tuple[Any, Any, Any, Any]
+
+
+def training_state(embedder: Any) -> list[list[Any]]:
+    """What a backbone's config lacks, for each layer: `[trainable, LoRA rank, LoRA alpha]`."""
+    return [
+        [layer.trainable, layer.lora_rank, layer.lora_alpha]
+        if getattr(layer, "lora_enabled", False)
+        else [layer.trainable, None, None]
+        for layer in embedder._flatten_layers()
+    ]
+
+
+def restore_training_state(embedder: Any, state: list[list[Any]]) -> None:
+    """Gives the layers of an embedder what `training_state` has found on one of the same kind."""
+    layers = embedder._flatten_layers()
+    # All flags before any LoRA: a layer's flag is handed down to its layers and variables.
+    for layer, (trainable, _, _) in zip(layers, state, strict=True):
+        layer.trainable = trainable
+    for layer, (_, rank, alpha) in zip(layers, state, strict=True):
+        if rank is not None:
+            layer.enable_lora(rank, lora_alpha=alpha)
+
+
+class LoraState(keras.layers.Layer):  # type: ignore[misc]
+    """Saves the LoRA factors of a model beside Keras's own files, and puts them back after it.
+
+    Keras saves and loads the layers of a model in order; this one should come after the model's.
+    From a file that was written without LoRA, the factors start as `enable_lora` starts them.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(name="lora_state")
+        # Not the model itself, which Keras would then track here too.
+        self._factors: Callable[[], Iterator[_Factors]] = lambda: _lora_factors(model)
+        self.built = True
+
+    def save_own_variables(self, store: Any) -> None:
+        for index, (layer, a, b, base) in enumerate(self._factors()):
+            if not keras.backend.is_float_dtype(base.dtype):
+                raise ValueError(
+                    f"Layer {layer.path} is quantised to {base.dtype} and has LoRA: its factors "
+                    "cannot be saved apart from it. Train LoRA on a model that is not quantised."
+                )
+            store[f"{index}/a"] = a
+            store[f"{index}/b"] = b
+            if _is_short(base):
+                store[f"{index}/base"] = base
+
+    def load_own_variables(self, store: Any) -> None:
+        found = set(store.keys())
+        for index, (layer, a, b, base) in enumerate(self._factors()):
+            if f"{index}/a" not in found:
+                a.assign(keras.initializers.HeUniform()(a.shape, dtype=a.dtype))
+                continue
+            a.assign(store[f"{index}/a"])
+            b.assign(store[f"{index}/b"])
+            if f"{index}/base" in found:
+                base.assign(store[f"{index}/base"])
+            else:
+                merged = (layer.lora_alpha / layer.lora_rank) * keras.ops.matmul(a, b)
+                base.assign(base - keras.ops.cast(merged, base.dtype))
+
+
+def _lora_factors(model: Any) -> Iterator[_Factors]:
+    """Each layer with LoRA, its two factors, and the frozen weight they are added to."""
+    for layer in model._flatten_layers():
+        if getattr(layer, "lora_enabled", False):
+            kind = "kernel" if hasattr(layer, "lora_kernel_a") else "embeddings"
+            a, b = (getattr(layer, f"lora_{kind}_{factor}") for factor in "ab")
+            yield layer, a, b, getattr(layer, f"_{kind}")
+
+
+def _is_short(weight: Any) -> bool:
+    """Whether a weight has 16 bits, too few to take the low-rank product out of again."""
+    return keras.backend.standardize_dtype(weight.dtype) in ("bfloat16", "float16")

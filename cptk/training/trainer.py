@@ -1,0 +1,401 @@
+"""`ContrastiveTrainer`: pairs of texts in, an embedder out, by `compile` and `fit`."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from cptk import losses, metrics
+from cptk.data.batching import (
+    SIDES,
+    PairDataset,
+    bucket_length,
+    check_weights,
+    map_batches,
+    pad_tokens,
+)
+from cptk.layers import ContrastiveHead
+from cptk.training.inputs import (
+    SetEpoch,
+    check_seed,
+    check_tokens,
+    is_tf_dataset,
+    refuse_labels,
+    split,
+    to_backend,
+)
+from cptk.training.lora import LoraState, restore_training_state, training_state
+from cptk.types import Tensor
+
+
+@keras.saving.register_keras_serializable(package="cptk")
+class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
+    r"""Trains an embedder on pairs of texts with in-batch negatives.
+
+    Query and document pass through the same embedder, independently, each in its role. With
+    unit vectors \(q_i, d_j\) and temperature \(e^{-\tau}\), the logits of a batch of n pairs are
+    \(s_{ij} = e^{\tau}\, q_i \cdot d_j\), and the loss is the mean over i of
+
+    $$ -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}
+       -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}}. $$
+
+    A `keras.Model` like any other: `compile`, `fit`, `evaluate`, callbacks, mixed precision,
+    LoRA (`embedder.backbone.enable_lora(16)` before the first `fit`), `save`. The product is
+    `trainer.embedder`.
+
+    Args:
+        embedder: A `cptk.models.DecoderTextEmbedder`.
+        head: A `cptk.layers.ContrastiveHead`; a new one by default.
+        mask_equal_texts: Whether documents equal to a query's own document, and queries equal
+            to a document's own query, are left out of its negatives. (Ours; off as in the
+            paper. Equality is that of the token ids, after truncation.)
+        seed: Integer that fixes the order of the pairs. Drawn by default.
+
+    Example:
+
+    ```python
+    trainer = cptk.ContrastiveTrainer(embedder)
+    trainer.compile(optimizer=keras.optimizers.AdamW(1e-4))
+    trainer.fit({"query": queries, "document": documents}, batch_size=64, epochs=1)
+    trainer.embedder.save_to_preset("my_embedder")
+    ```
+
+    References:
+        - Neelakantan et al., Text and Code Embeddings by Contrastive Pre-Training,
+          arXiv:2201.10005, section 2.
+    """
+
+    def __init__(
+        self,
+        embedder: Any,
+        head: Any = None,
+        mask_equal_texts: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(embedder, keras.Model) or not hasattr(embedder, "backbone"):
+            raise TypeError(
+                "`embedder` should be a cptk.models.DecoderTextEmbedder. Received: "
+                f"{type(embedder).__name__}."
+            )
+        self.embedder = embedder
+        self.head = ContrastiveHead() if head is None else head
+        self.mask_equal_texts = mask_equal_texts
+        self.seed = check_seed(seed)
+        self.lora_state = LoraState(embedder)
+        self._accuracies = [
+            metrics.InBatchAccuracy("query_to_document", name="query_accuracy"),
+            metrics.InBatchAccuracy("document_to_query", name="document_accuracy"),
+        ]
+        self._temperature = metrics.Temperature(name="temperature")
+        self.head(embedder.output, embedder.output)  # Builds it.
+        self.built = True
+
+    # === The step ===
+
+    def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Tensor]:
+        """Embeddings `(n, dim)` of each side; `token_ids` and `padding_mask` are `(n, length)`."""
+        return {side: self.embedder(inputs[side], training=training) for side in SIDES}
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """The scalar loss of a batch; the place to override for another one."""
+        logits = self.head(y_pred["query"], y_pred["document"])
+        mask = self._equal_texts(x) if self.mask_equal_texts else None
+        values = losses.symmetric_info_nce(logits, mask=mask, sample_weight=sample_weight)
+        for metric in self._accuracies:
+            metric.update_state(logits, sample_weight=sample_weight, mask=mask)
+        self._temperature.update_state(self.head.temperature)
+        loss = keras.ops.mean(values)
+        for extra in self.losses:
+            loss = loss + keras.ops.cast(keras.ops.sum(extra), loss.dtype)
+        return loss
+
+    def _equal_texts(self, x: Any) -> Tensor:
+        """Boolean `(n, n)`: the texts of either side are equal."""
+        ids = []
+        for side in SIDES:
+            token_ids = keras.ops.cast(x[side]["token_ids"], "int32")
+            # -1 at padding: 0 may be a real token.
+            ids.append(keras.ops.where(x[side]["padding_mask"], token_ids, -1))
+        return losses.same_text_mask(*ids)
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Tensor]:
+        # `compute_loss` has updated them: it had the logits.
+        return self.get_metrics_result()  # type: ignore[no-any-return]
+
+    def compile(self, optimizer: Any = "adamw", **kwargs: Any) -> None:
+        """Configure training. Arguments as of `keras.Model.compile`, without loss and metrics.
+
+        Args:
+            optimizer: An optimizer or its name.
+            **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution`, `auto_scale_loss`.
+
+        Raises:
+            ValueError: A loss or metrics are given.
+        """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"ContrastiveTrainer has its own loss and metrics: leave `{name}` out. For "
+                    "another loss, override `compute_loss` in a subclass."
+                )
+        if keras.config.backend() == "tensorflow":
+            # XLA compiles each batch length anew and is slower on CPUs; ask for it on a GPU.
+            kwargs.setdefault("jit_compile", False)
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+        self.optimizer.build(self.trainable_variables)
+
+    # === Data ===
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> Any:
+        """Train on pairs. Arguments as of `keras.Model.fit`, but for the data.
+
+        Args:
+            x: `{"query": …, "document": …}`, each n strings, or each `{"token_ids",
+                "padding_mask"}` of n rows; or a `tf.data.Dataset`, `keras.utils.PyDataset` or
+                generator of batches of either (a dataset of single pairs too, with `batch_size`).
+            batch_size: Pairs in a batch; 32 by default, where `x` is not batched already.
+            validation_data: As `x`, or `(x, None, sample_weight)`.
+            shuffle: Whether to shuffle the pairs anew in each pass.
+            sample_weight: n weights of the pairs.
+            steps_per_epoch: Batches in an epoch. With pairs in memory an epoch may be shorter or
+                longer than a pass; the next one begins where it ended.
+
+        Returns:
+            The `History`: `loss`, `query_accuracy` (its document is ranked first), the reverse
+            `document_accuracy`, `temperature`, and their `val_` values.
+
+        Raises:
+            ValueError: Sides of unequal or no length, an empty text, a bad weight, or a batch of
+                one pair.
+            TypeError: Something that is neither text nor tokens.
+        """
+        if class_weight is not None:
+            raise ValueError("Pairs have no classes: leave `class_weight` out.")
+        if validation_split:
+            if validation_data is not None:
+                raise ValueError("Pass `validation_data` or `validation_split`, not both.")
+            x, sample_weight, validation_data = split(x, sample_weight, validation_split)
+        own_data = isinstance(x, PairDataset)
+        if own_data and steps_per_epoch is not None:
+            raise ValueError(
+                "Give `steps_per_epoch` to the PairDataset, and leave it out of `fit`."
+            )
+        data = self._batches(x, y, sample_weight, batch_size, shuffle, steps_per_epoch)
+        callbacks = list(callbacks.callbacks) if hasattr(callbacks, "callbacks") else callbacks
+        callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
+        callbacks = list(callbacks or [])
+        if isinstance(data, PairDataset):
+            steps_per_epoch = None
+            callbacks.insert(0, SetEpoch(data, set_seed=not own_data))
+        if validation_data is not None:
+            val_x, val_y, val_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
+            if validation_batch_size is None and isinstance(val_x, Mapping):
+                validation_batch_size = batch_size
+            validation_data = to_backend(
+                self._batches(val_x, val_y, val_weight, validation_batch_size, False)
+            )
+        return super().fit(
+            to_backend(data),
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            shuffle=False,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_freq=validation_freq,
+        )
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Loss and metrics on pairs, in their order. Data as for `fit`."""
+        if not kwargs.get("_use_cached_eval_dataset", False):
+            x = to_backend(self._batches(x, y, sample_weight, batch_size, shuffle=False))
+        return super().evaluate(x, verbose=verbose, **kwargs)
+
+    def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
+        """`{"query", "document"}` embeddings of pairs, in their order. Data as for `fit`."""
+        data = self._batches(x, None, None, batch_size, shuffle=False)
+        return super().predict(to_backend(data), **kwargs)
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
+    ) -> Any:
+        """One step on a batch of pairs, of strings or of tokens."""
+        x, weights = self._checked_batch(x, y, sample_weight)
+        return super().train_on_batch(x, sample_weight=weights, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
+        """Loss and metrics on one batch of pairs, of strings or of tokens."""
+        x, weights = self._checked_batch(x, y, sample_weight)
+        return super().test_on_batch(x, sample_weight=weights, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """`{"query", "document"}` embeddings of one batch of pairs, of strings or of tokens."""
+        return super().predict_on_batch(self._tokens(x))
+
+    def _batches(
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        batch_size: int | None,
+        shuffle: bool,
+        steps_per_epoch: int | None = None,
+    ) -> Any:
+        """Any kind of data that `fit` takes, as batches of tokens."""
+        refuse_labels(y)
+        if isinstance(x, Mapping):
+            return PairDataset(
+                x,
+                self._tokenize,
+                32 if batch_size is None else batch_size,
+                sample_weight,
+                shuffle,
+                self.seed,
+                steps_per_epoch,
+            )
+        if sample_weight is not None:
+            raise ValueError(
+                f"Yield the weights with the batches of this {type(x).__name__}, as "
+                "(pairs, None, sample_weight), and leave `sample_weight` out."
+            )
+        if isinstance(x, PairDataset):
+            if batch_size is not None:
+                raise ValueError("This PairDataset has its own: leave `batch_size` out.")
+            x.tokenize = x.tokenize or self._tokenize
+            return x
+        if is_tf_dataset(x):
+            from cptk.data.tensorflow import prepare_dataset
+
+            roles = {side: self._role(side) for side in SIDES}
+            return prepare_dataset(x, self.embedder.preprocessor, roles, batch_size)
+        if not isinstance(x, Iterator | keras.utils.PyDataset):
+            raise TypeError(
+                'Data should be {"query": …, "document": …}, a tf.data.Dataset, a PyDataset or a '
+                f"generator. Received: {type(x).__name__}."
+            )
+        if batch_size is not None:
+            raise ValueError(f"This {type(x).__name__} yields batches: leave `batch_size` out.")
+        return map_batches(x, self._prepare)
+
+    def _prepare(self, batch: Any) -> Any:
+        """One batch of somebody's own dataset, with strings made tokens of the full length."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        x, weights = self._checked_batch(x, y, sample_weight, full_length=True)
+        # A tuple for Keras's generators; no `None` in it, for they choke on one on TensorFlow.
+        return (x,) if weights is None else (x, np.zeros_like(weights), weights)
+
+    def _checked_batch(
+        self, x: Any, y: Any, sample_weight: Any, full_length: bool = False
+    ) -> tuple[dict[str, Any], Any]:
+        refuse_labels(y)
+        x = self._tokens(x, full_length)
+        if sample_weight is not None:
+            weights = keras.ops.convert_to_numpy(sample_weight)
+            sample_weight = check_weights(weights, len(x["query"]["token_ids"]))
+        return x, sample_weight
+
+    def _tokens(self, x: Any, full_length: bool = False) -> dict[str, Any]:
+        if not isinstance(x, Mapping) or set(x) != set(SIDES):
+            raise ValueError(
+                'A batch should be {"query": …, "document": …}. Received: '
+                f"{sorted(x) if isinstance(x, Mapping) else type(x).__name__}."
+            )
+        tokens = {
+            side: check_tokens(x[side], side)
+            if isinstance(x[side], Mapping)
+            else self._tokenize(x[side], side, full_length)
+            for side in SIDES
+        }
+        sizes = {side: len(tokens[side]["token_ids"]) for side in SIDES}
+        if sizes["query"] != sizes["document"] or sizes["query"] < 2:
+            raise ValueError(
+                "A batch should have as many documents as queries, and 2 or more: the other pairs "
+                f"are the negatives. Received: {sizes}."
+            )
+        return tokens
+
+    def _tokenize(self, texts: Any, side: str, full_length: bool = False) -> dict[str, Any]:
+        preprocessor = self.embedder.preprocessor
+        if preprocessor is None:
+            raise ValueError(
+                "The embedder has no preprocessor, so it cannot read text. Pass token ids: "
+                '{"query": {"token_ids": …, "padding_mask": …}, …}.'
+            )
+        rows = preprocessor.tokenize(texts, self._role(side))
+        longest = preprocessor.sequence_length
+        length = longest if full_length else bucket_length(max(map(len, rows)), longest)
+        return pad_tokens(rows, length)
+
+    def _role(self, side: str) -> str:
+        """The role named like the side, or the only role there is."""
+        preprocessor = self.embedder.preprocessor
+        if preprocessor is None:
+            return side
+        return str(preprocessor.resolve_role(side if len(preprocessor.roles) > 1 else None))
+
+    # === Saving ===
+
+    def get_config(self) -> dict[str, Any]:
+        embedder = keras.saving.serialize_keras_object(self.embedder)
+        embedder.pop("compile_config", None)  # It is trained by this model, never by itself.
+        return {
+            **super().get_config(),
+            "embedder": embedder,
+            "head": keras.saving.serialize_keras_object(self.head),
+            "mask_equal_texts": self.mask_equal_texts,
+            "seed": self.seed,
+            "training_state": training_state(self.embedder),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        config = dict(config)
+        state = config.pop("training_state")
+        for name in ("embedder", "head"):
+            config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
+        restore_training_state(config["embedder"], state)
+        return cls(**config)

@@ -1,0 +1,24 @@
+"""What every test shares. The backend is the caller's: KERAS_BACKEND=tensorflow|jax|torch."""
+
+import os
+
+import keras
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No deadlines: a first example compiles. Every run draws the same examples, so that a red
+# test is red again; HYPOTHESIS_PROFILE=explore draws new ones.
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fixed", derandomize=True, max_examples=25, **_COMMON)
+settings.register_profile("explore", max_examples=500, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+def pytest_report_header() -> str:
+    return f"keras {keras.__version__} on {keras.backend.backend()}"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Python, NumPy and the backend start every test from the same seed."""
+    keras.utils.set_random_seed(1234)

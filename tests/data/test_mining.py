@@ -1,0 +1,300 @@
+import ast
+import json
+import os
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cptk.data.mining import (
+    FunctionPair,
+    deduplicate,
+    exclude_copies,
+    first_paragraph,
+    functions_in_source,
+    mine_functions,
+    split_by_module,
+)
+
+DOC = '"""Adds two numbers together."""'
+
+
+def _mine(source):
+    return functions_in_source(textwrap.dedent(source), "module.py")
+
+
+def _write(root, files):
+    for path, source in files.items():
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(source if isinstance(source, bytes) else source.encode())
+    return root
+
+
+def _function(name="add", doc="Adds two numbers together.", body="return a + b"):
+    return f'def {name}(a, b):\n    """{doc}"""\n    {body}\n'
+
+
+def _without_docstring(source):
+    """The slow way: the tree, less the first statement of its function."""
+    function = ast.parse(textwrap.dedent(source)).body[0]
+    del function.body[0]
+    return ast.dump(function)
+
+
+def test_pair_holds_the_source_without_docstring():
+    (pair,) = _mine(
+        '''
+        @decorated(
+            1
+        )
+        def add(a, b):  # plain
+            """Adds two
+            numbers together.
+
+            Never seen: the second paragraph.
+            """
+            # kept
+            return a + b
+
+        x = 1
+        '''
+    )
+    assert pair == FunctionPair(
+        "Adds two numbers together.",
+        "@decorated(\n    1\n)\ndef add(a, b):  # plain\n    # kept\n    return a + b",
+        "add",
+        "module.py",
+        5,
+    )
+
+
+def test_methods_and_guarded_functions_are_found_and_nested_ones_are_not():
+    pairs = _mine(
+        f'''
+        class Outer:
+            class Inner:
+                async def method(self):
+                    """Says what the method does."""
+                    return 1
+        try:
+            if True:
+                def guarded():
+                    """Stands below a guard here."""
+                    def nested():
+                        {DOC}
+                        return 1
+                    return nested
+        except ImportError:
+            def fallback():
+                """Stands in for the other one."""
+                return 2
+        '''
+    )
+    assert [pair.name for pair in pairs] == ["Outer.Inner.method", "guarded", "fallback"]
+    assert pairs[0].code == "async def method(self):\n    return 1"
+    assert "def nested" in pairs[1].code
+    assert "Adds two numbers" in pairs[1].code
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"def f(): {DOC}; return 1",
+        f"def f():\n    {DOC}  # noqa\n    return 1",
+        f"def f():\n    {DOC}; x = 1; return x",
+        f"def f():\n    ({DOC}\n    )\n    return 1",
+        "def f():\n    'Adds two ' 'numbers together.'\n    return 1",
+        "def f():\n    'Adds two numbers \\\n together.'\n    return 1",
+        'def f():\n    """Ünïcödé text: 你好 and more words"""; x = "é"\n    return x',
+        f'def f():\n    {DOC}\n    return """\n  not indented\n        """',
+        f'def f():\n    {DOC}\n    return f"""\n  {{1 + 1}}\n        """',
+        f'def f():\n    {DOC}\n    return """a  \n  \n"""',
+        f"def f():\n    {DOC}\n    return 'a \\\n        b'",
+        f"def f():\n    {DOC}\n    x = 1\n\x0c\n    return x",
+        f"def f():\n    {DOC}\n# at the margin\n    return 1",
+        f"def f():\n\t{DOC}\n\treturn 1",
+    ],
+)
+@pytest.mark.parametrize("indent", [0, 4])
+def test_code_means_the_same_as_the_original(body, indent):
+    source = body
+    if indent:  # indented by hand: textwrap would move the lines inside strings apart
+        inside = {"  not indented", "  {1 + 1}", "  ", '"""'}
+        lines = [line if line in inside else "    " + line for line in body.split("\n")]
+        source = "class C:\n" + "\n".join(lines)
+    (pair,) = functions_in_source(source)
+    expected = ast.parse(source).body[0]
+    expected = expected.body[0] if indent else expected
+    del expected.body[0]
+    assert ast.dump(ast.parse(pair.code).body[0]) == ast.dump(expected)
+    assert "Adds two" not in pair.code
+    assert not pair.code.startswith(" ")
+
+
+def test_every_function_of_real_modules_means_the_same():
+    for module in (json.decoder, textwrap, ast):
+        source = Path(module.__file__).read_text(encoding="utf-8")
+        originals = {
+            node.lineno: node
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.FunctionDef)
+        }
+        pairs = functions_in_source(source)
+        assert pairs
+        for pair in pairs:
+            original = originals[pair.line]
+            del original.body[0]
+            assert ast.dump(ast.parse(pair.code).body[0]) == ast.dump(original)
+
+
+@pytest.mark.parametrize("body", ["", "pass", "...", "raise NotImplementedError", "'more'"])
+def test_functions_that_only_declare_are_left_out(body):
+    assert _mine(f"def f():\n    {DOC}\n    {body}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("docstring", "expected"),
+    [
+        ("One.\n\nTwo.", "One."),
+        ("\n  One\n  line.\n  \t\n  Two.", "One line."),
+        (">>> f(1)\n2", ""),
+        (":param x: what", ""),
+        ("", ""),
+    ],
+)
+def test_first_paragraph(docstring, expected):
+    assert first_paragraph(docstring) == expected
+
+
+def test_short_and_unencodable_docstrings_are_left_out():
+    assert _mine('def f():\n    """Two words."""\n    return 1\n') == []
+    assert _mine('def f():\n    """Three whole words \\ud800."""\n    return 1\n') == []
+    assert len(functions_in_source('def f():\n    """Word."""\n    return 1\n', min_words=1)) == 1
+
+
+@given(st.text())
+def test_any_string_survives(text):
+    source = f"def f():\n    {DOC}\n    return {text!r}\n"
+    (pair,) = functions_in_source(source)
+    assert _without_docstring(source) == ast.dump(ast.parse(pair.code).body[0])
+
+
+def test_source_that_is_not_python():
+    with pytest.raises(ValueError, match="not valid Python"):
+        functions_in_source("def f(:")
+
+
+def test_files_are_read_in_order_by_their_encoding_and_reasons_given(tmp_path):
+    root = _write(
+        tmp_path,
+        {
+            "b.py": _function("b", "Comes second in the order."),
+            "a/x.py": _function("x", "Comes first in the order."),
+            "latin.py": b"# -*- coding: latin-1 -*-\n"
+            + _function("l", "Caf\u00e9 in Latin letters here.").encode("latin-1"),
+            "bom.py": b"\xef\xbb\xbf" + _function("bom", "Opens with a byte mark.").encode(),
+            "crlf.py": _function("crlf", "Ends its lines otherwise.").replace("\n", "\r\n"),
+            "wrong.py": b"# caf\xe9\n",
+            "coding.py": b"# coding: klingon\n",
+            "two.py": "print 'python 2'\ndef f(): pass\n",
+            "null.py": "def f(): pass\0",
+            "test_it.py": _function(),
+            "x_pb2.py": _function(),
+            "gen.py": "# This file was autogenerated by x.\n" + _function(),
+            "tests/in_tests.py": _function(),
+            "vendored/v.py": _function(),
+            ".hidden/h.py": _function(),
+            "note.txt": _function(),
+        },
+    )
+    skipped, progress = {}, []
+    pairs = mine_functions(
+        str(root), on_skip=skipped.__setitem__, on_file=lambda *args: progress.append(args)
+    )
+    assert [pair.path for pair in pairs] == ["b.py", "bom.py", "crlf.py", "latin.py", "a/x.py"]
+    assert pairs[3].docstring == "Caf\u00e9 in Latin letters here."
+    assert pairs[2].code == "def crlf(a, b):\n    return a + b"
+    assert set(skipped) == {
+        "wrong.py", "coding.py", "two.py", "null.py", "test_it.py", "x_pb2.py", "gen.py"
+    }  # fmt: skip
+    assert skipped["two.py"].startswith("not valid Python")
+    assert skipped["gen.py"].startswith("a generated file")
+    assert skipped["wrong.py"].startswith("not text in its encoding")
+    assert progress[-1] == (12, 12)
+    assert pairs == mine_functions([root])
+
+
+def test_links_and_loops_are_followed_once(tmp_path):
+    root = _write(tmp_path / "root", {"a/x.py": _function()})
+    _write(tmp_path / "elsewhere", {"y.py": _function("y", "Lies behind a link here.", "return 7")})
+    os.symlink(root, root / "a" / "loop")
+    os.symlink(tmp_path / "elsewhere", root / "link")
+    os.symlink(tmp_path / "nowhere.py", root / "dangling.py")
+    skipped = {}
+    pairs = mine_functions([root, root], on_skip=skipped.__setitem__)
+    assert [pair.path for pair in pairs] == ["a/x.py", "link/y.py"]
+    assert skipped["dangling.py"].startswith("not readable")
+
+
+def test_duplicates_by_normalised_text_and_code():
+    first = FunctionPair("Adds two numbers.", "def f(a):\n    return a", "f", "a.py", 1)
+    same_text = first._replace(docstring="adds  two NUMBERS", code="def g(): return 1")
+    same_code = first._replace(docstring="Other words here.", code="def f(a):\n\n  # x\n  return a")
+    other = first._replace(docstring="Other text altogether.", code="def h(): return 3")
+    assert deduplicate([first, same_text, same_code, other]) == [first, other]
+    near = FunctionPair("Adds two of numbers.", "def f(b): return -b", "C.f", "b.py", 1)
+    assert exclude_copies([same_text, same_code, near, other], of=[first]) == [other]
+    assert exclude_copies([near._replace(name="g")], of=[first]) == [near._replace(name="g")]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 15), st.integers(0, 15)), min_size=2),
+    st.integers(1, 30),
+    st.integers(0, 3),
+)
+def test_split_shares_no_module_text_or_code(rows, size, seed):
+    pairs = [
+        FunctionPair(
+            f"text number {'xyz'[t % 3] * (t + 1)}", f"code {'k' * (c + 1)}", "f", f"{m}", 1
+        )
+        for m, t, c in rows
+    ]
+    pairs = [pair._replace(name=f"f{index}") for index, pair in enumerate(pairs)]
+    if size >= len(pairs):
+        with pytest.raises(ValueError, match="`size` must be between 1 and"):
+            split_by_module(pairs, size, seed=seed)
+        return
+    held_out, rest = split_by_module(pairs, size, seed=seed)
+    assert len(held_out) == size
+    for field in ("path", "docstring", "code"):
+        shared = {getattr(p, field) for p in held_out} & {getattr(p, field) for p in rest}
+        assert not shared
+    assert (held_out, rest) == split_by_module(pairs, size, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("roots", "error", "message"),
+    [
+        (None, TypeError, "must be a folder or a .py file.*Received: None"),
+        ([3], TypeError, "Received: 3"),
+        ([], ValueError, "Received none"),
+        ("", FileNotFoundError, "No such file or folder: ''"),
+        ("no/such/folder", FileNotFoundError, "No such file or folder: 'no/such/folder'"),
+    ],
+)
+def test_bad_roots(roots, error, message):
+    with pytest.raises(error, match=message):
+        mine_functions(roots)
+
+
+def test_roots_without_python(tmp_path):
+    with pytest.raises(ValueError, match="holds no Python file"):
+        mine_functions(tmp_path)
+    (tmp_path / "x.txt").write_text("x")
+    with pytest.raises(ValueError, match="a file of another kind"):
+        mine_functions(tmp_path / "x.txt")
+    with pytest.raises(ValueError, match="`min_words` must be an integer"):
+        mine_functions(tmp_path, min_words=0)

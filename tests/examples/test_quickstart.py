@@ -1,0 +1,123 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "examples" / "quickstart.py"
+
+# Runs the script and ends it, as a power cut would, when it has made its second backup.
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv.pop(1))
+import quickstart, cptk
+class Backup(cptk.training.ExactBackupAndRestore):
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+cptk.training.ExactBackupAndRestore = Backup
+quickstart.main(sys.argv[1:])
+"""
+
+
+def _run(*arguments, code=None):
+    program = ["-c", code, str(SCRIPT.parent)] if code else [str(SCRIPT)]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": keras.backend.backend()}
+    return subprocess.run(
+        [sys.executable, *program, *map(str, arguments)],
+        env=environment, capture_output=True, text=True, timeout=570, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    output = tmp_path_factory.mktemp("quickstart")
+    run = _run("--smoke", "--output", output)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout, output
+
+
+def test_smoke_run_leaves_all_that_it_promises(first_run):
+    stdout, output = first_run
+    results = json.loads((output / "results.json").read_text())
+    assert set(results["rows"]) == {"tfidf", "untrained", "trained"}
+    for row in results["rows"].values():
+        assert set(row) == {"mrr", "recall@1", "recall@10"}
+        assert 0 < row["mrr"] <= 1
+        assert row["recall@1"] <= row["recall@10"]
+    assert set(results["seconds"]) == {"pairs", "loading", "before", "training", "after"}
+    assert results["pairs_per_second"] > 0
+    assert results["backend"] == keras.backend.backend()
+    assert results["versions"]["keras"] == keras.__version__
+    assert (output / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (output / "embedder" / "config.json").exists()
+    assert not (output / "backup").exists()
+    assert not list(output.glob(".scratch*"))
+    assert stdout.count(".py:") == 15  # five questions, three functions each
+    assert "Time: " in stdout
+    assert str(output) not in (output / "results.json").read_text()
+
+
+def test_splits_share_nothing(first_run):
+    data = json.loads((first_run[1] / "pairs.json").read_text())["value"]
+    assert len(data["held_out"]) == 100
+    for field in range(4):  # docstring, code, name, path
+        if field != 2:
+            held_out = {pair[field] for pair in data["held_out"]}
+            assert held_out.isdisjoint(pair[field] for pair in data["training"])
+
+
+def test_second_run_reuses_and_reaches_the_same(first_run):
+    stdout, output = first_run
+    before = json.loads((output / "results.json").read_text())
+    run = _run("--smoke", "--output", output)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Epoch" not in run.stdout
+    assert run.stdout.count("from an earlier run") + run.stdout.count("in an earlier run") == 3
+    after = json.loads((output / "results.json").read_text())
+    assert after["rows"] == before["rows"]
+    # The answers of the reloaded preset are those of the embedder that was trained.
+    assert _answers(run.stdout) == _answers(stdout)
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on_where_it_was(tmp_path, first_run):
+    killed = _run("--smoke", "--output", tmp_path, code=KILLED)
+    assert killed.returncode == -9, killed.stdout + killed.stderr
+    resumed = _run("--smoke", "--output", tmp_path)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "Going on from the backup" in resumed.stdout
+    assert "Epoch 2/4" not in resumed.stdout
+    assert "Epoch 3/4" in resumed.stdout
+    rows = [json.loads((p / "results.json").read_text())["rows"] for p in (tmp_path, first_run[1])]
+    assert rows[0]["trained"]["mrr"] == pytest.approx(rows[1]["trained"]["mrr"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "1"], "--batch-size must be at least 2"),
+        (["--pairs", "3"], "--pairs must be at least the batch size, 64. Got 3"),
+        (["--seed", "-1"], "--seed must be between"),
+        (["--backend", "numpy"], "invalid choice: 'numpy'"),
+        (["--output", str(SCRIPT)], "--output must be a folder"),
+        (["--prest", "x"], "unrecognized arguments: --prest"),
+    ],
+)
+def test_bad_flags(arguments, message, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import quickstart
+
+    with pytest.raises(SystemExit, match="2"):
+        quickstart.parse_arguments(arguments)
+    assert message in capsys.readouterr().err
+
+
+def _answers(stdout):
+    return [line.split()[1:] for line in stdout.splitlines() if ".py:" in line]

@@ -1,0 +1,22 @@
+"""One compiled trainer for all tests that only feed it, set back before each."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import training_toys as toys
+
+
+@pytest.fixture(scope="session")
+def _shared() -> tuple[Any, list[np.ndarray]]:
+    model = toys.trainer()
+    return model, toys.state(model)
+
+
+@pytest.fixture
+def trainer(_shared: tuple[Any, list[np.ndarray]]) -> Any:
+    model, start = _shared
+    toys.restore(model, start)
+    model.seed = 3
+    model._initial_epoch = None
+    return model
