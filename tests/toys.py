@@ -74,7 +74,7 @@ def sentencepiece_tokenizer():
 _SIZES = {
     "vocabulary_size": VOCABULARY_SIZE,
     "hidden_dim": HIDDEN_DIM,
-    "intermediate_dim": 32,
+    "intermediate_dim": 4 * HIDDEN_DIM,
 }
 _GROUPED = {**_SIZES, "num_query_heads": 2, "num_key_value_heads": 1}
 _ARGUMENTS = {

@@ -63,8 +63,10 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
         self.batch_size = _check_batch_size(batch_size, self.size)
         self.sample_weight = check_weights(sample_weight, self.size)
         self.shuffle = shuffle
-        self.seed = seed
-        self.steps_per_epoch = steps_per_epoch or self.batches_per_pass
+        self.seed = _check_integer("seed", seed, 0)
+        self.steps_per_epoch = self.batches_per_pass
+        if steps_per_epoch is not None:
+            self.steps_per_epoch = _check_integer("steps_per_epoch", steps_per_epoch, 1)
         self.epoch = 0
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
 
@@ -173,10 +175,11 @@ def check_pairs(pairs: Any) -> dict[str, Any]:
                     f"Tokenised {side} should have token_ids and padding_mask. Received: "
                     f"{sorted(checked[side])}."
                 )
-            if len({array.shape for array in checked[side].values()}) != 1:
+            shapes = [array.shape for array in checked[side].values()]
+            if len(set(shapes)) != 1 or len(shapes[0]) != 2:
                 raise ValueError(
-                    f"token_ids and padding_mask of {side} should have one shape. Received: "
-                    f"{[array.shape for array in checked[side].values()]}."
+                    f"token_ids and padding_mask of {side} should have one shape, (n, length). "
+                    f"Received: {shapes}."
                 )
         else:
             checked[side] = check_texts(values, side)
@@ -224,6 +227,12 @@ def _check_batch_size(batch_size: Any, size: int) -> int:
     return int(batch_size)
 
 
+def _check_integer(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"`{name}` should be an integer of {least} or more. Received: {value!r}.")
+    return int(value)
+
+
 def _length(values: Any) -> int:
     if isinstance(values, Mapping):
         return len(values["token_ids"])
@@ -267,7 +276,8 @@ class _MappedDataset(keras.utils.PyDataset):  # type: ignore[misc]
 
     @property
     def num_batches(self) -> int | None:
-        return self.data.num_batches
+        batches: int | None = self.data.num_batches
+        return batches
 
     def on_epoch_begin(self) -> None:
         self.data.on_epoch_begin()

@@ -103,6 +103,7 @@ def prepare_dataset(data: Any, preprocessor: Any, roles: Mapping[str, str], batc
             )
         ]
         if weight is not None:
+            weight = tf.cast(weight, tf.float32)  # Whole numbers are weights too.
             checks += [
                 tf.debugging.assert_all_finite(weight, "Weights of pairs should be finite."),
                 tf.debugging.assert_non_negative(weight, "Weights of pairs should be 0 or more."),

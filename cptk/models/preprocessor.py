@@ -101,7 +101,8 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         self._reference: ReferenceTokenizer | None = None
         self._affixes: dict[str, tuple[list[int], list[int]]] = {}
         _check_length(sequence_length)
-        if getattr(tokenizer, "vocabulary", True) is not None:
+        # A preset's tokenizer is made first and gets its vocabulary, or its `proto`, later.
+        if all(getattr(tokenizer, name, "") is not None for name in ("vocabulary", "proto")):
             for name in self.roles:
                 self.affixes(name)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
+import h5py  # type: ignore[import-untyped]
 import keras
 import keras_hub
 import numpy as np
@@ -80,7 +80,8 @@ def keep_first_layers(backbone: Any, num_layers: int) -> Any:
         for target, source in zip(
             layer.weights, backbone.get_layer(layer.name).weights, strict=False
         ):
-            target.assign(source)
+            # A copy: on JAX the two would share one buffer, which the next step of either deletes.
+            target.assign(keras.ops.copy(source))
     return short
 
 
@@ -318,8 +319,8 @@ def register() -> None:
 
     def from_preset(cls: Any, preset: str, load_weights: bool = True, **kwargs: Any) -> Any:
         saved = _saved_class(preset) if cls is base else None
-        loader = super(base, cls) if saved is None else saved
+        loader: Any = super(base, cls) if saved is None else saved
         return loader.from_preset(preset, load_weights, **kwargs)
 
     from_preset.__doc__ = base.from_preset.__doc__
-    base.from_preset = classmethod(from_preset)
+    base.from_preset = classmethod(from_preset)  # type: ignore[arg-type]

@@ -175,9 +175,10 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         embedder = cptk.models.GPT2TextEmbedder.from_preset("gpt2_base_en", sequence_length=128)
         ```
         """
-        return presets.load_embedder(
+        embedder: Self = presets.load_embedder(
             cls, preset, load_weights, num_layers, sequence_length, roles, **kwargs
         )
+        return embedder
 
     def save_to_preset(self, preset_dir: str, max_shard_size: float = 10) -> None:
         """Save as a KerasHub preset, with roles, pooling, normalisation and sequence length.

@@ -54,21 +54,21 @@ class LoraState(keras.layers.Layer):  # type: ignore[misc]
                     f"Layer {layer.path} is quantised to {base.dtype} and has LoRA: its factors "
                     "cannot be saved apart from it. Train LoRA on a model that is not quantised."
                 )
-            store[f"{index}/a"] = a
-            store[f"{index}/b"] = b
+            store[f"{index}_a"] = a
+            store[f"{index}_b"] = b
             if _is_short(base):
-                store[f"{index}/base"] = base
+                store[f"{index}_base"] = base
 
     def load_own_variables(self, store: Any) -> None:
         found = set(store.keys())
         for index, (layer, a, b, base) in enumerate(self._factors()):
-            if f"{index}/a" not in found:
+            if f"{index}_a" not in found:
                 a.assign(keras.initializers.HeUniform()(a.shape, dtype=a.dtype))
                 continue
-            a.assign(store[f"{index}/a"])
-            b.assign(store[f"{index}/b"])
-            if f"{index}/base" in found:
-                base.assign(store[f"{index}/base"])
+            a.assign(store[f"{index}_a"])
+            b.assign(store[f"{index}_b"])
+            if f"{index}_base" in found:
+                base.assign(store[f"{index}_base"])
             else:
                 merged = (layer.lora_alpha / layer.lora_rank) * keras.ops.matmul(a, b)
                 base.assign(base - keras.ops.cast(merged, base.dtype))

@@ -91,7 +91,10 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         ]
         self._temperature = metrics.Temperature(name="temperature")
         self.head(embedder.output, embedder.output)  # Builds it.
-        self.built = True
+        # All that has weights is built. Told so of tokenizers too, Keras does not take a first batch
+        # to build the model by: batches fetched ahead with it would come first in the next epoch.
+        for layer in self._flatten_layers():
+            layer.built = True
 
     # === The step ===
 

@@ -40,7 +40,7 @@ def test_few_shapes_and_little_padding(gpt2, monkeypatch):
         assert length == 16 or real > rows * length / 2
 
 
-@pytest.mark.parametrize("count", range(1, 10))
+@pytest.mark.parametrize("count", [1, 3, 5, 9])
 def test_uneven_tails(gpt2, count):
     texts = [f"text {index}" for index in range(count)]
     found = gpt2.encode_text(texts, batch_size=4, verbose=0)

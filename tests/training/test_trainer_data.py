@@ -140,9 +140,7 @@ def test_weights_in_batches(trainer):
     logs = trainer.test_on_batch(
         {side: PAIRS[side][:4] for side in SIDES}, sample_weight=WEIGHT[:4], return_dict=True
     )
-    other = trainer.evaluate(
-        Batches(weighted(token_batches())[:1]), verbose=0, return_dict=True
-    )
+    other = trainer.evaluate(Batches(weighted(token_batches())[:1]), verbose=0, return_dict=True)
     assert logs["loss"] == pytest.approx(other["loss"], abs=1e-6)
 
 
@@ -185,9 +183,7 @@ def test_validation_split_holds_out_the_last(trainer):
 
 
 def test_predict_gives_embeddings_in_order(trainer):
-    expected = {
-        side: trainer.embedder.encode_text(PAIRS[side], role=side) for side in SIDES
-    }
+    expected = {side: trainer.embedder.encode_text(PAIRS[side], role=side) for side in SIDES}
     kinds = [(PAIRS, {"batch_size": BATCH}), (Batches(text_batches()), {})]
     if tf is not None:
         kinds.append((dataset(PAIRS), {"batch_size": BATCH}))

@@ -100,7 +100,9 @@ def test_equal_texts_of_any_integer_dtype(dtype):
     for side in SIDES:
         x[side]["token_ids"] = x[side]["token_ids"].astype(dtype)
         x[side]["padding_mask"] = x[side]["padding_mask"].astype("int32")
-    mask = to_numpy(model._equal_texts({s: keras.tree.map_structure(keras.ops.array, x[s]) for s in SIDES}))
+    mask = to_numpy(
+        model._equal_texts({s: keras.tree.map_structure(keras.ops.array, x[s]) for s in SIDES})
+    )
     assert not mask.any()
 
 

@@ -1,0 +1,198 @@
+"""`ExactBackupAndRestore`: killed and resumed, a run ends where it would have ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import training_toys as toys
+from training_toys import PAIRS
+
+import cptk
+from cptk.training import ExactBackupAndRestore
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parent.parent))),
+}
+
+
+# === SIGKILL, in processes of their own ===
+
+
+def start(folder: Path, place: str, lora: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, str(HERE / "resume_script.py"), str(folder), place, str(lora)]
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def killed(folder: Path, place: str, lora: int = 0) -> None:
+    process = start(folder, place, lora)
+    output = process.communicate()[0]
+    assert process.returncode == -signal.SIGKILL, output
+
+
+def finish(folder: Path, lora: int = 0) -> int:
+    """Runs to the end, asserts that it is the right one, and returns the first epoch."""
+    process = start(folder, "never", lora)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    epochs, difference = re.search(r"epochs=(\d)\.\.5 difference=(\S+)", output).groups()
+    assert float(difference) <= 1e-6
+    return int(epochs)
+
+
+def test_killed_in_an_epoch(tmp_path):
+    killed(tmp_path / "backup", "step:7")
+    assert finish(tmp_path / "backup") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [0, 4])
+def test_killed_again_and_again(lora, tmp_path):
+    folder = tmp_path / "backup"
+    killed(folder, "step:1", lora)  # Before there is a backup.
+    assert not folder.exists()
+    killed(folder, "write:1", lora)  # Half of the first one written.
+    assert not (folder / "backup.json").exists()
+    killed(folder, "rename:4", lora)  # Epochs 0 and 1 done; the new index not in place.
+    assert json.loads((folder / "backup.json").read_text())["epoch"] == 1
+    killed(folder, "write:2", lora)
+    assert json.loads((folder / "backup.json").read_text())["epoch"] == 2
+    killed(folder, "unlink:1", lora)  # The new index in place, the old file still there.
+    assert json.loads((folder / "backup.json").read_text())["epoch"] == 3
+    killed(folder, "step:3", lora)
+    assert finish(folder, lora) == 4
+
+
+@pytest.mark.slow
+def test_killed_from_outside(tmp_path):
+    """As soon as a file of some kind is seen, at moments nobody has chosen."""
+    folder, rng = tmp_path / "backup", random.Random(0)
+    for pattern in ("*.tmp", "backup.json", "epoch-*.safetensors"):
+        process = start(folder, "never")
+        before = {path.name for path in folder.glob("*")}
+        while process.poll() is None:
+            if {path.name for path in folder.glob(pattern)} - before or (
+                before and rng.random() < 1e-5
+            ):
+                process.kill()
+                break
+        process.communicate()
+    assert finish(folder) >= 0
+
+
+# === In this process ===
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(epoch):
+    def stop(now, logs):
+        if now == epoch:
+            raise Interrupted
+
+    return keras.callbacks.LambdaCallback(on_epoch_begin=stop)
+
+
+def interrupted(folder, epoch=2, model=None):
+    model = toys.trainer() if model is None else model
+    with pytest.raises(Interrupted):
+        toys.fit(model, epochs=4, callbacks=[ExactBackupAndRestore(folder), interrupt(epoch)])
+
+
+def test_seed_and_epoch_are_those_of_the_interrupted_run(tmp_path):
+    first = toys.trainer()
+    first.seed = 17
+    interrupted(tmp_path, model=first)
+    second = toys.trainer()
+    history = second.fit(
+        PAIRS,
+        batch_size=5,
+        epochs=4,
+        verbose=0,
+        callbacks=[ExactBackupAndRestore(tmp_path, delete_checkpoint=False)],
+    )
+    assert second.seed == 17
+    assert history.epoch == [2, 3]
+    assert json.loads((tmp_path / "backup.json").read_text())["epoch"] == 4
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["backup.json", "epoch-4.safetensors"]
+    # A run that has ended does nothing more.
+    end = toys.weights(second)
+    again = toys.trainer()
+    toys.fit(again, epochs=4, callbacks=[ExactBackupAndRestore(tmp_path)])
+    toys.assert_same(toys.weights(again), end, atol=0)
+
+
+def test_only_its_own_files_are_deleted(tmp_path, trainer):
+    (tmp_path / "mine.txt").write_text("keep me")
+    (tmp_path / "epoch-9.safetensors.tmp").write_text("of a killed run")
+    toys.fit(trainer, callbacks=[ExactBackupAndRestore(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    toys.fit(trainer, callbacks=[ExactBackupAndRestore(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "index", "no name", "empty"])
+def test_damaged_backup(damage, tmp_path, trainer):
+    interrupted(tmp_path, 1, trainer)
+    file, index = tmp_path / "epoch-1.safetensors", tmp_path / "backup.json"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-10])
+    elif damage == "gone":
+        file.unlink()
+    elif damage == "empty":
+        file.write_bytes(b"")
+    else:
+        index.write_text({"index": '{"epoch": 1', "no name": '{"epoch": 1, "seed": 3}'}[damage])
+    start = toys.weights(trainer)
+    with pytest.raises(ValueError, match=r"The backup in .* is damaged .* Delete the folder"):
+        toys.fit(trainer, epochs=4, callbacks=[ExactBackupAndRestore(tmp_path)])
+    toys.assert_same(toys.weights(trainer), start, atol=0)
+
+
+def test_backup_of_another_model_or_optimizer(tmp_path, trainer):
+    interrupted(tmp_path, 1, trainer)
+    deep = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(num_layers=2)))
+    others = [deep, toys.trainer(keras.optimizers.Adam()), toys.trainer(lora=2)]
+    for other in others:
+        with pytest.raises(ValueError, match="is of another model or optimizer"):
+            toys.fit(other, epochs=4, callbacks=[ExactBackupAndRestore(tmp_path)])
+
+
+def test_another_shape_of_the_same_size(tmp_path):
+    def model(shape):
+        made = toys.trainer()
+        made.embedder.backbone.extra = keras.Variable(np.zeros(shape), trainable=False)
+        made._track_variable(made.embedder.backbone.extra)
+        return made
+
+    backup = ExactBackupAndRestore(tmp_path)
+    one, other = model((2, 3)), model((3, 2))
+    backup.set_model(one)
+    backup.on_epoch_end(0)
+    backup.set_model(other)
+    with pytest.raises(ValueError, match=r"1 of \d+ variables do not fit.*\(3, 2\)"):
+        backup.on_train_begin()
+
+
+def test_wrong_use(tmp_path):
+    with pytest.raises(ValueError, match="`backup_dir` should be the path of a folder"):
+        ExactBackupAndRestore("")
+    backup = ExactBackupAndRestore(tmp_path)
+    backup.set_model(keras.Sequential())
+    with pytest.raises(TypeError, match=r"goes with a ContrastiveTrainer. Received: Sequential"):
+        backup.on_train_begin()
