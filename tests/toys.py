@@ -122,7 +122,7 @@ def backbone(name: str = "GPT2", num_layers: int = 2, **kwargs):
     rng = np.random.default_rng(0)
     for weight in made.weights:
         # Away from what new layers start with, so that a weight not loaded shows.
-        size = 0.3 if len(weight.shape) > 1 else 0.1
+        size = 0.2 if len(weight.shape) > 1 else 0.1
         value = rng.normal(scale=size, size=weight.shape)
         weight.assign(keras.ops.convert_to_numpy(weight) * (len(weight.shape) == 1) + value)
     return made

@@ -91,8 +91,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         ]
         self._temperature = metrics.Temperature(name="temperature")
         self.head(embedder.output, embedder.output)  # Builds it.
-        # All that has weights is built. Told so of tokenizers too, Keras does not take a first batch
-        # to build the model by: batches fetched ahead with it would come first in the next epoch.
+        # All that has weights is built. Told so of tokenizers too, Keras takes no first batch to
+        # build the model by; the batches fetched ahead with it would come first in the epoch.
         for layer in self._flatten_layers():
             layer.built = True
 
@@ -322,6 +322,10 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             )
         if batch_size is not None:
             raise ValueError(f"This {type(x).__name__} yields batches: leave `batch_size` out.")
+        if isinstance(x, keras.utils.PyDataset):
+            # What is wrong with a batch is said now: on JAX, Keras loses a model's weights to an
+            # error in the middle of `fit`.
+            self._prepare(x[0])
         return map_batches(x, self._prepare)
 
     def _prepare(self, batch: Any) -> Any:

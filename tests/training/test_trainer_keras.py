@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import training_toys as toys
 from gradients import to_numpy
-from training_toys import BACKEND, BATCH, PAIRS
+from training_toys import BACKEND, BATCH, EVEN, PAIRS
 
 import cptk
 
@@ -133,7 +133,7 @@ def test_mixed_precision(policy, tmp_path):
         scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
         assert scaled == (policy == "mixed_float16")
         start = toys.weights(model, trainable=True)
-        history = toys.fit(model, epochs=3)
+        history = toys.fit(model, EVEN, epochs=3)
         assert history["loss"][-1] < history["loss"][0]
         end = toys.weights(model, trainable=True)
         assert all(w.dtype == np.float32 and np.isfinite(w).all() for w in end)
@@ -161,8 +161,8 @@ def test_model_checkpoints(tmp_path):
         )
         for name in names
     ]
-    toys.fit(model, epochs=2, validation_data=PAIRS, callbacks=callbacks)
-    expected = model.evaluate(PAIRS, batch_size=BATCH, verbose=0)
+    toys.fit(model, EVEN, epochs=2, validation_data=EVEN, callbacks=callbacks)
+    expected = model.evaluate(EVEN, batch_size=BATCH, verbose=0)
     whole = keras.saving.load_model(tmp_path / names[0])
     assert isinstance(whole, cptk.ContrastiveTrainer)
     parts = toys.trainer(keras.optimizers.Adam(0.01))
@@ -170,7 +170,7 @@ def test_model_checkpoints(tmp_path):
     for again in (whole, parts):
         toys.assert_same(toys.state(again), toys.state(model), atol=0)
         np.testing.assert_allclose(
-            again.evaluate(PAIRS, batch_size=BATCH, verbose=0), expected, atol=1e-5
+            again.evaluate(EVEN, batch_size=BATCH, verbose=0), expected, atol=1e-5
         )
 
 
@@ -180,7 +180,7 @@ def test_early_stopping_and_schedule():
     stop = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
     schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.0)
     history = model.fit(
-        PAIRS, batch_size=5, epochs=9, verbose=0, validation_data=PAIRS, callbacks=[stop, schedule]
+        EVEN, batch_size=4, epochs=9, verbose=0, validation_data=EVEN, callbacks=[stop, schedule]
     ).history
     assert len(history["loss"]) == 2
     assert history["learning_rate"] == [0.0, 0.0]
@@ -213,7 +213,7 @@ def test_stock_backup_resumes_with_the_order_of_its_epoch(tmp_path):
 
     def run(callbacks):
         model = toys.trainer()
-        toys.fit(model, epochs=4, shuffle=True, callbacks=callbacks)
+        toys.fit(model, EVEN, epochs=4, shuffle=True, callbacks=callbacks)
         return toys.weights(model)
 
     expected = run([])
@@ -249,7 +249,7 @@ def test_temperature_is_trained_and_its_scale_bounded():
 def test_frozen_temperature():
     head = cptk.layers.ContrastiveHead(temperature=0.05, trainable=False)
     model = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), head))
-    history = toys.fit(model, epochs=2)
+    history = toys.fit(model, EVEN, epochs=2)
     assert history["temperature"] == pytest.approx([0.05, 0.05], rel=1e-6)
 
 

@@ -9,13 +9,14 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import training_toys as toys
-from training_toys import PAIRS
+from training_toys import EVEN
 
 import cptk
 from cptk.training import ExactBackupAndRestore
@@ -23,6 +24,9 @@ from cptk.training import ExactBackupAndRestore
 HERE = Path(__file__).parent
 ENVIRONMENT = {
     **os.environ,
+    # Read by JAX alone, where it saves most of the time.
+    "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parent.parent))),
 }
 
@@ -111,7 +115,7 @@ def interrupt(epoch):
 def interrupted(folder, epoch=2, model=None):
     model = toys.trainer() if model is None else model
     with pytest.raises(Interrupted):
-        toys.fit(model, epochs=4, callbacks=[ExactBackupAndRestore(folder), interrupt(epoch)])
+        toys.fit(model, EVEN, epochs=4, callbacks=[ExactBackupAndRestore(folder), interrupt(epoch)])
 
 
 def test_seed_and_epoch_are_those_of_the_interrupted_run(tmp_path):
@@ -120,8 +124,8 @@ def test_seed_and_epoch_are_those_of_the_interrupted_run(tmp_path):
     interrupted(tmp_path, model=first)
     second = toys.trainer()
     history = second.fit(
-        PAIRS,
-        batch_size=5,
+        EVEN,
+        batch_size=4,
         epochs=4,
         verbose=0,
         callbacks=[ExactBackupAndRestore(tmp_path, delete_checkpoint=False)],
@@ -133,16 +137,16 @@ def test_seed_and_epoch_are_those_of_the_interrupted_run(tmp_path):
     # A run that has ended does nothing more.
     end = toys.weights(second)
     again = toys.trainer()
-    toys.fit(again, epochs=4, callbacks=[ExactBackupAndRestore(tmp_path)])
+    toys.fit(again, EVEN, epochs=4, callbacks=[ExactBackupAndRestore(tmp_path)])
     toys.assert_same(toys.weights(again), end, atol=0)
 
 
 def test_only_its_own_files_are_deleted(tmp_path, trainer):
     (tmp_path / "mine.txt").write_text("keep me")
     (tmp_path / "epoch-9.safetensors.tmp").write_text("of a killed run")
-    toys.fit(trainer, callbacks=[ExactBackupAndRestore(tmp_path)])
+    toys.fit(trainer, EVEN, callbacks=[ExactBackupAndRestore(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-    toys.fit(trainer, callbacks=[ExactBackupAndRestore(tmp_path / "new")])
+    toys.fit(trainer, EVEN, callbacks=[ExactBackupAndRestore(tmp_path / "new")])
     assert not (tmp_path / "new").exists()
 
 
@@ -160,7 +164,7 @@ def test_damaged_backup(damage, tmp_path, trainer):
         index.write_text({"index": '{"epoch": 1', "no name": '{"epoch": 1, "seed": 3}'}[damage])
     start = toys.weights(trainer)
     with pytest.raises(ValueError, match=r"The backup in .* is damaged .* Delete the folder"):
-        toys.fit(trainer, epochs=4, callbacks=[ExactBackupAndRestore(tmp_path)])
+        toys.fit(trainer, EVEN, epochs=4, callbacks=[ExactBackupAndRestore(tmp_path)])
     toys.assert_same(toys.weights(trainer), start, atol=0)
 
 
@@ -170,7 +174,7 @@ def test_backup_of_another_model_or_optimizer(tmp_path, trainer):
     others = [deep, toys.trainer(keras.optimizers.Adam()), toys.trainer(lora=2)]
     for other in others:
         with pytest.raises(ValueError, match="is of another model or optimizer"):
-            toys.fit(other, epochs=4, callbacks=[ExactBackupAndRestore(tmp_path)])
+            toys.fit(other, EVEN, epochs=4, callbacks=[ExactBackupAndRestore(tmp_path)])
 
 
 def test_another_shape_of_the_same_size(tmp_path):

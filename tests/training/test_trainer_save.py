@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import training_toys as toys
-from training_toys import BATCH, PAIRS
+from training_toys import BATCH, EVEN, PAIRS
 
 import cptk
 
@@ -28,7 +28,7 @@ def factors(model):
 def test_training_goes_on_after_reload(lora, tmp_path):
     model = toys.trainer(adam(), lora=lora)
     model.mask_equal_texts = True
-    toys.fit(model, shuffle=True, epochs=2)
+    toys.fit(model, EVEN, shuffle=True, epochs=2)
     model.save(tmp_path / "x.keras")
     again = keras.saving.load_model(tmp_path / "x.keras")
     assert isinstance(again, cptk.ContrastiveTrainer)
@@ -39,7 +39,7 @@ def test_training_goes_on_after_reload(lora, tmp_path):
     toys.assert_same(toys.state(again), toys.state(model), atol=1e-7)
     before = toys.weights(again, trainable=True)
     for trainer in (model, again):
-        toys.fit(trainer, shuffle=True, initial_epoch=2, epochs=4)
+        toys.fit(trainer, EVEN, shuffle=True, initial_epoch=2, epochs=4)
     toys.assert_same(toys.state(again), toys.state(model))
     moved = [
         a.size for a, b in zip(before, toys.weights(again, True), strict=True) if (a != b).any()
@@ -51,7 +51,7 @@ def test_only_lora_and_temperature_are_trained():
     model = lora_trainer()
     assert factors(model) == {"lora_kernel_a", "lora_kernel_b", "bias", "tau"}
     start = {v.path: np.array(keras.ops.convert_to_numpy(v)) for v in model.weights}
-    toys.fit(model, epochs=2)
+    toys.fit(model, EVEN, epochs=2)
     for variable in model.weights:
         same = (keras.ops.convert_to_numpy(variable) == start[variable.path]).all()
         assert same != variable.trainable
@@ -60,37 +60,37 @@ def test_only_lora_and_temperature_are_trained():
 def test_lora_in_weight_files(tmp_path):
     model = lora_trainer()
     saving = keras.callbacks.ModelCheckpoint(tmp_path / "x.weights.h5", save_weights_only=True)
-    toys.fit(model, epochs=2, callbacks=[saving])
+    toys.fit(model, EVEN, epochs=2, callbacks=[saving])
     again = lora_trainer()
     again.load_weights(tmp_path / "x.weights.h5")
     toys.assert_same(toys.state(again), toys.state(model), atol=1e-7)
     for trainer in (model, again):
-        toys.fit(trainer, epochs=2)
+        toys.fit(trainer, EVEN, epochs=2)
     toys.assert_same(toys.state(again), toys.state(model))
     # And into a model that has no LoRA: merged.
     merged = cptk.ContrastiveTrainer(toys.embedder())
     again.save_weights(tmp_path / "y.weights.h5")
     merged.load_weights(tmp_path / "y.weights.h5")
-    for side, vectors in merged.predict(PAIRS, batch_size=BATCH, verbose=0).items():
-        expected = again.predict(PAIRS, batch_size=BATCH, verbose=0)[side]
+    for side, vectors in merged.predict(EVEN, batch_size=BATCH, verbose=0).items():
+        expected = again.predict(EVEN, batch_size=BATCH, verbose=0)[side]
         np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
 def test_weights_without_lora_leave_it_alive(tmp_path):
     plain = toys.trainer()
-    toys.fit(plain)
+    toys.fit(plain, EVEN)
     plain.save_weights(tmp_path / "x.weights.h5")
     model = cptk.ContrastiveTrainer(toys.embedder())
     model.embedder.backbone.enable_lora(4)
     model.load_weights(tmp_path / "x.weights.h5")
     toys.compiled(model, adam())
     np.testing.assert_allclose(
-        model.predict(PAIRS, batch_size=BATCH, verbose=0)["query"],
-        plain.predict(PAIRS, batch_size=BATCH, verbose=0)["query"],
+        model.predict(EVEN, batch_size=BATCH, verbose=0)["query"],
+        plain.predict(EVEN, batch_size=BATCH, verbose=0)["query"],
         atol=1e-6,
     )
     start = toys.weights(model, trainable=True)
-    toys.fit(model, epochs=2)
+    toys.fit(model, EVEN, epochs=2)
     end = toys.weights(model, trainable=True)
     assert all((a != b).any() for a, b in zip(start, end, strict=True))
 
@@ -102,13 +102,13 @@ def test_lora_of_several_ranks_and_scales(tmp_path):
     dense[0].enable_lora(3, lora_alpha=12)
     embedder.backbone.get_layer("token_embedding").enable_lora(2)
     model = toys.compiled(cptk.ContrastiveTrainer(embedder, seed=3), adam())
-    toys.fit(model, epochs=2)
+    toys.fit(model, EVEN, epochs=2)
     model.save(tmp_path / "x.keras")
     again = keras.saving.load_model(tmp_path / "x.keras")
     toys.assert_same(toys.state(again), toys.state(model), atol=1e-6)
     np.testing.assert_allclose(
-        again.predict(PAIRS, batch_size=BATCH, verbose=0)["query"],
-        model.predict(PAIRS, batch_size=BATCH, verbose=0)["query"],
+        again.predict(EVEN, batch_size=BATCH, verbose=0)["query"],
+        model.predict(EVEN, batch_size=BATCH, verbose=0)["query"],
         atol=1e-5,
     )
 
@@ -117,7 +117,7 @@ def test_lora_on_16_bit_weights(tmp_path):
     model = toys.embedder(dtype="bfloat16")
     model.backbone.enable_lora(4)
     trainer = toys.compiled(cptk.ContrastiveTrainer(model, seed=3), adam())
-    toys.fit(trainer)
+    toys.fit(trainer, EVEN)
     trainer.save(tmp_path / "x.keras")
     again = keras.saving.load_model(tmp_path / "x.keras")
     toys.assert_same(toys.state(again), toys.state(trainer), atol=0)
@@ -128,13 +128,13 @@ def test_frozen_layers_stay_frozen(tmp_path):
     embedder.backbone.get_layer("token_embedding").trainable = False
     embedder.backbone.transformer_layers[0].trainable = False
     model = toys.compiled(cptk.ContrastiveTrainer(embedder, seed=3), adam())
-    toys.fit(model)
+    toys.fit(model, EVEN)
     model.save(tmp_path / "x.keras")
     again = keras.saving.load_model(tmp_path / "x.keras")
     assert len(again.trainable_variables) == len(model.trainable_variables)
     toys.assert_same(toys.state(again), toys.state(model), atol=0)
     for trainer in (model, again):
-        toys.fit(trainer)
+        toys.fit(trainer, EVEN)
     toys.assert_same(toys.state(again), toys.state(model))
 
 
@@ -151,7 +151,7 @@ def test_not_compiled(tmp_path):
 
 def test_the_product_is_the_embedder(tmp_path):
     model = lora_trainer()
-    toys.fit(model, epochs=2)
+    toys.fit(model, EVEN, epochs=2)
     expected = model.embedder.encode_text(PAIRS["query"], role="query")
     model.embedder.save_to_preset(tmp_path / "preset")
     again = cptk.models.GPT2TextEmbedder.from_preset(str(tmp_path / "preset"))

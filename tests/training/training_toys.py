@@ -22,6 +22,7 @@ PAIRS = {
     "document": [f"{word} is spelt just like it" for word in "ABCDEFGHIJ"],
 }
 BATCH = 4  # Of 10 pairs: 4, 4 and an uneven 2.
+EVEN = {side: texts[:8] for side, texts in PAIRS.items()}
 
 
 def embedder(dropout: float = 0.0, num_layers: int = 1, **kwargs: Any) -> Any:

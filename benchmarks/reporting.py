@@ -1,0 +1,108 @@
+"""What every benchmark needs: timing, a ratio with its interval, the machine, safe writing."""
+
+import importlib.metadata
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def timed(step):
+    """`(wall seconds, CPU seconds of all threads of this process, result)` of one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = step()
+    return time.perf_counter() - wall, time.process_time() - cpu, result
+
+
+def alternate(first, second, rounds):
+    """Call two functions in turn, so that drift of the machine hits both alike.
+
+    The order turns each round (AB, BA, AB, …): neither always finds the caches of the other.
+
+    Args:
+        first: Function from the round's number to a tuple of seconds.
+        second: The same.
+        rounds: How often to call each.
+
+    Returns:
+        For each function an array `(rounds, length of the tuple)`.
+    """
+    times = ([], [])
+    functions = (first, second)
+    for i in range(rounds):
+        for which in (0, 1) if i % 2 == 0 else (1, 0):
+            times[which].append(functions[which](i))
+    return np.array(times[0]), np.array(times[1])
+
+
+def median_ratio(numerator, denominator, seed=0, resamples=4000):
+    """The median of paired ratios, and the interval that holds 95 % of its bootstrap.
+
+    Args:
+        numerator: `(rounds,)` seconds.
+        denominator: `(rounds,)` seconds, round by round measured beside the numerator.
+    """
+    ratios = np.asarray(numerator) / np.asarray(denominator)
+    rows = np.random.default_rng(seed).integers(0, len(ratios), (resamples, len(ratios)))
+    low, high = np.quantile(np.median(ratios[rows], axis=1), [0.025, 0.975])
+    return {"ratio": float(np.median(ratios)), "low": float(low), "high": float(high)}
+
+
+def verdict(interval, rounds, limit):
+    """Whether the ratio is within the limit, as far as the interval can say.
+
+    Of fewer than 6 rounds the median may lie outside all of them more than 3 times in 100.
+    """
+    if rounds >= 6 and interval["high"] <= limit:
+        return "yes"
+    return "no" if rounds >= 6 and interval["low"] > limit else "undecided"
+
+
+def machine():
+    """Cores, processor and system: what the figures depend on, and nobody's names or paths."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        cpu = platform.processor() or "unknown"
+    usable = getattr(os, "sched_getaffinity", None)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "usable_cores": len(usable(0)) if usable else os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def load_average():
+    """Processes that wanted a core in the last minute, or `None` where nobody counts them."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def versions(packages):
+    """The installed versions; a package that is not there is left out."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def markdown_table(header, rows):
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def write_atomically(path, text):
+    """Write beside the file's place and rename: a reader never sees half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
