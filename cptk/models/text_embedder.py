@@ -195,6 +195,10 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         """
         presets.save_embedder(self, super().save_to_preset, preset_dir, max_shard_size)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        # KerasHub's `compile` is its own, and Keras asks such a class to say how it is undone.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         presets.complete_config(config["backbone"]["config"], self.backbone)
