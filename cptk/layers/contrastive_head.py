@@ -21,7 +21,6 @@ class _AtMost(keras.constraints.Constraint):  # type: ignore[misc]
 
     def __call__(self, w: Tensor) -> Tensor:
         w = ops.convert_to_tensor(w)  # Optimizers pass the variable itself.
-        w = ops.convert_to_tensor(w)  # the optimizer hands over the variable itself
         # Not `ops.minimum`, which returns float32 for float64 on torch (Keras 3.15).
         return ops.where(ops.greater(w, self.limit), self.limit, w)
 

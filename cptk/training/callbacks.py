@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
                 f"The backup in {str(self.backup_dir)!r} is damaged ({error}). Delete the folder "
                 "to begin anew."
             ) from error
+        generators = {name: state.pop(name) for name in list(state) if name in _torch_generators()}
         variables = self._variables()
         wrong = [
             f"{v.path} {tuple(v.shape)}"
@@ -84,6 +86,8 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         for name, variable in variables.items():
             array = np.asarray(keras.ops.convert_to_numpy(variable.value))
             variable.assign(state[name].reshape(-1).view(array.dtype).reshape(array.shape))
+        for name, value in generators.items():
+            _torch_generators()[name].set_state(_torch_tensor(value))
         self.model.seed = index["seed"]
         self.model._initial_epoch = index["epoch"]
 
@@ -109,7 +113,10 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             self.backup_dir.rmdir()
 
     def _state(self) -> dict[str, np.ndarray]:
-        return {name: _bytes(variable) for name, variable in self._variables().items()}
+        state = {name: _bytes(variable) for name, variable in self._variables().items()}
+        for name, generator in _torch_generators().items():
+            state[name] = generator.get_state().numpy()
+        return state
 
     def _variables(self) -> dict[str, Any]:
         """Variables of model and optimizer, named by their order; metrics start anew."""
@@ -125,6 +132,21 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             kept = [v for v in variables if id(v) not in metrics]
             named.update({f"{kind}/{i}": v for i, v in enumerate(kept)})
         return named
+
+
+def _torch_generators() -> dict[str, Any]:
+    """On torch, Keras draws the masks of dropout from torch's own generators."""
+    if keras.backend.backend() != "torch":
+        return {}
+    torch = import_module("torch")
+    found = {"torch/cpu": torch.default_generator}
+    if torch.cuda.is_initialized():
+        found.update({f"torch/cuda{i}": g for i, g in enumerate(torch.cuda.default_generators)})
+    return found
+
+
+def _torch_tensor(array: np.ndarray) -> Any:
+    return import_module("torch").from_numpy(array.copy())
 
 
 def _bytes(variable: Any) -> np.ndarray:

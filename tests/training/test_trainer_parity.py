@@ -12,7 +12,7 @@ from training_toys import BATCH, PAIRS, SIDES
 
 import cptk
 
-RATE = 0.1
+RATE = 0.125  # Exact in any precision.
 
 
 @pytest.fixture
@@ -39,7 +39,9 @@ def test_one_step_equals_plain_step_in_float64(float64):
     expected = plain([(x, weight, None)])
     logs = model.train_on_batch(x, sample_weight=weight, return_dict=True)
     assert keras.backend.standardize_dtype(model.head.tau.dtype) == "float64"
-    toys.assert_same(toys.weights(model, trainable=True), expected, atol=1e-11)
+    # On torch, KerasHub's decoder computes in float32 on its way, whatever its dtype.
+    tight = 1e-6 if toys.BACKEND == "torch" else 1e-11
+    toys.assert_same(toys.weights(model, trainable=True), expected, tight)
     start = cptk.ContrastiveTrainer(toys.embedder())
     assert logs["loss"] == pytest.approx(numpy_loss(start, x, weight), abs=1e-6)
 
@@ -51,8 +53,7 @@ def numpy_loss(model, x, weight=None, mask=None):
     return references.symmetric_info_nce(logits, mask, weight).mean()
 
 
-def test_epochs_equal_plain_loop(trainer):
-    # Rate and momentum of the shared trainer are taken from it, so that nothing compiles anew.
+def test_epochs_equal_plain_loop():
     model = toys.compiled(cptk.ContrastiveTrainer(toys.embedder()), keras.optimizers.SGD(RATE))
     history = toys.fit(model, epochs=2)
     batches = [(toys.tokens(rows=rows), None, None) for rows in toys.slices()] * 2
@@ -85,7 +86,8 @@ def test_equal_texts_are_masked():
     logs = model.evaluate(pairs, batch_size=6, verbose=0, return_dict=True)
     assert logs["loss"] == pytest.approx(loss, abs=1e-5)
     logits = references.head_logits(
-        *(to_numpy(v) for v in model(x, training=False).values()), float(model.head.tau)
+        *(to_numpy(v) for v in model(x, training=False).values()),
+        float(to_numpy(model.head.tau.value)),
     )
     accuracy = references.in_batch_accuracy(np.where(mask, -np.inf, logits))
     assert logs["query_accuracy"] == pytest.approx(np.mean(accuracy), abs=1e-6)
@@ -127,7 +129,7 @@ def test_evaluate_and_metrics_equal_numpy(trainer):
     for rows in toys.slices():
         x = toys.tokens(rows=rows)
         q, d = (to_numpy(v) for v in trainer(x, training=False).values())
-        logits = references.head_logits(q, d, float(trainer.head.tau))
+        logits = references.head_logits(q, d, float(to_numpy(trainer.head.tau.value)))
         losses += list(references.symmetric_info_nce(logits, None, weight[rows]))
         accuracies["query_accuracy"] += references.in_batch_accuracy(logits)
         accuracies["document_accuracy"] += references.in_batch_accuracy(logits.T)
@@ -146,7 +148,7 @@ def test_compute_loss_can_be_overridden():
     model = toys.compiled(RowsOnly(toys.embedder()), run_eagerly=True)
     logs = model.test_on_batch(toys.tokens(rows=slice(4)), return_dict=True)
     q, d = (to_numpy(v) for v in model(toys.tokens(rows=slice(4)), training=False).values())
-    logits = references.head_logits(q, d, float(model.head.tau))
+    logits = references.head_logits(q, d, float(to_numpy(model.head.tau.value)))
     assert logs["loss"] == pytest.approx(references.info_nce(logits).mean(), abs=1e-5)
 
 
@@ -158,5 +160,5 @@ def test_losses_of_layers_are_added():
     toys.compiled(regularised, run_eagerly=True)
     x = toys.tokens(rows=slice(4))
     logs = regularised.test_on_batch(x, return_dict=True)
-    tau = float(regularised.head.tau)
+    tau = float(to_numpy(regularised.head.tau.value))
     assert logs["loss"] == pytest.approx(numpy_loss(regularised, x) + 0.5 * tau**2, abs=1e-4)
