@@ -1,4 +1,8 @@
-"""`ContrastiveTrainer`: pairs of texts in, an embedder out, by `compile` and `fit`."""
+"""`ContrastiveTrainer`: pairs of texts in, an embedder out, by `compile` and `fit`.
+
+Over 400 lines because the doors of `keras.Model` (`fit`, `evaluate`, `predict`, the batch methods,
+saving) stand here together with their documentation; what they call is in `inputs.py`.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
