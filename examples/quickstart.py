@@ -11,7 +11,6 @@ reused, and a training run that was interrupted goes on where it was.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -28,8 +27,10 @@ from quickstart_parts import (
     Clock,
     Shelf,
     draw,
+    fastest_dtype,
     fingerprint,
     installed,
+    linear_schedule,
     progress,
     say,
     state_of,
@@ -330,23 +331,6 @@ def alike_in_length(pairs: Sequence[Any], batch_size: int, seed: int) -> list[An
     return [pair for batch in batches for pair in batch]
 
 
-def linear_schedule(peak: float, warmup_steps: int, steps: int) -> Any:
-    """Linear warm-up to `peak`, then linear decay to zero."""
-    import keras
-
-    class WarmupThenLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
-        def __call__(self, step: Any) -> Any:
-            step = keras.ops.cast(step, "float32")
-            rising = (step + 1) / (warmup_steps + 1)
-            falling = (steps - step) / (steps - warmup_steps)
-            return peak * keras.ops.maximum(keras.ops.minimum(rising, falling), 0.0)
-
-        def get_config(self) -> dict[str, Any]:
-            return {"peak": peak, "warmup_steps": warmup_steps, "steps": steps}
-
-    return WarmupThenLinearDecay()
-
-
 def answer_questions(embedder: Any, pairs: Sequence[Any], documents: np.ndarray) -> None:
     """The three functions nearest to each question, with file and line."""
     scores = embedder.encode_text(QUESTIONS, role="query", verbose=0) @ documents.T
@@ -359,20 +343,6 @@ def answer_questions(embedder: Any, pairs: Sequence[Any], documents: np.ndarray)
 
 
 # === The command line ===
-
-
-def fastest_dtype() -> str:
-    """16 bits where the hardware multiplies in them: on GPUs and, with TensorFlow, newer CPUs."""
-    import keras
-
-    with contextlib.suppress(Exception):  # not every backend knows its devices by this call
-        if any("gpu" in device.lower() for device in keras.distribution.list_devices()):
-            return "mixed_bfloat16"
-    if keras.backend.backend() == "torch" and __import__("torch").cuda.is_available():
-        return "mixed_bfloat16"
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    on_tensorflow = keras.backend.backend() == "tensorflow"
-    return "mixed_bfloat16" if on_tensorflow and "avx512_bf16" in flags else "float32"
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""What the quickstart needs besides cptk: a clock, results kept between runs, and the figure."""
+"""What the quickstart needs besides cptk: a clock, kept results, a schedule, and the figure."""
 
 import contextlib
 import hashlib
@@ -155,6 +155,41 @@ def state_of(path: str | None) -> list[Any]:
     root = Path(path)
     files = sorted(root.rglob("*")) if root.is_dir() else [root]
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+
+
+# === Training ===
+
+
+def fastest_dtype() -> str:
+    """16 bits where the hardware multiplies in them: on GPUs and, with TensorFlow, newer CPUs."""
+    import keras
+
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return "mixed_bfloat16" if torch.cuda.is_available() else "float32"
+    if any("gpu" in device.lower() for device in keras.distribution.list_devices()):
+        return "mixed_bfloat16"
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    return "mixed_bfloat16" if on_tensorflow and "avx512_bf16" in flags else "float32"
+
+
+def linear_schedule(peak: float, warmup_steps: int, steps: int) -> Any:
+    """Linear warm-up to `peak`, then linear decay to zero."""
+    import keras
+
+    class WarmupThenLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step: Any) -> Any:
+            step = keras.ops.cast(step, "float32")
+            rising = (step + 1) / (warmup_steps + 1)
+            falling = (steps - step) / (steps - warmup_steps)
+            return peak * keras.ops.maximum(keras.ops.minimum(rising, falling), 0.0)
+
+        def get_config(self) -> dict[str, Any]:
+            return {"peak": peak, "warmup_steps": warmup_steps, "steps": steps}
+
+    return WarmupThenLinearDecay()
 
 
 # === What is shown ===
