@@ -103,7 +103,7 @@ def test_killed_run_goes_on_where_it_was(tmp_path, first_run):
     ("arguments", "message"),
     [
         (["--batch-size", "1"], "--batch-size must be at least 2"),
-        (["--pairs", "3"], "--pairs must be at least the batch size, 64. Got 3"),
+        (["--pairs", "3"], "--pairs must be at least the batch size, 32. Got 3"),
         (["--seed", "-1"], "--seed must be between"),
         (["--backend", "numpy"], "invalid choice: 'numpy'"),
         (["--output", str(SCRIPT)], "--output must be a folder"),

@@ -127,7 +127,9 @@ class Column:
 
 
 @pytest.mark.parametrize(
-    "make", [list, np.array, lambda t: np.array(t, dtype=object), Column], ids=str
+    "make",
+    [list, np.array, lambda t: np.array(t, dtype=object), Column],
+    ids=["list", "array", "array of objects", "column"],
 )
 def test_sequences_of_strings(paper, make):
     texts = ["xy", "the thing"]

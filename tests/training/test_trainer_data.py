@@ -284,9 +284,10 @@ def test_texts_are_tokenised_off_the_training_thread(kind, trainer, monkeypatch)
     x, kwargs = KINDS[kind]()
     toys.fit(trainer, x, epochs=4, **kwargs)
     here = threads.count(threading.get_ident())
-    # The first batches may be looked at to find their types.
+    # Both sides of the first batch are looked at to say what is wrong with it, and those of the
+    # first two for Keras to find their types.
     assert len(threads) >= 24
-    assert here <= 4
+    assert here <= 6
 
 
 def test_an_error_of_a_generator_arrives(trainer):
