@@ -121,7 +121,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         for metric in self._accuracies:
             metric.update_state(logits, sample_weight=sample_weight, mask=mask)
         self._temperature.update_state(self.head.temperature)
-        loss = keras.ops.mean(values)
+        # Not `ops.mean`, which computes float64 in float32 on JAX and torch (Keras 3.15).
+        loss = keras.ops.sum(values) / keras.ops.cast(keras.ops.shape(values)[0], values.dtype)
         for extra in self.losses:
             loss = loss + keras.ops.cast(keras.ops.sum(extra), loss.dtype)
         return loss
