@@ -152,7 +152,9 @@ class MeanPooling(_Pooling):
 
     def pool(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
-            pooled = ops.mean(float32_or_higher(inputs), axis=1)
+            # Not `ops.mean`, which computes float64 in float32 on JAX and torch (Keras 3.15).
+            states = float32_or_higher(inputs)
+            pooled = ops.sum(states, axis=1) / ops.cast(dimension(states, 1), states.dtype)
             return ops.cast(pooled, self.compute_dtype)
         return self._weighted_sum(inputs, ops.cast(mask, "int32"))
 
