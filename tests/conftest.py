@@ -14,6 +14,21 @@ settings.register_profile("explore", max_examples=500, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
+def pytest_configure() -> None:
+    """On JAX most of the time goes into compiling toy models, and little into running them."""
+    if keras.backend.backend() == "jax":
+        # Read when JAX runs its first operation; processes that tests start inherit it.
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to the slow tier what costs most on JAX and tells little beside TensorFlow's run."""
+    for item in items:
+        if keras.backend.backend() == "jax" and item.get_closest_marker("slow_on_jax"):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_report_header() -> str:
     return f"keras {keras.__version__} on {keras.backend.backend()}"
 

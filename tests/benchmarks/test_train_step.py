@@ -24,6 +24,7 @@ def _contains_path(report):
     return any(part in json.dumps(report) for part in (str(ROOT), str(Path.home()) + os.sep))
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="compares on TensorFlow and JAX")
 def test_tiny_run_reports_both_contenders_and_their_ratio(tmp_path):
     backend = keras.backend.backend()
