@@ -1,0 +1,75 @@
+"""Pairs of neighbouring pieces of text, from texts without labels."""
+
+import random
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cptk.data.batching import check_texts
+
+
+class TextPair(NamedTuple):
+    """Two pieces that stood side by side; which of them came first is left to chance."""
+
+    query: str
+    document: str
+
+
+def mine_halves(
+    texts: Iterable[str],
+    *,
+    min_words: int = 8,
+    max_words: int = 48,
+    seed: int = 0,
+) -> list[TextPair]:
+    """Cut each text in two: what belongs together is a pair, and needs no label.
+
+    The paper takes neighbouring pieces of text on the internet for its pairs. This is the same
+    within a sentence: the cut falls at a word drawn evenly from 30% to 70% of its length, and a
+    coin says which half is the query. The cut, and both limits, are ours: with SmolLM2-135M on film
+    reviews, halves taught more about sentiment than overlapping crops did (docs, Evaluation).
+
+    Args:
+        texts: n texts, a sentence or a few each. Equal ones are taken once.
+        min_words: Texts of fewer words are left out; at least 2.
+        max_words: Texts of more words are left out.
+        seed: Of the cuts, the coins and the order.
+
+    Returns:
+        At most n pairs, shuffled; the same for the same texts in any order.
+
+    Raises:
+        ValueError: No texts, an empty text, no text within the limits, or limits that cross.
+        TypeError: Something that is not a string.
+
+    Example:
+
+    ```python
+    pairs = cptk.data.mine_halves(["a film that is funny and warm and never once sentimental"])
+    pairs[0].query, pairs[0].document
+    ```
+
+    References:
+        - Neelakantan et al., Text and Code Embeddings by Contrastive Pre-Training,
+          arXiv:2201.10005, section 2: neighbouring pieces of text are positives.
+    """
+    if not 2 <= min_words <= max_words:
+        raise ValueError(
+            "Limits must satisfy 2 <= min_words <= max_words. Received: "
+            f"min_words={min_words}, max_words={max_words}."
+        )
+    split = {tuple(text.split()) for text in check_texts(texts)}
+    kept = sorted(words for words in split if min_words <= len(words) <= max_words)
+    if not kept:
+        raise ValueError(
+            f"None of the {len(split)} texts has {min_words} to {max_words} words. Change "
+            "`min_words` or `max_words`, or cut long texts into sentences first."
+        )
+    draw = random.Random(seed)
+    draw.shuffle(kept)
+    pairs = []
+    for words in kept:
+        cut = min(max(1, round(len(words) * draw.uniform(0.3, 0.7))), len(words) - 1)
+        halves = [" ".join(words[:cut]), " ".join(words[cut:])]
+        draw.shuffle(halves)
+        pairs.append(TextPair(*halves))
+    return pairs
