@@ -1,0 +1,231 @@
+"""Code without its documentation, by tree-sitter, for CodeSearchNet's six languages.
+
+A search for a function by its docstring is no search while the docstring stands in the function.
+CodeSearchNet publishes Python functions with their docstring inside and takes it out of the tokens
+it embeds (github/CodeSearchNet, `function_parser/parsers/python_parser.py`, `tokenize_code(...,
+{docstring_node})`); of the other languages it publishes the function alone, the comment before it
+apart (`java_parser.py`, `go_parser.py`, `ruby_parser.py`, `php_parser.py`, `javascript_parser.py`),
+so that there is mostly nothing to take out, and what other collections left before the function is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+LANGUAGES = ("python", "java", "go", "php", "ruby", "javascript")
+
+# A function alone is no file: what to put around it so that its grammar takes it.
+_AROUND = {
+    "java": (("class A {\n", "\n}"),),
+    "go": (("package p\n", ""),),
+    "php": (("class A {\n", "\n}"),),
+    "javascript": (("(\n", "\n)"), ("({\n", "\n})"), ("class A {\n", "\n}")),
+}
+_BODIES = {"block", "statement_block", "compound_statement", "constructor_body", "body_statement"}
+_TRIPLE = re.compile(
+    r"""(:[ \t]*(?:#[^\n]*)?\n)[ \t]*[rRuU]?(\"{3}|'{3}).*?\2[ \t]*(?:;[ \t]*|\r?\n)?""", re.DOTALL
+)
+
+
+class Stripped(NamedTuple):
+    """What `strip_docstrings` gives.
+
+    Attributes:
+        codes: The functions without their documentation, in order.
+        stripped: How many had any.
+        unparsed: How many the grammar did not take as a whole.
+    """
+
+    codes: list[str]
+    stripped: int
+    unparsed: int
+
+
+def strip_docstring(code: str, language: str) -> str:
+    r"""A function's source without its docstring or documentation comment.
+
+    - Python: the string that is the first statement of the function (or class). Strings that merely
+      look like one, docstrings of functions inside it, and comments stay.
+    - Java, Go, PHP, Ruby, JavaScript: the comments before the function, of any form, and
+      documentation comments (`/** */`) between its annotations and its body. Comments inside the
+      body stay: they are not what a docstring is made from.
+
+    Where a function is nothing but its documentation, the head stays (`def f():`); where there was
+    a comment alone, nothing does. Code that the grammar does not take is read as far as it does;
+    Python without a function in it falls back on the first triple-quoted string after a colon.
+
+    Args:
+        code: One function.
+        language: `"python"`, `"java"`, `"go"`, `"php"`, `"ruby"` or `"javascript"`.
+
+    Returns:
+        The code without it, stripped of blank lines at both ends.
+
+    Raises:
+        ValueError: If the language is none of the six.
+        ImportError: If tree-sitter or the language's grammar is not installed.
+
+    Example:
+
+    ```python
+    strip_docstring('def f():\n    "One."\n    return 1', "python")  # "def f():\n    return 1"
+    ```
+    """
+    return _strip(code, language)[0]
+
+
+def strip_docstrings(codes: Sequence[str], language: str) -> Stripped:
+    r"""`strip_docstring` of many functions, and how many had one and how many did not parse.
+
+    Args:
+        codes: Functions.
+        language: As for `strip_docstring`.
+
+    Returns:
+        The functions and the two counts.
+
+    Raises:
+        ValueError: If the language is none of the six.
+        ImportError: If tree-sitter or the language's grammar is not installed.
+
+    Example:
+
+    ```python
+    strip_docstrings(["// F is one.\nfunc F() int { return 1 }"], "go").stripped  # 1
+    ```
+    """
+    results = [_strip(code, language) for code in codes]
+    return Stripped(
+        [text for text, _, _ in results],
+        sum(found for _, found, _ in results),
+        sum(broken for _, _, broken in results),
+    )
+
+
+def _strip(code: str, language: str) -> tuple[str, bool, bool]:
+    source, root, offset = _parse(code, language)
+    broken = bool(root.has_error)
+    if language == "python":
+        spans = _python_docstring(root)
+        if not spans and not _definitions(root):
+            text, found = _TRIPLE.subn(r"\1", code, count=1)
+            return text.strip("\r\n"), bool(found), True
+    else:
+        spans = list(_comments(root, source, offset))
+    if not spans:
+        return code, False, broken
+    end = len(source) - offset[1]
+    for start, stop in sorted(spans, reverse=True):
+        start, stop = _whole_lines(source, start, stop, offset[0], end)
+        source = source[:start] + source[stop:]
+        end -= stop - start
+    return source[offset[0] : end].decode(errors="surrogatepass").strip("\r\n"), True, broken
+
+
+def _parse(code: str, language: str) -> tuple[bytes, Any, tuple[int, int]]:
+    """The source as it parses best, its tree, and how many bytes of it are ours at both ends."""
+    parser = _parser(language)
+    first = None
+    around = () if "<?php" in code else _AROUND.get(language, ())
+    for before, after in (("", ""), *around):
+        source = (before + code + after).encode(errors="surrogatepass")
+        root = parser("<?php" in code).parse(source).root_node
+        parsed = source, root, (len(before), len(after))
+        if not root.has_error:
+            return parsed
+        first = first or parsed
+    assert first is not None
+    return first
+
+
+def _python_docstring(root: Any) -> list[tuple[int, int]]:
+    for definition in _definitions(root)[:1]:
+        body = definition.child_by_field_name("body")
+        statements = [] if body is None else [c for c in body.named_children if c.type != "comment"]
+        if not statements or statements[0].type != "expression_statement":
+            return []
+        strings = statements[0].named_children
+        if len(strings) != 1 or strings[0].type not in ("string", "concatenated_string"):
+            return []
+        if re.match(rb"[rRuU]*[\"']", strings[0].text) is None:  # bytes and f-strings are not
+            return []
+        following = statements[0].next_sibling
+        semicolon = following is not None and following.type == ";"
+        return [(statements[0].start_byte, (following if semicolon else statements[0]).end_byte)]
+    return []
+
+
+def _definitions(root: Any) -> list[Any]:
+    """The first function or class, wherever it stands."""
+    for node in _walk(root):
+        if node.type in ("function_definition", "class_definition"):
+            return [node]
+    return []
+
+
+def _comments(root: Any, source: bytes, offset: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    leading = True
+    for node in _walk(root):
+        if node.start_byte < offset[0]:
+            continue
+        if node.type in _BODIES or node.start_byte >= len(source) - offset[1]:
+            return
+        if "comment" in node.type:
+            if leading or node.text.startswith(b"/**"):
+                yield node.start_byte, node.end_byte
+        elif not node.children and node.type not in ("php_tag", "text"):
+            leading = False
+
+
+def _walk(root: Any) -> Iterator[Any]:
+    """The nodes in the order of the source, comments without their insides; no recursion."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if "comment" not in node.type:
+            waiting.extend(reversed(node.children))
+
+
+def _whole_lines(source: bytes, start: int, stop: int, first: int, last: int) -> tuple[int, int]:
+    """The span with the blanks around it, and its line breaks where it filled its lines."""
+    head = start
+    while head > first and source[head - 1] in b" \t":
+        head -= 1
+    tail = stop
+    while tail < last and source[tail] in b" \t\r":
+        tail += 1
+    if head == first or source[head - 1] in b"\n":
+        if tail < last and source[tail] in b"\n":
+            return head, tail + 1
+        return (head, tail) if tail >= last else (start, tail)
+    return (head, tail) if tail >= last or source[tail] in b"\n" else (start, tail)
+
+
+@cache
+def _parser(language: str) -> Any:
+    if language not in LANGUAGES:
+        raise ValueError(
+            f"`language` must be one of {', '.join(LANGUAGES)}. Received: {language!r}."
+        )
+    try:
+        from tree_sitter import Language, Parser
+
+        grammar = importlib.import_module(f"tree_sitter_{language}")
+    except ImportError as error:
+        raise ImportError(
+            f"Taking docstrings out of {language} code needs tree-sitter and its grammar: "
+            'pip install "cptk[code]".'
+        ) from error
+
+    @cache
+    def parser(with_tag: bool) -> Any:
+        if language != "php":
+            return Parser(Language(grammar.language()))
+        return Parser(Language(grammar.language_php() if with_tag else grammar.language_php_only()))
+
+    return parser

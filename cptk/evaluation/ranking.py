@@ -1,0 +1,187 @@
+"""Measures of a ranking against judgements, by trec_eval's rules, in NumPy alone.
+
+A run is query id -> document id -> score; judgements (qrels) are query id -> document id ->
+relevance. The rules are trec_eval's (NIST, 9.0; `trec_eval.c`, `form_res_rels.c`, `m_*.c`):
+
+- documents are ranked by falling score, and equal scores by falling document id; the scores are
+  single precision there, so two that differ by less are equal;
+- a document is relevant from relevance 1; one without a judgement is not relevant;
+- a query without a relevant document scores 0 and counts in the mean;
+- the gain of nDCG is the relevance itself (linear), not `2^relevance - 1`.
+
+A judged query that the run leaves out scores 0 here (trec_eval's option `-c`); a query of the run
+without judgements is passed over.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cptk.evaluation.metrics import _cutoff
+
+Qrels = Mapping[str, Mapping[str, int]]
+Run = Mapping[str, Mapping[str, float]]
+Gains = NDArray[np.float64]
+
+
+def ndcg_at_k(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
+    """Normalised discounted cumulative gain of each judged query (trec_eval's `ndcg_cut`).
+
+    `nDCG@k = sum_{i<=k} g_i / log2(i + 1)` over the same sum of the best possible ranking, with
+    `g_i` the relevance of the i-th document, and 0 for what is not relevant.
+
+    Args:
+        qrels: query id -> document id -> relevance.
+        run: query id -> document id -> score.
+        k: number of documents that count.
+
+    Returns:
+        query id -> a float between 0 and 1.
+
+    Raises:
+        ValueError: if there is no judgement, a score is not finite, or `k` < 1.
+
+    Example:
+    ```python
+    ndcg_at_k({"q": {"a": 2, "b": 1}}, {"q": {"b": 0.9, "a": 0.1}}, k=10)  # {"q": 0.8597}
+    ```
+
+    Järvelin & Kekäläinen, 2002, Cumulated gain-based evaluation of IR techniques.
+    """
+    cut = _cutoff(k)
+
+    def measure(gains: Gains, ideal: Gains) -> float:
+        return _dcg(gains[:cut]) / _dcg(ideal[:cut])
+
+    return _each(qrels, run, measure)
+
+
+def average_precision(qrels: Qrels, run: Run) -> dict[str, float]:
+    """Average precision of each judged query; its mean over the queries is MAP (`map`).
+
+    `AP = 1/R sum_{i: relevant} precision@i`, with R the number of relevant documents, ranked or
+    not.
+
+    Args:
+        qrels: query id -> document id -> relevance.
+        run: query id -> document id -> score.
+
+    Returns:
+        query id -> a float between 0 and 1.
+
+    Raises:
+        ValueError: if there is no judgement or a score is not finite.
+
+    Example:
+    ```python
+    average_precision({"q": {"a": 1, "b": 1}}, {"q": {"a": 0.9, "c": 0.5, "b": 0.1}})
+    # {"q": 5 / 6}
+    ```
+    """
+
+    def measure(gains: Gains, ideal: Gains) -> float:
+        relevant = gains > 0
+        precision = np.cumsum(relevant) / np.arange(1, len(gains) + 1)
+        return float(precision[relevant].sum()) / len(ideal)
+
+    return _each(qrels, run, measure)
+
+
+def reciprocal_rank(qrels: Qrels, run: Run, k: int | None = None) -> dict[str, float]:
+    """One over the rank of the first relevant document of each judged query, 0 if none is there.
+
+    trec_eval's `recip_rank`; with `k`, of the first `k` documents, and its mean is MRR@k.
+
+    Args:
+        qrels: query id -> document id -> relevance.
+        run: query id -> document id -> score.
+        k: number of documents that count; `None` for all.
+
+    Returns:
+        query id -> a float between 0 and 1.
+
+    Raises:
+        ValueError: if there is no judgement, a score is not finite, or `k` < 1.
+
+    Example:
+    ```python
+    reciprocal_rank({"q": {"a": 1}}, {"q": {"b": 0.9, "a": 0.1}})  # {"q": 0.5}
+    ```
+    """
+    cut = None if k is None else _cutoff(k)
+
+    def measure(gains: Gains, ideal: Gains) -> float:
+        found = np.flatnonzero(gains[:cut] > 0)
+        return 1.0 / float(found[0] + 1) if len(found) else 0.0
+
+    return _each(qrels, run, measure)
+
+
+def recall(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
+    """Share of each judged query's relevant documents that are among its first `k` (`recall`).
+
+    Args:
+        qrels: query id -> document id -> relevance.
+        run: query id -> document id -> score.
+        k: number of documents that count.
+
+    Returns:
+        query id -> a float between 0 and 1.
+
+    Raises:
+        ValueError: if there is no judgement, a score is not finite, or `k` < 1.
+
+    Example:
+    ```python
+    recall({"q": {"a": 1, "b": 1}}, {"q": {"a": 0.9}}, k=10)  # {"q": 0.5}
+    ```
+    """
+    cut = _cutoff(k)
+    return _each(qrels, run, lambda gains, ideal: float(np.sum(gains[:cut] > 0)) / len(ideal))
+
+
+def success(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
+    """1 for each judged query that has a relevant document among its first `k`, else 0 (`success`).
+
+    Args:
+        qrels: query id -> document id -> relevance.
+        run: query id -> document id -> score.
+        k: number of documents that count.
+
+    Returns:
+        query id -> 0.0 or 1.0.
+
+    Raises:
+        ValueError: if there is no judgement, a score is not finite, or `k` < 1.
+
+    Example:
+    ```python
+    success({"q": {"a": 1, "b": 1}}, {"q": {"a": 0.9}}, k=1)  # {"q": 1.0}
+    ```
+    """
+    cut = _cutoff(k)
+    return _each(qrels, run, lambda gains, ideal: float((gains[:cut] > 0).any()))
+
+
+def ranked(scores: Mapping[str, float]) -> list[str]:
+    """Document ids in trec_eval's order: by falling score, equal scores by falling id."""
+    return sorted(scores, key=lambda document: (np.float32(scores[document]), document))[::-1]
+
+
+def _each(qrels: Qrels, run: Run, measure: Callable[[Gains, Gains], float]) -> dict[str, float]:
+    if not qrels:
+        raise ValueError("There is no judgement: `qrels` is empty.")
+    values = {}
+    for query, judged in qrels.items():
+        scores = run.get(query, {})
+        if not np.isfinite(list(scores.values())).all():
+            raise ValueError(f"The scores of query {query!r} must be finite; some are not.")
+        gains = np.array([max(judged.get(d, 0), 0) for d in ranked(scores)], dtype=np.float64)
+        ideal = np.sort([r for r in judged.values() if r > 0])[::-1].astype(np.float64)
+        values[query] = measure(gains, ideal) if len(ideal) else 0.0
+    return values
+
+
+def _dcg(gains: Gains) -> float:
+    return float((gains / np.log2(np.arange(2, len(gains) + 2))).sum())

@@ -1,0 +1,302 @@
+"""Retrieval: queries, a corpus and judgements in BEIR's form, scored by trec_eval."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cptk import datasets
+from cptk.datasets.records import RetrievalData
+from cptk.evaluation._splits import load_split
+from cptk.evaluation.encoders import Embed, embed
+from cptk.evaluation.search import top_k
+from cptk.evaluation.tasks import Published, Task, TaskResult
+from cptk.evaluation.trec import MEASURES, trec_scores
+
+Search = Callable[[Any, Any, int], tuple[Any, Any]]
+
+
+def retrieval(
+    encoder: Any,
+    data: RetrievalData | str | os.PathLike[str],
+    *,
+    depth: int = 1000,
+    ignore_identical_ids: bool = True,
+    search: Search = top_k,
+) -> dict[str, float]:
+    """How well an encoder finds the judged documents: exact search by cosine, trec_eval's measures.
+
+    Queries are embedded in the role `"query"`, documents in the role `"document"`; the `depth` best
+    documents of each query are its ranking, as in BEIR.
+
+    Args:
+        encoder: Anything that embeds text (`cptk.evaluation.embed`).
+        data: Queries, corpus and judgements; or a BEIR folder or a set's name, to be loaded.
+        depth: Documents ranked for each query; BEIR's 1,000. MAP and MRR know no others.
+        ignore_identical_ids: Leave the document out whose id is the query's own, as BEIR does
+            (beir-cellar/beir, `retrieval/evaluation.py`): in ArguAna and Quora it is the query
+            itself. Turn it off where the two kinds of id only happen to be numbered alike.
+        search: `search(queries, documents, k)` -> scores and indices, (n, k) each: an approximate
+            index, say.
+
+    Returns:
+        `ndcg@10`, `map`, `mrr`, `mrr@10`, `recall@{1,10,100}` and `success@{1,5,10}`: the means
+        over the judged queries.
+
+    Raises:
+        ValueError: If a judgement names no document or no query of the set, or nothing is judged.
+        FileNotFoundError: If `data` names a set that cannot be found.
+
+    Example:
+
+    ```python
+    data = RetrievalData(
+        {"q": "how to sort"}, {"a": "sorted(values)", "b": "open(path)"}, {"q": {"a": 1}}
+    )
+    retrieval(encoder, data)["ndcg@10"]
+    ```
+
+    Thakur et al. 2021, BEIR, section 3.
+    """
+    checked = _checked(data)
+    return _means(
+        trec_scores(
+            checked.qrels,
+            dense_run(
+                encoder,
+                checked,
+                depth=depth,
+                ignore_identical_ids=ignore_identical_ids,
+                search=search,
+            ),
+        )
+    )
+
+
+def bm25(
+    data: RetrievalData | str | os.PathLike[str],
+    *,
+    depth: int = 1000,
+    ignore_identical_ids: bool = True,
+    k1: float = 1.5,
+    b: float = 0.75,
+) -> dict[str, float]:
+    """The same figures for BM25, the yardstick that an embedder should be held against.
+
+    Lucene's BM25 as the `bm25s` library computes it, over lower-cased words of two characters or
+    more without English stop words, not stemmed. A document that shares no word with the query is
+    not ranked. BEIR's own figures stem (Elasticsearch's English analyser): expect a point or two
+    of difference in prose.
+
+    Args:
+        data, depth, ignore_identical_ids: As for `retrieval`.
+        k1: Saturation of a word's count; `bm25s`'s default.
+        b: Strength of the division by a document's length; `bm25s`'s default.
+
+    Returns:
+        The figures that `retrieval` returns.
+
+    Raises:
+        ValueError, ImportError: As for `retrieval`; if `bm25s` is not installed.
+
+    Example:
+
+    ```python
+    data = RetrievalData({"q": "sort values"}, {"a": "sort the values"}, {"q": {"a": 1}})
+    bm25(data)["map"]  # 1.0
+    ```
+
+    Robertson & Zaragoza 2009, The Probabilistic Relevance Framework; Lù 2024, BM25S.
+    """
+    checked = _checked(data)
+    run = bm25_run(checked, depth=depth, ignore_identical_ids=ignore_identical_ids, k1=k1, b=b)
+    return _means(trec_scores(checked.qrels, run))
+
+
+def dense_run(
+    encoder: Any,
+    data: RetrievalData,
+    *,
+    depth: int = 1000,
+    ignore_identical_ids: bool = True,
+    search: Search = top_k,
+) -> dict[str, dict[str, float]]:
+    """The `depth` best documents of each judged query and their cosines; see `retrieval`.
+
+    A blank document (Cranfield has two) cannot be embedded and is never found.
+    """
+    queries, documents = _judged(data), [d for d, text in data.corpus.items() if text.strip()]
+    wanted = min(depth + ignore_identical_ids, len(documents))
+    scores, indices = search(
+        embed(encoder, [data.queries[query] for query in queries], role="query"),
+        embed(encoder, [data.corpus[document] for document in documents], role="document"),
+        wanted,
+    )
+    return _as_run(queries, documents, scores, indices, depth, ignore_identical_ids)
+
+
+def bm25_run(
+    data: RetrievalData,
+    *,
+    depth: int = 1000,
+    ignore_identical_ids: bool = True,
+    k1: float = 1.5,
+    b: float = 0.75,
+) -> dict[str, dict[str, float]]:
+    """BM25's ranking of each judged query; see `bm25`."""
+    try:
+        import bm25s
+    except ImportError as error:
+        raise ImportError('BM25 needs the library bm25s: pip install "cptk[eval]".') from error
+    queries, documents = _judged(data), list(data.corpus)
+    quiet = {"show_progress": False}
+    words = bm25s.tokenize(list(data.corpus.values()), stopwords="en", **quiet)
+    if not words.vocab:
+        return {query: {} for query in queries}
+    index = bm25s.BM25(method="lucene", k1=k1, b=b)
+    index.index(words, **quiet)
+    asked = bm25s.tokenize(
+        [data.queries[query] for query in queries], stopwords="en", return_ids=False, **quiet
+    )
+    wanted = min(depth + ignore_identical_ids, len(documents))
+    run: dict[str, dict[str, float]] = {}
+    for query, tokens in zip(queries, asked, strict=True):
+        scores = index.get_scores(tokens) if tokens else np.zeros(len(documents))
+        best = np.argsort(-scores, kind="stable")[:wanted]
+        best = best[scores[best] > 0]
+        run |= _as_run([query], documents, [scores[best]], [best], depth, ignore_identical_ids)
+    return run
+
+
+def beir_task(
+    data: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    headline: str = "ndcg@10",
+    groups: tuple[str, ...] = ("retrieval",),
+    description: str | None = None,
+    published: tuple[Published, ...] = (),
+    ignore_identical_ids: bool = True,
+) -> Task:
+    """A task out of any set in BEIR's form, for `evaluate` and `register_task`.
+
+    Args:
+        data: The folder, or the name of a set that `cptk.datasets.load` knows.
+        name: The task's name; the folder's if `None`.
+        headline: Which figure of `retrieval` is the task's score.
+        groups, description, published: As for `Task`.
+        ignore_identical_ids: As for `retrieval`.
+
+    Returns:
+        The task. Its details carry BM25's figures on the same split, where `bm25s` is installed.
+
+    Raises:
+        ValueError: If there is no such figure.
+
+    Example:
+
+    ```python
+    evaluate(encoder, [beir_task("data/scifact")])
+    ```
+    """
+    if headline not in MEASURES:
+        raise ValueError(
+            f"`headline` must be one of {', '.join(MEASURES)}. Received: {headline!r}."
+        )
+    where = os.fspath(data)
+    name = name or os.path.basename(where.rstrip("/\\"))
+
+    def run(embed: Embed, split: str | None) -> TaskResult:
+        loaded, chosen = load_split(RetrievalData, where, split)
+        found = dense_run(embed, _checked(loaded), ignore_identical_ids=ignore_identical_ids)
+        scores = trec_scores(loaded.qrels, found)
+        return TaskResult(
+            metric=headline,
+            score=_means(scores)[headline],
+            scores=_means(scores),
+            items={headline: list(scores[headline].values())},
+            dataset=name,
+            split=chosen,
+            size=len(scores[headline]),
+            sha256=loaded.sha256,
+            details={
+                "ignore_identical_ids": ignore_identical_ids,
+                "documents": len(loaded.corpus),
+                "blank_documents": sum(not text.strip() for text in loaded.corpus.values()),
+                "bm25": _yardstick(loaded, ignore_identical_ids),
+            },
+        )
+
+    described = description or f"{name}: retrieval, exact search by cosine, {headline}."
+    return Task(name, run, groups, described, published)
+
+
+_BM25: dict[tuple[str, bool], dict[str, float]] = {}
+
+
+def _yardstick(data: RetrievalData, ignore_identical_ids: bool) -> dict[str, float] | None:
+    """BM25's figures, computed once in a process; `None` where `bm25s` is not installed."""
+    key = (data.sha256, ignore_identical_ids)
+    try:
+        if key not in _BM25:
+            _BM25[key] = bm25(data, ignore_identical_ids=ignore_identical_ids)
+    except ImportError:
+        return None
+    return _BM25[key]
+
+
+def _as_run(
+    queries: list[str], documents: list[str], scores: Any, indices: Any, depth: int, ignore: bool
+) -> dict[str, dict[str, float]]:
+    run: dict[str, dict[str, float]] = {}
+    for query, row, columns in zip(queries, scores, indices, strict=True):
+        pairs = zip(np.asarray(columns).tolist(), np.asarray(row).tolist(), strict=True)
+        kept = [
+            (documents[i], s) for i, s in pairs if i >= 0 and not (ignore and documents[i] == query)
+        ]
+        run[query] = dict(kept[:depth])
+    return run
+
+
+def _judged(data: RetrievalData) -> list[str]:
+    return [query for query in data.queries if data.qrels.get(query)]
+
+
+def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean(list(values.values()))) for name, values in scores.items()}
+
+
+def _checked(data: RetrievalData | str | os.PathLike[str] | Any) -> RetrievalData:
+    if isinstance(data, str | os.PathLike):
+        data = datasets.load(os.fspath(data))
+    if not isinstance(data, RetrievalData):
+        raise TypeError(
+            "Retrieval needs a cptk.datasets.RetrievalData or a BEIR folder. "
+            f"Received: {type(data).__name__}."
+        )
+    for query, judged in data.qrels.items():
+        if judged and query not in data.queries:
+            raise ValueError(f"The judgements name query {query!r}, which has no text.")
+        for document in judged:
+            if document not in data.corpus:
+                raise ValueError(
+                    f"The judgements of query {query!r} name document {document!r}, which is "
+                    f"not in the corpus of {len(data.corpus)}. Add the document or remove the line."
+                )
+    if not any(data.qrels.values()):
+        raise ValueError("There is no judgement: nothing can be scored.")
+    return data
+
+
+TASKS = (
+    # Its queries and its documents are numbered independently: query 225 and document 225 have
+    # nothing to do with each other, and the one is judged relevant to the other.
+    beir_task(
+        "cranfield",
+        description="Cranfield: 225 questions, 1,400 abstracts, exact search by cosine, nDCG@10.",
+        ignore_identical_ids=False,
+    ),
+)

@@ -1,0 +1,189 @@
+"""Sentence similarity: how well the cosine of two sentences follows people's scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cptk.datasets.records import ScoredPairs
+from cptk.evaluation._splits import load_split
+from cptk.evaluation.encoders import Embed, check_vectors, embed
+from cptk.evaluation.metrics import pearson, spearman
+from cptk.evaluation.tasks import Task, TaskResult
+
+
+def similarity(encoder: Any, data: ScoredPairs) -> dict[str, float]:
+    """Spearman's and Pearson's correlation of the pairs' cosines with the gold scores.
+
+    Both sides are embedded in the encoder's default role (each distinct sentence once): the task is
+    symmetric.
+
+    Args:
+        encoder: Anything that embeds text (`cptk.evaluation.embed`).
+        data: Pairs with a score each, from `cptk.datasets.load("stsb")` or your own.
+
+    Returns:
+        Figures by name, see `similarity_scores`.
+
+    Raises:
+        ValueError: If the lists differ in length, a score is not finite or there are fewer than two
+            pairs.
+
+    Example:
+
+    ```python
+    pairs = ScoredPairs(
+        ["a cat", "a dog", "rain"],
+        ["a kitten", "a lorry", "wet weather"],
+        [4.5, 0.5, 3.5],
+        ["mine", "mine", "mine"],
+    )
+    similarity(encoder, pairs)["spearman"]
+    ```
+    """
+    return similarity_scores(pair_cosines(*_sides(encoder, data)), data.scores, data.subsets)
+
+
+def similarity_scores(
+    predicted: ArrayLike, gold: ArrayLike, subsets: Sequence[str] | None = None
+) -> dict[str, float]:
+    """The correlations of predicted with gold similarities, in every convention in use.
+
+    - `spearman`, `pearson`: over all pairs, the subsets put together ("all"). SimCSE reports
+      STS12-16 so (Gao et al. 2021, appendix B: Spearman, "all"), and so does mteb, which ships each
+      year as one list.
+    - `spearman_mean`, `pearson_mean`: the plain mean over the subsets (SentEval's `mean`).
+    - `spearman_wmean`, `pearson_wmean`: the mean weighted by the subsets' sizes: SentEval's `wmean`
+      and, with Pearson, SemEval's own ranking ("weighted mean", Agirre et al. 2012 to 2016).
+    - `spearman/<subset>`, `pearson/<subset>`: of each subset.
+
+    The last three only where there are two or more subsets. Correlations are not averaged in
+    Fisher's z. A correlation with a constant is NaN, and so is a mean it enters.
+
+    Args:
+        predicted: (n,) similarities of the pairs.
+        gold: (n,) scores by people; their scale does not matter.
+        subsets: n names of the part that a pair belongs to; `None` for one part.
+
+    Returns:
+        Figures by name, between -1 and 1.
+
+    Raises:
+        ValueError: If the lists differ in length, a value is not finite, or the whole or a subset
+            has fewer than two pairs.
+
+    Example:
+
+    ```python
+    similarity_scores([0.9, 0.1, 0.5], [5.0, 0.0, 2.0])  # {"spearman": 1.0, "pearson": 0.99...}
+    ```
+
+    SentEval: facebookresearch/SentEval, `senteval/sts.py`, `STSEval.run`.
+    """
+    first, second = np.asarray(predicted), np.asarray(gold)
+    scores = {"spearman": spearman(first, second), "pearson": pearson(first, second)}
+    names = np.asarray(["all"] * len(first) if subsets is None else subsets)
+    if names.shape != first.shape:
+        raise ValueError(
+            f"`subsets` must name the subset of each of the {len(first)} pairs. "
+            f"Received {len(names)} names."
+        )
+    parts = list(dict.fromkeys(names.tolist()))
+    if len(parts) < 2:
+        return scores
+    sizes = [int(np.sum(names == part)) for part in parts]
+    if min(sizes) < 2:
+        part = parts[sizes.index(min(sizes))]
+        raise ValueError(
+            f"Each subset needs two or more pairs for a correlation. {part!r} has {min(sizes)}."
+        )
+    for metric, function in (("spearman", spearman), ("pearson", pearson)):
+        values = [function(first[names == part], second[names == part]) for part in parts]
+        scores[f"{metric}_mean"] = float(np.mean(values))
+        scores[f"{metric}_wmean"] = float(np.average(values, weights=sizes))
+        scores |= {f"{metric}/{part}": value for part, value in zip(parts, values, strict=True)}
+    return scores
+
+
+def pair_cosines(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Cosine of each row of `first` with the same row of `second`, in double precision.
+
+    A row of zeros (a bag of words that knows none of the words) has cosine 0, as SentEval has it.
+
+    Args:
+        first: (n, d) vectors.
+        second: (n, d) vectors.
+
+    Returns:
+        (n,) cosines.
+
+    Raises:
+        TypeError: If they are not numbers.
+        ValueError: If the shapes differ or a value is not finite.
+
+    Example:
+
+    ```python
+    pair_cosines([[1.0, 0.0]], [[1.0, 1.0]])  # [0.7071]
+    ```
+    """
+    u, v = np.asarray(first), np.asarray(second)
+    if u.shape != v.shape:
+        raise ValueError(
+            f"`first` and `second` must have one shape. Received: {u.shape} and {v.shape}."
+        )
+    u, v = (
+        check_vectors(side, len(side) if side.ndim else 0, name, allow_zeros=True).astype(
+            np.float64
+        )
+        for side, name in ((u, "`first`"), (v, "`second`"))
+    )
+    lengths = np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1)
+    return np.asarray((u * v).sum(axis=1) / np.where(lengths == 0, 1.0, lengths))
+
+
+def _sides(encoder: Any, data: ScoredPairs) -> tuple[NDArray[Any], NDArray[Any]]:
+    if not len(data.first) == len(data.second) == len(data.scores) == len(data.subsets):
+        raise ValueError(
+            "A pair needs two sentences, a score and a subset. Received "
+            f"{len(data.first)}, {len(data.second)}, {len(data.scores)} and {len(data.subsets)}."
+        )
+    if not np.isfinite(np.asarray(data.scores, dtype=np.float64)).all():
+        raise ValueError("A pair's score is not finite; leave unscored pairs out.")
+    rows = {text: row for row, text in enumerate(dict.fromkeys([*data.first, *data.second]))}
+    vectors = embed(encoder, list(rows))
+    return vectors[[rows[t] for t in data.first]], vectors[[rows[t] for t in data.second]]
+
+
+def _task(name: str, what: str) -> Task:
+    def run(embed: Embed, split: str | None) -> TaskResult:
+        data, chosen = load_split(ScoredPairs, name, split)
+        predicted = pair_cosines(*_sides(embed, data))
+        scores = similarity_scores(predicted, data.scores, data.subsets)
+        subsets = list(dict.fromkeys(data.subsets))
+        return TaskResult(
+            metric="spearman",
+            score=scores["spearman"],
+            scores=scores,
+            items={"predicted": predicted.tolist(), "gold": list(data.scores)},
+            dataset=name,
+            split=chosen,
+            size=len(data),
+            sha256=data.sha256,
+            details={
+                "convention": "Spearman over all pairs together, as SimCSE and mteb report it",
+                "subsets": {part: data.subsets.count(part) for part in subsets},
+            },
+        )
+
+    return Task(name, run, ("sts",), f"{what}: Spearman of the cosines.")
+
+
+TASKS = (
+    *(_task(f"sts{year}", f"SemEval STS 20{year}, all subsets together") for year in range(12, 17)),
+    _task("stsb", "STS benchmark"),
+    _task("sick", "SICK relatedness (SICK-R)"),
+)

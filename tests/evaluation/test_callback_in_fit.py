@@ -1,0 +1,217 @@
+import csv
+import json
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+import evaluation_toys as toys
+import keras
+import numpy as np
+import pytest
+from toys import HIDDEN_DIM, backbone, tokenizer
+
+import cptk
+from cptk.evaluation import EvaluationCallback, Task
+from cptk.models import GPT2TextEmbedder, GPT2TextEmbedderPreprocessor
+
+PAIRS = {
+    "query": [f"{word}: how is it spelt?" for word in "abcdefgh"],
+    "document": [f"{word} is spelt just like it" for word in "ABCDEFGH"],
+}
+
+
+@pytest.fixture(scope="module")
+def _compiled() -> tuple[Any, list[np.ndarray]]:
+    keras.utils.set_random_seed(5)
+    reader = GPT2TextEmbedderPreprocessor(tokenizer(), 24)
+    embedder = GPT2TextEmbedder(backbone("GPT2", 1, dropout=0.1), reader)
+    model = cptk.ContrastiveTrainer(embedder, seed=3)
+    model.compile(keras.optimizers.AdamW(1e-2))
+    model.optimizer.build(model.trainable_variables)
+    return model, weights(model)
+
+
+@pytest.fixture
+def trainer(_compiled: tuple[Any, list[np.ndarray]]) -> Any:
+    """A function that gives the one trainer, compiled once, as it was in the beginning."""
+    model, start = _compiled
+
+    def anew() -> Any:
+        for variable, value in zip(
+            [*model.variables, *model.optimizer.variables], start, strict=True
+        ):
+            variable.assign(value)
+        model._initial_epoch = None
+        return model
+
+    return anew
+
+
+def fit(model: Any, *callbacks: Any, epochs: int = 2, **kwargs: Any) -> Any:
+    return model.fit(PAIRS, batch_size=2, epochs=epochs, verbose=0, callbacks=callbacks, **kwargs)
+
+
+def weights(model: Any) -> list[np.ndarray]:
+    variables = [*model.variables, *model.optimizer.variables]
+    return [np.array(keras.ops.convert_to_numpy(v.value)) for v in variables]
+
+
+def dense() -> Any:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=keras.backend.backend() == "tensorflow")
+    return model
+
+
+def drift() -> Task:
+    """A task whose score changes with every step, and that draws random numbers."""
+
+    def run(embed: Any, split: str | None) -> Any:
+        random.random(), np.random.random()
+        vectors = embed(toys.TEXTS[:5], role="query")
+        assert vectors.shape == (5, HIDDEN_DIM)
+        return toys.result({"first": np.abs(vectors[:, 0]).tolist()}, "size", split=split or "test")
+
+    return Task("drift", run)
+
+
+@pytest.mark.parametrize("when", [{"every_n_epochs": 1}, {"every_n_steps": 3, "at_start": True}])
+def test_training_ends_with_the_same_weights_to_the_last_bit(
+    when: dict[str, Any], trainer: Any
+) -> None:
+    ends, drawn = [], []
+    callback = EvaluationCallback(drift(), **when)
+    for callbacks in ([], [callback]):
+        keras.utils.set_random_seed(0)
+        model = trainer()
+        history = fit(model, *callbacks)
+        ends.append(weights(model))
+        drawn.append((random.random(), np.random.random()))
+    assert drawn[0] == drawn[1]  # nor does it draw on the random numbers of others
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_array_equal(one, other)
+    steps = [row["step"] for row in callback.history]
+    assert steps == ([4, 8] if "every_n_epochs" in when else [0, 3, 6])
+    scores = [row["score"] for row in callback.history]
+    assert len(set(scores)) == len(scores)  # the weights of that very step
+    assert history.history["drift"] == (scores if "every_n_epochs" in when else scores[1:])
+
+
+def test_mid_epoch_scores_are_those_of_the_weights_at_that_step(trainer: Any) -> None:
+    model = trainer()
+    callback = EvaluationCallback(drift(), every_n_steps=2)
+    fit(model, callback, epochs=1)
+    short = trainer()
+    fit(short, steps_per_epoch=2, epochs=1)
+    vectors = short.embedder.encode_text(toys.TEXTS[:5], role="query")
+    assert callback.history[0]["step"] == 2
+    assert callback.history[0]["score"] == pytest.approx(np.abs(vectors[:, 0]).mean(), abs=1e-6)
+
+
+def test_history_survives_an_interruption_without_gaps_or_doubles(
+    trainer: Any, tmp_path: Path
+) -> None:
+    def run(folder: Path, *epochs: int) -> list[dict[str, Any]]:
+        for stop in epochs:
+            callback = EvaluationCallback(drift(), every_n_steps=2, file=folder / "h.csv")
+            backup = cptk.training.ExactBackupAndRestore(folder / "backup", delete_checkpoint=False)
+            # The evaluation comes first: what it does must not depend on the order.
+            fit(trainer(), callback, backup, epochs=stop)
+            if stop == 2 and len(epochs) > 1:  # as if killed after evaluating and before a backup
+                callback.history.append({**callback.history[-1], "step": 10, "score": 0.5})
+                callback._write()
+        return callback.history
+
+    whole, broken = run(tmp_path / "a", 3), run(tmp_path / "b", 2, 3)
+    assert [row["step"] for row in broken] == [2, 4, 6, 8, 10, 12]
+    for one, other in zip(whole, broken, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-6)
+    kept = list(csv.DictReader((tmp_path / "b" / "h.csv").read_text().splitlines()))
+    assert [float(row["score"]) for row in kept] == [row["score"] for row in broken]
+    assert not list((tmp_path / "b").glob(".scratch*"))
+
+
+def test_failing_task_is_recorded_told_once_and_stops_nothing(
+    trainer: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    file = tmp_path / "new" / "h.csv"
+    callback = EvaluationCallback([toys.missing(), drift()], file=file)
+    with caplog.at_level(logging.WARNING):
+        history = fit(trainer(), callback, epochs=3).history
+    assert [record.getMessage() for record in caplog.records if "lost" in record.getMessage()] == [
+        "Task 'lost' failed at step 4: FileNotFoundError: lost.tsv is not there; set CPTK_DATA_DIR. "
+        "Training goes on; this is said once."
+    ]
+    assert "lost" not in history
+    assert len(history["drift"]) == 3
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    assert [row["error"][:9] for row in rows] == ["FileNotFo", ""] * 3
+    assert rows[0]["score"] == ""
+
+
+def test_early_stopping_can_watch_a_task(trainer: Any) -> None:
+    stop = keras.callbacks.EarlyStopping(monitor="drift", mode="max", patience=0, min_delta=10)
+    callback = EvaluationCallback(drift())
+    fit(trainer(), callback, stop, epochs=5)
+    assert len(callback.history) == 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_any_model_and_any_encoder_and_a_second_fit(suffix: str, tmp_path: Path) -> None:
+    model, file = dense(), tmp_path / f"h{suffix}"
+    tasks = [toys.signs(), toys.missing()]
+    arguments = {"encoder": toys.function, "every_n_epochs": 2, "split": "validation", "file": file}
+    for _ in range(2):
+        callback = EvaluationCallback(tasks, **arguments)
+        model.fit(np.ones((4, 2)), np.ones(4), epochs=4, verbose=0, callbacks=[callback])
+    rows = callback.history
+    assert [(row["step"], row["epoch"]) for row in rows if row["score"] is not None] == [
+        (2, 1), (4, 3), (6, 1), (8, 3)
+    ]  # fmt: skip
+    assert rows[0]["split"] == "validation"
+    text = file.read_text()
+    kept = list(csv.DictReader(text.splitlines()))
+    if suffix == ".json":
+        kept = json.loads(text)["history"]
+        assert kept == rows
+    assert [int(row["step"]) for row in kept] == [2, 2, 4, 4, 6, 6, 8, 8]
+    assert callback.history == rows
+
+
+def test_eager_embedding_of_one_worker_is_that_of_all(trainer: Any) -> None:
+    from cptk.evaluation.callback import _encode_here
+
+    embedder = trainer().embedder
+    texts = toys.TEXTS + ["a longer sentence than the others are, cut at its end"]
+    expected = embedder.encode_text(texts, role="query")
+    np.testing.assert_allclose(_encode_here(embedder, texts, "query"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"every_n_steps": 1, "every_n_epochs": 1}, "not both"),
+        ({"every_n_steps": 0}, "`every_n_steps` must be a positive integer. Received: 0"),
+        ({"every_n_epochs": True}, "`every_n_epochs` must be a positive integer"),
+        ({"file": "history.xlsx"}, r"`file` must end in .csv or .json. Received: 'history.xlsx'"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EvaluationCallback(toys.signs(), **arguments)
+
+
+def test_unknown_task_is_refused_before_training() -> None:
+    with pytest.raises(ValueError, match="no task or group named 'sst2_kn'.*'sst2_knn'"):
+        EvaluationCallback("sst2_kn")
+
+
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", "step\nx\n", "\x00"])
+def test_file_of_something_else_is_refused_and_left_alone(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "h.csv"
+    file.write_text(content)
+    model = dense()
+    callback = EvaluationCallback(toys.signs(), encoder=toys.function, file=file)
+    with pytest.raises(ValueError, match=r"h\.csv is not a history of EvaluationCallback"):
+        model.fit(np.ones((4, 2)), np.ones(4), verbose=0, callbacks=[callback])
+    assert file.read_text() == content

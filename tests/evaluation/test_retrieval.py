@@ -1,0 +1,200 @@
+import os
+import sys
+
+import numpy as np
+import pytest
+import pytrec_eval
+
+from cptk import datasets
+from cptk.datasets.records import LabeledTexts, RetrievalData
+from cptk.evaluation import retrieval as module
+from cptk.evaluation.retrieval import TASKS, beir_task, bm25, bm25_run, dense_run, retrieval
+
+
+def _words(texts):
+    """A bag of letters: texts that share letters are near."""
+    return np.array([[t.lower().count(c) for c in "abcdefghijklmnop"] for t in texts], "float32")
+
+
+def _toy(seed=0, queries=8, documents=40):
+    random = np.random.default_rng(seed)
+    text = lambda: " ".join("".join(random.choice(list("abcdefghijklmnop"), 4)) for _ in range(3))  # noqa: E731
+    corpus = {f"d{i}": text() for i in range(documents)}
+    asked = {f"q{i}": text() for i in range(queries)}
+    qrels = {
+        q: {f"d{d}": int(random.integers(0, 3)) for d in random.permutation(documents)[:5]}
+        for q in asked
+    }
+    return RetrievalData(asked, corpus, qrels)
+
+
+def _roles(seen):
+    def encode(texts, role):
+        seen.append(role)
+        return _words(texts)
+
+    return type("Encoder", (), {"encode_text": staticmethod(encode)})()
+
+
+def test_retrieval_equals_trec_eval_on_the_whole_ranking():
+    data = _toy()
+    seen = []
+    scores = retrieval(_roles(seen), data)
+    assert seen == ["query", "document"]
+    u, v = (
+        m / np.linalg.norm(m, axis=1, keepdims=True)
+        for m in map(_words, (list(data.queries.values()), list(data.corpus.values())))
+    )
+    run = {
+        q: dict(zip(data.corpus, map(float, row), strict=True))
+        for q, row in zip(data.queries, np.vecdot(u[:, None], v[None]), strict=True)
+    }
+    theirs = pytrec_eval.RelevanceEvaluator(
+        data.qrels, {"ndcg_cut.10", "map", "recip_rank", "recall.1,10,100", "success.1,5,10"}
+    ).evaluate(run)
+    for ours, name in (
+        ("ndcg@10", "ndcg_cut_10"),
+        ("map", "map"),
+        ("mrr", "recip_rank"),
+        ("recall@1", "recall_1"),
+        ("recall@10", "recall_10"),
+        ("recall@100", "recall_100"),
+        ("success@1", "success_1"),
+        ("success@5", "success_5"),
+        ("success@10", "success_10"),
+    ):
+        assert scores[ours] == pytest.approx(np.mean([t[name] for t in theirs.values()]), abs=1e-6)
+
+
+def test_depth_cuts_the_ranking_and_search_may_be_ones_own():
+    data = _toy()
+    run = dense_run(_words, data, depth=3)
+    assert {len(ranking) for ranking in run.values()} == {3}
+    asked = []
+
+    def search(queries, documents, k):
+        asked.append(k)
+        return np.tile([0.9, 0.1], (len(queries), 1)), np.tile([7, -1], (len(queries), 1))
+
+    run = dense_run(_words, data, depth=5, search=search)
+    assert asked == [6]  # one more, in case the query itself is found
+    assert run["q0"] == {"d7": 0.9}  # -1 is how FAISS says that there is none
+
+
+def test_a_document_with_the_querys_id_is_left_out_if_asked():
+    data = RetrievalData(
+        {"1": "abc", "2": "def"}, {"1": "abc", "2": "def"}, {"1": {"1": 1}, "2": {"1": 1}}
+    )
+    assert retrieval(_words, data)["recall@1"] == 0.5  # BEIR's rule: query 1 cannot find itself
+    assert retrieval(_words, data, ignore_identical_ids=False)["success@1"] == 0.5
+    assert "1" not in dense_run(_words, data)["1"]
+    assert "1" not in bm25_run(data)["1"]
+
+
+def test_blank_documents_are_never_found_and_unjudged_queries_not_asked():
+    data = RetrievalData(
+        {"q": "abc", "unjudged": "zz"}, {"a": "abc", "blank": "  "}, {"q": {"blank": 1, "a": 0}}
+    )
+    assert dense_run(_words, data) == {"q": {"a": pytest.approx(1.0)}}
+    assert retrieval(_words, data)["map"] == 0.0
+
+
+def test_bm25_finds_the_document_that_shares_the_rare_word():
+    corpus = {"a": "the cat sat", "b": "the zebra sat", "c": "the dog and the dog", "d": "cat dog"}
+    data = RetrievalData(
+        {"q": "a zebra", "none": "xyzzy", "stop": "the"},
+        corpus,
+        {"q": {"b": 1}, "none": {"a": 1}, "stop": {"a": 1}},
+    )
+    run = bm25_run(data)
+    assert list(run["q"]) == ["b"]
+    assert run["none"] == run["stop"] == {}  # no word in common: nothing is ranked
+    assert bm25(data)["success@1"] == pytest.approx(1 / 3)
+    empty = RetrievalData({"q": "the"}, {"a": "the of"}, {"q": {"a": 1}})
+    assert bm25(empty)["map"] == 0.0
+
+
+def test_bm25_is_lucenes_formula():
+    corpus = {f"d{i}": t for i, t in enumerate(["xx yy zz", "xx xx yy", "ww", "yy ww ww zz"])}
+    data = RetrievalData({"q": "xx zz"}, corpus, {"q": {"d0": 1}})
+    words = {d: t.split() for d, t in corpus.items()}
+    mean, k1, b = np.mean([len(w) for w in words.values()]), 1.5, 0.75
+    for document, score in bm25_run(data)["q"].items():
+        expected = 0.0
+        for word in ("xx", "zz"):
+            df = sum(word in w for w in words.values())
+            tf = words[document].count(word)
+            idf = np.log(1 + (len(words) - df + 0.5) / (df + 0.5))
+            expected += idf * tf / (tf + k1 * (1 - b + b * len(words[document]) / mean))
+        assert score == pytest.approx(expected, rel=1e-5)
+
+
+def test_bm25_without_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(ImportError, match=r"cptk\[eval\]"):
+        bm25(_toy())
+
+
+@pytest.mark.parametrize(
+    ("queries", "corpus", "qrels", "message"),
+    [
+        (
+            {"q": "a"},
+            {"a": "a"},
+            {"q": {"gone": 1}},
+            "document 'gone', which is not in the corpus of 1",
+        ),
+        ({"q": "a"}, {"a": "a"}, {"other": {"a": 1}}, "query 'other', which has no text"),
+        ({"q": "a"}, {"a": "a"}, {}, "no judgement"),
+        ({"q": "a"}, {"a": "a"}, {"q": {}}, "no judgement"),
+    ],
+)
+def test_judgements_must_fit(queries, corpus, qrels, message):
+    for function in (lambda data: retrieval(_words, data), bm25):
+        with pytest.raises(ValueError, match=message):
+            function(RetrievalData(queries, corpus, qrels))
+
+
+def test_other_data_is_refused(monkeypatch):
+    with pytest.raises(TypeError, match="Received: dict"):
+        retrieval(_words, {"queries": {}})
+    monkeypatch.setattr(datasets, "load", lambda name, split=None: LabeledTexts(["a"], [0]))
+    monkeypatch.setattr(datasets, "available_splits", lambda name: ["test"])
+    with pytest.raises(TypeError, match=r"RetrievalData.*'x' is one of LabeledTexts"):
+        beir_task("x").run(_words, None)
+    with pytest.raises(ValueError, match=r"ndcg@10.*Received: 'ndcg@7'"):
+        beir_task("x", headline="ndcg@7")
+
+
+def test_a_beir_folder_is_a_task(monkeypatch):
+    data = _toy(seed=3)
+    monkeypatch.setattr(datasets, "load", lambda name, split=None: data)
+    monkeypatch.setattr(datasets, "available_splits", lambda name: ["validation", "test"])
+    task = beir_task("some/where/scifact")
+    result = task.run(lambda texts, role=None: _words(texts), None)
+    assert (task.name, result.dataset, result.split, result.size) == (
+        "scifact",
+        "scifact",
+        "test",
+        8,
+    )
+    assert (
+        result.score == result.scores["ndcg@10"] == pytest.approx(np.mean(result.items["ndcg@10"]))
+    )
+    assert result.scores == retrieval(_words, "some/where/scifact")
+    assert result.details["bm25"] == bm25(data)
+    monkeypatch.setattr(module, "_BM25", {})
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    assert task.run(lambda texts, role=None: _words(texts), "dev").details["bm25"] is None
+    assert [t.name for t in TASKS] == ["cranfield"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CPTK_DATA_DIR" not in os.environ, reason="needs CPTK_DATA_DIR with cranfield")
+def test_bm25_on_cranfield():
+    data = datasets.load("cranfield", "test")
+    assert (len(data.queries), len(data.corpus)) == (225, 1400)
+    task = TASKS[0].run(lambda texts, role=None: _words(texts) + 1e-3, "test")
+    # BM25 without stemming; query 225 and document 225 share a number and nothing else.
+    assert task.details["bm25"]["ndcg@10"] == pytest.approx(0.369, abs=0.005)
+    assert (task.details["ignore_identical_ids"], task.details["blank_documents"]) == (False, 2)
