@@ -27,7 +27,6 @@ from quickstart_parts import (
     Clock,
     Shelf,
     draw,
-    fastest_dtype,
     fingerprint,
     installed,
     linear_schedule,
@@ -95,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     keras.utils.set_random_seed(options.seed)
     recipe, shelf, clock = options.recipe, Shelf(options.output), Clock()
-    dtype = fastest_dtype()
+    dtype = cptk.models.fastest_dtype()
 
     with clock.stage("pairs", "1/5  Pairs of docstrings and functions"):
         pairs_key = fingerprint(installed(), dataclasses.asdict(recipe), options.seed)

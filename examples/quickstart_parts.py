@@ -160,21 +160,6 @@ def state_of(path: str | None) -> list[Any]:
 # === Training ===
 
 
-def fastest_dtype() -> str:
-    """16 bits where the hardware multiplies in them: on GPUs and, with TensorFlow, newer CPUs."""
-    import keras
-
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return "mixed_bfloat16" if torch.cuda.is_available() else "float32"
-    if any("gpu" in device.lower() for device in keras.distribution.list_devices()):
-        return "mixed_bfloat16"
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    on_tensorflow = keras.backend.backend() == "tensorflow"
-    return "mixed_bfloat16" if on_tensorflow and "avx512_bf16" in flags else "float32"
-
-
 def linear_schedule(peak: float, warmup_steps: int, steps: int) -> Any:
     """Linear warm-up to `peak`, then linear decay to zero."""
     import keras

@@ -1,6 +1,7 @@
 """Embedders on KerasHub decoders, and what turns text into their input."""
 
 from cptk.models import presets as _presets
+from cptk.models.precision import fastest_dtype
 from cptk.models.preprocessor import (
     DecoderTextEmbedderPreprocessor,
     GPT2TextEmbedderPreprocessor,
@@ -17,5 +18,6 @@ __all__ = [
     "GPT2TextEmbedder",
     "GPT2TextEmbedderPreprocessor",
     "Role",
+    "fastest_dtype",
     "keep_first_layers",
 ]
