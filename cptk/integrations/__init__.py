@@ -6,9 +6,9 @@ A bridge is imported when its name is first read, and looks for its library when
 from importlib import import_module
 from typing import Any
 
-_BRIDGES = ("gguf",)
+_BRIDGES = ("gguf", "mteb", "sentence_transformers")
 
-__all__ = ["gguf"]
+__all__ = ["gguf", "mteb", "sentence_transformers"]
 
 
 def __getattr__(name: str) -> Any:

@@ -138,9 +138,10 @@ def test_failing_task_is_recorded_told_once_and_stops_nothing(
     callback = EvaluationCallback([toys.missing(), drift()], file=file)
     with caplog.at_level(logging.WARNING):
         history = fit(trainer(), callback, epochs=3).history
-    assert [record.getMessage() for record in caplog.records if "lost" in record.getMessage()] == [
-        "Task 'lost' failed at step 4: FileNotFoundError: lost.tsv is not there; set CPTK_DATA_DIR. "
-        "Training goes on; this is said once."
+    told = [record.getMessage() for record in caplog.records if "lost" in record.getMessage()]
+    assert told == [
+        "Task 'lost' failed at step 4: FileNotFoundError: lost.tsv is not there; set "
+        "CPTK_DATA_DIR. Training goes on; this is said once."
     ]
     assert "lost" not in history
     assert len(history["drift"]) == 3
@@ -182,7 +183,7 @@ def test_eager_embedding_of_one_worker_is_that_of_all(trainer: Any) -> None:
     from cptk.evaluation.callback import _encode_here
 
     embedder = trainer().embedder
-    texts = toys.TEXTS + ["a longer sentence than the others are, cut at its end"]
+    texts = [*toys.TEXTS, "a longer sentence than the others are, cut at its end"]
     expected = embedder.encode_text(texts, role="query")
     np.testing.assert_allclose(_encode_here(embedder, texts, "query"), expected, atol=1e-5)
 
@@ -202,7 +203,7 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
 
 
 def test_unknown_task_is_refused_before_training() -> None:
-    with pytest.raises(ValueError, match="no task or group named 'sst2_kn'.*'sst2_knn'"):
+    with pytest.raises(ValueError, match=r"no task or group named 'sst2_kn'.*'sst2_knn'"):
         EvaluationCallback("sst2_kn")
 
 

@@ -1,0 +1,232 @@
+"""Classification by the nearest neighbours of the training set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cptk.datasets.records import LabeledTexts
+from cptk.evaluation._splits import load_split
+from cptk.evaluation.encoders import Embed
+from cptk.evaluation.logistic import Labeled, accuracy, labeled
+from cptk.evaluation.search import top_k
+from cptk.evaluation.tasks import Task, TaskResult
+
+Weights = Literal["majority", "distance"]
+PAPER_K = 256
+ROWS = 8192
+# Cosines are float32 of unit vectors; two equal vectors may differ from 1 by this much.
+SAME = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class KnnResult:
+    """What classification by neighbours gives.
+
+    Attributes:
+        accuracy: Share of the test rows classified rightly.
+        predictions: (m,) predicted labels.
+        k: The number of neighbours used.
+        validation_accuracies: Accuracy on the validation set by k, where k was chosen there.
+    """
+
+    accuracy: float
+    predictions: NDArray[Any]
+    k: int
+    validation_accuracies: dict[int, float] | None = None
+
+
+def knn(
+    train_vectors: ArrayLike,
+    train_labels: ArrayLike,
+    test_vectors: ArrayLike,
+    test_labels: ArrayLike,
+    *,
+    k: int | Sequence[int] = PAPER_K,
+    weights: Weights = "majority",
+    validation_vectors: ArrayLike | None = None,
+    validation_labels: ArrayLike | None = None,
+    allow_zeros: bool = False,
+) -> KnnResult:
+    """Classify by the k training vectors of the highest cosine.
+
+    `class(x) = argmax_c sum over the k nearest x_i of class c of w(x, x_i)`: `w = 1` for the
+    majority, `w = 1 / (1 - cos(x, x_i))` for distances; where neighbours coincide with x (a
+    cosine within 1e-6 of 1), they alone vote. Of equally near neighbours the one earlier in the
+    training set counts as nearer, and of equal votes the lowest class wins: so do scikit-learn's
+    `KNeighborsClassifier`, and the argmax of votes. The search is exact and in blocks (`top_k`).
+
+    Args:
+        train_vectors: (n, d).
+        train_labels: (n,) class numbers or names, of two or more classes.
+        test_vectors: (m, d).
+        test_labels: (m,).
+        k: Number of neighbours, 1 to n; or several numbers, of which the validation set chooses
+            the best (of equally good ones the smallest).
+        weights: `"majority"` or `"distance"`.
+        validation_vectors: (v, d), where k is to be chosen.
+        validation_labels: (v,), where k is to be chosen.
+        allow_zeros: Take vectors of zeros, whose cosine counts as 0 with all; refused otherwise.
+
+    Returns:
+        A `KnnResult`.
+
+    Raises:
+        ValueError: If lengths do not agree, a vector is not finite or zero, there are fewer than
+            two classes, `k` is not from 1 to n, or several are given without a validation set.
+        TypeError: If labels are neither whole numbers nor strings.
+
+    Example:
+
+    ```python
+    train, labels = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], ["a", "a", "b"]
+    knn(train, labels, [[1.0, 0.2]], ["a"], k=1).predictions  # ["a"]
+    ```
+
+    Neelakantan et al. (2022), arXiv 2201.10005, on SST-2, with k = 256. The rules for ties are
+    scikit-learn's; that coinciding neighbours vote alone is too.
+    """
+    train = labeled(train_vectors, train_labels, "train_", allow_zeros=allow_zeros)
+    test = labeled(test_vectors, test_labels, "test_", train=train, allow_zeros=allow_zeros)
+    chosen, on_validation = None, None
+    if isinstance(k, Sequence):
+        if validation_vectors is None or validation_labels is None:
+            raise ValueError(
+                "Of several `k` the validation set chooses: give `validation_vectors` and "
+                f"`validation_labels`, or one `k`. Received: k={list(k)!r:.100}. "
+                "`knn_accuracies` gives the accuracy for each."
+            )
+        on_validation = knn_accuracies(
+            train_vectors,
+            train_labels,
+            validation_vectors,
+            validation_labels,
+            k,
+            weights=weights,
+            allow_zeros=allow_zeros,
+        )
+        chosen = min(on_validation, key=lambda each: (-on_validation[each], each))
+    (count,) = _counts([k if chosen is None else chosen], len(train.labels))
+    predicted = _predictions(train, test.vectors, [count], weights)[:, 0]
+    return KnnResult(accuracy(predicted, test.labels), predicted, count, on_validation)
+
+
+def knn_accuracies(
+    train_vectors: ArrayLike,
+    train_labels: ArrayLike,
+    test_vectors: ArrayLike,
+    test_labels: ArrayLike,
+    ks: Sequence[int],
+    *,
+    weights: Weights = "majority",
+    allow_zeros: bool = False,
+) -> dict[int, float]:
+    """The accuracy of `knn` for each of several k, from one search.
+
+    Args:
+        train_vectors: (n, d).
+        train_labels: (n,).
+        test_vectors: (m, d).
+        test_labels: (m,).
+        ks: Numbers of neighbours, 1 to n.
+        weights: `"majority"` or `"distance"`.
+        allow_zeros: As for `knn`.
+
+    Returns:
+        Accuracy by k, in the order of `ks`.
+
+    Raises:
+        ValueError: As for `knn`.
+        TypeError: As for `knn`.
+
+    Example:
+
+    ```python
+    train, labels = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], ["a", "a", "b"]
+    knn_accuracies(train, labels, [[1.0, 0.2]], ["a"], [1, 3])  # {1: 1.0, 3: 1.0}
+    ```
+    """
+    train = labeled(train_vectors, train_labels, "train_", allow_zeros=allow_zeros)
+    test = labeled(test_vectors, test_labels, "test_", train=train, allow_zeros=allow_zeros)
+    counts = _counts(ks, len(train.labels))
+    predicted = _predictions(train, test.vectors, counts, weights)
+    return {k: accuracy(predicted[:, i], test.labels) for i, k in enumerate(counts)}
+
+
+def _predictions(
+    train: Labeled, queries: NDArray[Any], counts: list[int], weights: str
+) -> NDArray[Any]:
+    """(queries, counts) labels."""
+    if weights not in ("majority", "distance"):
+        raise ValueError(f"`weights` must be 'majority' or 'distance'. Received: {weights!r}.")
+    names, classes = np.unique(train.labels, return_inverse=True)
+    cosines, neighbours = top_k(queries, train.vectors, max(counts))
+    columns = np.asarray(counts) - 1
+    winners = np.empty((len(queries), len(counts)), np.int64)
+    for start in range(0, len(queries), ROWS):
+        rows = slice(start, start + ROWS)
+        votes = _votes(cosines[rows], weights)
+        voted = classes[neighbours[rows]]
+        totals = [
+            np.cumsum(np.where(voted == c, votes, 0.0), axis=1)[:, columns]
+            for c in range(len(names))
+        ]
+        winners[rows] = np.argmax(totals, axis=0)
+    return np.asarray(names[winners])
+
+
+def _votes(cosines: NDArray[np.float32], weights: str) -> NDArray[np.float64]:
+    if weights == "majority":
+        return np.ones(cosines.shape)
+    distances = 1.0 - cosines.astype(np.float64)
+    same = distances <= SAME
+    return np.where(same.any(axis=1, keepdims=True), same, 1.0 / np.where(same, 1.0, distances))
+
+
+def _counts(ks: Sequence[Any], most: int) -> list[int]:
+    if not len(ks):
+        raise ValueError("Give at least one `k`. Received none.")
+    for k in ks:
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= most:
+            raise ValueError(
+                f"`k` must be a whole number from 1 to the number of training vectors, {most}. "
+                f"Received: {k!r}."
+            )
+    return [int(k) for k in ks]
+
+
+def _sst2(embed: Embed, split: str | None) -> TaskResult:
+    train, _ = load_split(LabeledTexts, "sst2", "train")
+    data, chosen = load_split(LabeledTexts, "sst2", split)
+    vectors, queries = embed(train.texts), embed(data.texts)
+    k = min(PAPER_K, len(train))
+    plain, weighted = (
+        knn(vectors, train.labels, queries, data.labels, k=k, weights=weights, allow_zeros=True)
+        for weights in ("majority", "distance")
+    )
+    right = plain.predictions == np.asarray(data.labels)
+    return TaskResult(
+        metric="accuracy",
+        score=plain.accuracy,
+        scores={"accuracy": plain.accuracy, "accuracy_distance_weighted": weighted.accuracy},
+        items={"correct": right.astype(float).tolist()},
+        dataset="sst2",
+        split=chosen,
+        size=len(data),
+        sha256=data.sha256,
+        details={"k": k, "vote": "majority; of equal votes the lowest class"},
+    )
+
+
+TASKS = (
+    Task(
+        "sst2_knn",
+        _sst2,
+        ("sst2", "knn"),
+        "SST-2, whole sentences: accuracy of 256 nearest neighbours by majority.",
+    ),
+)

@@ -1,0 +1,268 @@
+"""What `evaluate` found: printed, kept, drawn, and read again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import html
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cptk.evaluation.tables import as_html, as_markdown, as_text
+from cptk.evaluation.tasks import Published, TaskResult
+
+FORMAT = "cptk report 1"
+
+
+@dataclasses.dataclass
+class Report:
+    """Results of tasks on one encoder.
+
+    In a terminal and in a notebook it shows as a table: scores times 100 with their 95% bootstrap
+    intervals, and the published figures beside them, with their sources.
+
+    Attributes:
+        results: Task name -> `TaskResult`; `report["sst2_knn"]` for short.
+        intervals: Task name -> lower and upper end of the score's 95% interval.
+        seconds: Task name -> time it took, embedding included.
+        published: Task name -> figures of others.
+        missing: Task name -> why it was not run.
+        about: What was run: embedder, versions, split, date, resampling. JSON values.
+
+    Example:
+
+    ```python
+    report = cptk.evaluation.evaluate(embedder, "sst2")
+    print(report)
+    report["sst2_knn"].score
+    report.to_json("report.json")
+    ```
+    """
+
+    results: dict[str, TaskResult] = dataclasses.field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    published: dict[str, tuple[Published, ...]] = dataclasses.field(default_factory=dict)
+    missing: dict[str, str] = dataclasses.field(default_factory=dict)
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __getitem__(self, task: str) -> TaskResult:
+        if task in self.results:
+            return self.results[task]
+        why = self.missing.get(task, f"this report has {', '.join(self.results) or 'no task'}")
+        raise KeyError(f"No result of {task!r}: {why}")
+
+    def __contains__(self, task: object) -> bool:
+        return task in self.results
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __bool__(self) -> bool:
+        return True
+
+    @property
+    def name(self) -> str:
+        """Name of the encoder."""
+        return str(self.about.get("embedder", {}).get("name", "encoder"))
+
+    # === Shown ===
+
+    def __str__(self) -> str:
+        header, rows, notes = self._table()
+        return "\n".join([self.name, "", as_text(header, rows), "", *notes])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        header, rows, notes = self._table()
+        below = "".join(f"<br>{html.escape(note)}" for note in notes)
+        return f"<b>{html.escape(self.name)}</b>{as_html(header, rows)}<small>{below}</small>"
+
+    def to_markdown(self) -> str:
+        """The table and its notes in Markdown."""
+        header, rows, notes = self._table()
+        return "\n".join([as_markdown(header, rows), "", *(f"- {note}" for note in notes), ""])
+
+    def _table(self) -> tuple[list[str], list[list[str]], list[str]]:
+        sources = list(dict.fromkeys(p.source for row in self.published.values() for p in row))
+        rows = []
+        for task, result in self.results.items():
+            score = percent(result.score)
+            if task in self.intervals:
+                low, high = self.intervals[task]
+                score += f" [{percent(low)}, {percent(high)}]"
+            others = [
+                f"{p.model} {percent(p.score)} [{sources.index(p.source) + 1}]"
+                for p in self.published.get(task, ())
+            ]
+            split = f"{result.dataset} {result.split}"
+            seconds = f"{self.seconds.get(task, 0.0):.1f}"
+            row = [task, result.metric, score, split, f"{result.size:,}", seconds]
+            rows.append([*row, "; ".join(others)])
+        header = ["task", "metric", "score ×100 [95%]", "data", "n", "s", "published"]
+        if not sources:
+            header, rows = header[:-1], [row[:-1] for row in rows]
+        return header, rows, self._notes(sources)
+
+    def _notes(self, sources: list[str]) -> list[str]:
+        notes = [f"[{number}] {source}" for number, source in enumerate(sources, 1)]
+        by_reason: dict[str, list[str]] = {}
+        for task, reason in self.missing.items():
+            by_reason.setdefault(" ".join(reason.split()), []).append(task)
+        notes += [f"Not run: {', '.join(tasks)}. {reason}" for reason, tasks in by_reason.items()]
+        embedder = self.about.get("embedder", {})
+        known = [f"{k} {v}" for k, v in embedder.items() if k not in ("name", "roles", "normalize")]
+        known = [text[:60] for text in known if not text.endswith("None")]
+        packages = [f"{k} {v}" for k, v in self.about.get("versions", {}).items()]
+        resamples = self.about.get("bootstrap", {}).get("resamples")
+        if known:
+            notes.append("Embedder: " + ", ".join(known) + ".")
+        if packages:
+            notes.append("Versions: " + ", ".join(packages) + ".")
+        if resamples:
+            notes.append(f"Intervals: percentile bootstrap over items, {resamples:,} resamples.")
+        if self.about.get("date"):
+            notes.append(f"Run {self.about['date']}, {sum(self.seconds.values()):.0f} s.")
+        return notes
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the scores with their intervals, and the published ones beside them.
+
+        Args:
+            ax: A matplotlib `Axes` to draw on; a new one by default.
+
+        Returns:
+            The `Axes`.
+
+        Raises:
+            ValueError: No task has a result.
+        """
+        from cptk.evaluation.tables import plot
+
+        return plot(self, ax)
+
+    # === Kept ===
+
+    def merge(self, other: Report) -> Report:
+        """The results of both, those of `other` where both have a task.
+
+        Raises:
+            ValueError: They are of different embedders.
+        """
+        for key in ("name", "fingerprint"):
+            ours, theirs = (r.about.get("embedder", {}).get(key) for r in (self, other))
+            if ours != theirs:
+                raise ValueError(
+                    f"Reports of one embedder are merged; these have the {key} {ours!r} and "
+                    f"{theirs!r}. `compare` sets two embedders side by side."
+                )
+        merged = Report(about={**self.about, **other.about})
+        for field in ("results", "intervals", "seconds", "published", "missing"):
+            getattr(merged, field).update({**getattr(self, field), **getattr(other, field)})
+        for task in set(merged.missing) & set(merged.results):
+            del merged.missing[task]
+        for task in set(other.results) - set(other.intervals):
+            merged.intervals.pop(task, None)
+        return merged
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The report as JSON, items included, so that reports can be compared later.
+
+        Args:
+            path: File to write it to as well; it is replaced in one step.
+
+        Returns:
+            The JSON.
+        """
+        text = json.dumps(
+            _plain({"format": FORMAT, **dataclasses.asdict(self)}),
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
+        )
+        if path is not None:
+            write_text(path, text + "\n")
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | os.PathLike[str]) -> Report:
+        """Read what `to_json` gave: a file, or the JSON itself.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not such a report.
+        """
+        inline = isinstance(source, str) and source.lstrip().startswith("{")
+        text = str(source) if inline else Path(source).read_text(encoding="utf-8")
+        try:
+            content = json.loads(text)
+            if content.pop("format") != FORMAT:
+                raise ValueError("of another format")
+            for name, result in content["results"].items():
+                scores = {key: _float(value) for key, value in result["scores"].items()}
+                score = _float(result["score"])
+                content["results"][name] = TaskResult(
+                    **{**result, "score": score, "scores": scores}
+                )
+            content["published"] = {
+                name: tuple(Published(**row) for row in rows)
+                for name, rows in content["published"].items()
+            }
+            content["intervals"] = {
+                name: (_float(low), _float(high))
+                for name, (low, high) in content["intervals"].items()
+            }
+            return cls(**content)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            where = "this text" if inline else os.fspath(source)
+            raise ValueError(
+                f"Not a report of cptk ({FORMAT!r}): {where}. {type(error).__name__}: {error}"
+            ) from error
+
+
+def percent(score: float) -> str:
+    """A fraction times 100, to one decimal."""
+    return f"{100 * score:.1f}" if math.isfinite(score) else "undefined"
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file beside its place and rename it: it is whole or not there."""
+    path = Path(path)
+    handle, scratch = tempfile.mkstemp(prefix=".scratch-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(scratch)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    """JSON values: whole numbers without a point, no NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    return value
+
+
+def _float(value: Any) -> float:
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,123 @@
+"""`evaluate`: any encoder, any tasks, one report."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from cptk.evaluation.bootstrap import bootstrap_interval, item_score
+from cptk.evaluation.cache import CachedEncoder
+from cptk.evaluation.fingerprint import describe, versions
+from cptk.evaluation.report import Report
+from cptk.evaluation.tasks import Task, TaskResult, find_tasks
+
+ON_MISSING = ("raise", "skip")
+
+
+def evaluate(
+    encoder: Any,
+    tasks: str | Task | Iterable[str | Task] = "all",
+    *,
+    split: str | None = None,
+    name: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    on_missing: str = "raise",
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> Report:
+    """Run tasks on an encoder.
+
+    Each distinct text is embedded once in each role, whatever the number of tasks that use it.
+
+    Args:
+        encoder: Anything that embeds text: a cptk or KerasHub embedder, a sentence-transformers
+            model, a fitted vectoriser, a function texts -> array (`cptk.evaluation.embed`).
+        tasks: Names of tasks or groups, or `Task`s (`list_tasks()`, `list_groups()`).
+        split: `"train"`, `"validation"` or `"test"`; by default each task's own choice: the test
+            split where it can be found, else validation.
+        name: What to call the encoder in the report, and in the cache if its weights cannot be
+            read.
+        cache_dir: Folder in which to keep embeddings for later calls (`CachedEncoder`).
+        on_missing: What to do when a task's data, or a library that it needs, is not there:
+            `"raise"`, or `"skip"` and say so in `report.missing`.
+        n_bootstrap: Resamples of the 95% intervals; 0 for none.
+        seed: Of the resampling.
+
+    Returns:
+        The `Report`: print it, or see `Report.to_markdown`, `to_json`, `plot`.
+
+    Raises:
+        FileNotFoundError: Data of a task is missing, and `on_missing="raise"`.
+        ImportError: Likewise, a library.
+        ValueError: An unknown task, split or `on_missing`; vectors that no task can use; or a
+            task whose items do not give its score.
+        TypeError: Not an encoder.
+
+    Example:
+
+    ```python
+    report = cptk.evaluation.evaluate(embedder, ["sst2_linear_probe", "sst2_knn"])
+    report["sst2_knn"].score  # 0.79, say
+    ```
+    """
+    chosen = find_tasks(tasks)
+    if on_missing not in ON_MISSING:
+        raise ValueError(f"`on_missing` must be one of {ON_MISSING}. Received: {on_missing!r}.")
+    if isinstance(n_bootstrap, bool) or not isinstance(n_bootstrap, int) or n_bootstrap < 0:
+        raise ValueError(f"`n_bootstrap` must be an integer, 0 or more. Received: {n_bootstrap!r}.")
+    if isinstance(encoder, CachedEncoder):
+        if cache_dir is not None:
+            raise ValueError("This CachedEncoder has its own: leave `cache_dir` out.")
+        cached, name = encoder, name or encoder.name
+    else:
+        cached = CachedEncoder(encoder, cache_dir, name)
+    about = describe(cached.encoder)
+    report = Report(
+        about={
+            "embedder": {
+                "name": name or about.get("backbone") or about["class"],
+                **about,
+                "fingerprint": cached.fingerprint,
+            },
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "split": split,
+            "bootstrap": {"resamples": n_bootstrap, "seed": seed, "level": 0.95},
+            "versions": versions(),
+        }
+    )
+    for task in chosen:
+        start = time.perf_counter()
+        try:
+            result = task.run(cached, split)
+        except (FileNotFoundError, ImportError) as error:
+            if on_missing == "raise":
+                raise
+            report.missing[task.name] = str(error)
+            continue
+        _check(task, result)
+        report.results[task.name] = result
+        report.seconds[task.name] = round(time.perf_counter() - start, 3)
+        report.published[task.name] = task.published
+        if n_bootstrap and math.isfinite(result.score):
+            interval = bootstrap_interval(result.items, result.metric, n_bootstrap, seed)
+            report.intervals[task.name] = interval
+    return report
+
+
+def _check(task: Task, result: Any) -> None:
+    """That a task's result is one, and that its items give its score."""
+    if not isinstance(result, TaskResult):
+        raise TypeError(
+            f"Task {task.name!r} must give a cptk.evaluation.TaskResult. Received: "
+            f"{type(result).__name__}."
+        )
+    score = item_score(result.items, result.metric)
+    if not math.isclose(score, result.score, abs_tol=1e-6) and math.isfinite(score + result.score):
+        raise ValueError(
+            f"Task {task.name!r} has a {result.metric} of {result.score}, and its items give "
+            f"{score}: its items must be what the score is computed from."
+        )

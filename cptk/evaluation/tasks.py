@@ -1,0 +1,166 @@
+"""What a task is, what it gives, and the registry of those that `evaluate` knows by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from cptk.evaluation.encoders import Embed
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """What one task measured.
+
+    Attributes:
+        metric: Name of the headline figure (`"accuracy"`, `"spearman"`, `"mrr"`, `"ndcg@10"`).
+        score: The headline figure, a fraction: 0.813 and not 81.3.
+        scores: Every figure by name, the headline among them.
+        items: Per-item columns that the headline is computed from, for the bootstrap: one column
+            (`{"correct": [...]}`) of which `score` is the mean, or two (`{"predicted": [...],
+            "gold": [...]}`) whose correlation it is.
+        dataset: Name of the data set.
+        split: The split that was scored.
+        size: Number of items scored.
+        sha256: Fingerprint of the data set's content.
+        details: What was chosen on the way (a regularisation, a k, the prompts), JSON values only.
+    """
+
+    metric: str
+    score: float
+    scores: Mapping[str, float]
+    items: Mapping[str, Sequence[float]]
+    dataset: str
+    split: str
+    size: int
+    sha256: str
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A figure that somebody else published for the same task, a fraction as ours are."""
+
+    model: str
+    score: float
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One evaluation, by name.
+
+    Attributes:
+        name: `"sst2_linear_probe"`.
+        run: `run(embed, split)` -> `TaskResult`. `embed(texts, role=None)` gives (n, d) float32;
+            `split` is `None` for the task's own choice.
+        groups: Names of the groups it belongs to (`"senteval"`, `"sts"`, ...).
+        description: One line: data, protocol, metric.
+        published: Figures to print beside ours.
+    """
+
+    name: str
+    run: Callable[[Embed, str | None], TaskResult]
+    groups: tuple[str, ...] = ()
+    description: str = ""
+    published: tuple[Published, ...] = ()
+
+
+_TASKS: dict[str, Task] = {}
+
+
+def register_task(task: Task) -> Task:
+    """Add a task, so that `evaluate` finds it by name; a user's own as well as ours.
+
+    Raises:
+        TypeError: If `task` is not a `Task`.
+        ValueError: If the name is taken by another task or by a group, or is not a plain name, or
+            a group has the name of a task.
+
+    Example:
+
+    ```python
+    def run(embed, split):
+        ...
+
+    register_task(Task("my_task", run, groups=("mine",)))
+    ```
+    """
+    if not isinstance(task, Task):
+        raise TypeError(f"`task` must be a cptk.evaluation.Task. Received: {task!r:.100}.")
+    if not task.name or not task.name.replace("-", "_").isidentifier():
+        raise ValueError(
+            f"A task's name is letters, digits, '_' and '-'. Received: {task.name!r}."
+        )
+    if task.name in _groups() or task.name == "all":
+        raise ValueError(f"{task.name!r} is the name of a group of tasks; choose another.")
+    for group in task.groups:
+        if group in _TASKS or group in ("all", task.name):
+            raise ValueError(f"{group!r} is the name of a task and cannot be one of a group.")
+    if _TASKS.get(task.name, task) != task:
+        raise ValueError(f"A task named {task.name!r} is there already; choose another name.")
+    _TASKS[task.name] = task
+    return task
+
+
+def list_tasks(group: str | None = None) -> list[str]:
+    """Names of the tasks there are, or of those in a group.
+
+    Raises:
+        ValueError: If there is no such group; the message names the near ones.
+
+    Example:
+
+    ```python
+    list_tasks("sst2")  # ['sst2_knn', 'sst2_linear_probe', 'sst2_zero_shot', ...]
+    ```
+    """
+    return sorted(_TASKS) if group is None else [task.name for task in find_tasks([group])]
+
+
+def list_groups() -> list[str]:
+    """Names of the groups there are; `"all"` is every task."""
+    return [*sorted(_groups()), "all"]
+
+
+def find_tasks(names: str | Task | Iterable[str | Task]) -> list[Task]:
+    """The tasks that names of tasks and groups stand for, each once, in the order asked for.
+
+    Raises:
+        ValueError: If none is asked for or a name is unknown; the message names the near ones.
+        TypeError: If a name is not a string.
+    """
+    if isinstance(names, str | Task):
+        names = [names]
+    found: dict[str, Task] = {}
+    for name in names:
+        for task in _expand(name):
+            found.setdefault(task.name, task)
+    if not found:
+        raise ValueError("No task to run. Name some, or a group: " + ", ".join(list_groups()) + ".")
+    return list(found.values())
+
+
+def _expand(name: str | Task) -> list[Task]:
+    if isinstance(name, Task):
+        return [name]
+    if not isinstance(name, str):
+        raise TypeError(f"Tasks are named by strings. Received: {name!r:.100}.")
+    if name in _TASKS:
+        return [_TASKS[name]]
+    if name == "all":
+        return [_TASKS[key] for key in sorted(_TASKS)]
+    if name in _groups():
+        return [_TASKS[key] for key in sorted(_TASKS) if name in _TASKS[key].groups]
+    near = difflib.get_close_matches(name, [*_TASKS, *list_groups()], n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValueError(
+        f"There is no task or group named {name!r}. {hint} cptk.evaluation.list_tasks() names "
+        f"all tasks; the groups are {', '.join(list_groups())}."
+    )
+
+
+def _groups() -> set[str]:
+    return {group for task in _TASKS.values() for group in task.groups}

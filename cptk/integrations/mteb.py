@@ -1,0 +1,177 @@
+"""Any embedder as an encoder of mteb 2, the Massive Text Embedding Benchmark's library."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from cptk.evaluation.encoders import Vectors, embed
+
+#: What the default revision is taken from: prose, a question, code, another script. (Ours.)
+_PROBES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "how do I open a file?",
+    "def add(a, b):\n    return a + b",
+    "Ein Café in Zürich, 12.5 km von hier",
+)
+_FRAMEWORKS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+
+
+def as_encoder(
+    encoder: Any,
+    name: str | None = None,
+    *,
+    roles: Mapping[str | None, str | None] | None = None,
+    revision: str | None = None,
+    **metadata: Any,
+) -> Any:
+    """Wrap an embedder so that `mteb.evaluate` takes it.
+
+    mteb says of a retrieval task's texts whether they are queries or documents; they are embedded
+    in the role of that name. Of other tasks' texts (similarity, classification, clustering) it says
+    nothing: they take the embedder's default role. Similarity is the cosine.
+
+    mteb keeps results on disk by name and revision, and gives them out again instead of running a
+    task that it has. The default revision is therefore a hash of the vectors of four short texts in
+    each role: another embedder, other weights or other roles give another revision. It is taken
+    once: after more training, wrap the embedder anew. (Ours.)
+
+    A blank text, such as some corpora hold, cannot be embedded; it gets the zero vector, whose
+    cosine with everything is 0. (Ours.) The `batch_size` in mteb's `encode_kwargs` is passed over:
+    an embedder batches by itself.
+
+    Args:
+        encoder: Anything that embeds text (`cptk.evaluation.encoders.embed`): an embedder of cptk
+            or KerasHub, a fitted vectoriser, a function texts -> array.
+        name: `"organisation/model"`, under which results are kept. Defaults to `"cptk/"` and the
+            embedder's own name.
+        roles: The roles that stand for mteb's `"query"` and `"document"`, and by the key `None` for
+            neither, where they are not of these names: `{"document": "passage"}`.
+        revision: Replaces the hash.
+        **metadata: More fields of `mteb.models.ModelMeta`, or replacements of those set here (size,
+            number of parameters and of tokens, framework): `languages=["eng-Latn"]`,
+            `training_datasets={"NQ"}`.
+
+    Returns:
+        An encoder of mteb's `EncoderProtocol`.
+
+    Raises:
+        ImportError: mteb is not installed.
+        TypeError: `encoder` embeds no text.
+        ValueError: A `name` without one slash, a key in `roles` or a field that mteb does not know,
+            or a role that the embedder does not have.
+
+    Example:
+
+    ```python
+    encoder = cptk.integrations.mteb.as_encoder(embedder, "me/my-embedder")
+    result = mteb.evaluate(encoder, mteb.get_task("STSBenchmark"))
+    result.task_results[0].get_score()  # Spearman's correlation
+    ```
+
+    References:
+        - Muennighoff et al., MTEB: Massive Text Embedding Benchmark, arXiv:2210.07316.
+        - Protocol: `EncoderProtocol` in embeddings-benchmark/mteb, mteb/models/models_protocols.py.
+    """
+    library = _library()
+    name = _default_name(encoder) if name is None else name
+    if not isinstance(name, str) or [bool(part.strip()) for part in name.split("/")] != [True] * 2:
+        raise ValueError(f"`name` should be 'organisation/model'. Received: {name!r}.")
+    chosen: dict[str | None, str | None] = {"query": "query", "document": "document", None: None}
+    if unknown := set(roles or ()) - set(chosen):
+        raise ValueError(
+            "`roles` should map 'query', 'document' or None, which are all that mteb tells apart, "
+            f"to roles of the embedder. Received the keys: {sorted(map(repr, unknown))}."
+        )
+    chosen |= roles or {}
+    size, fingerprint = _probe(encoder, chosen)
+    keras_model = isinstance(encoder, keras.Model)
+    fields: dict[str, Any] = {
+        "loader": None,
+        "name": name,
+        "revision": fingerprint if revision is None else revision,
+        "release_date": None,
+        "languages": None,
+        "n_parameters": encoder.count_params() if keras_model else None,
+        "memory_usage_mb": None,
+        "max_tokens": getattr(getattr(encoder, "preprocessor", None), "sequence_length", None),
+        "embed_dim": size,
+        "license": None,
+        "open_weights": None,
+        "public_training_code": None,
+        "public_training_data": None,
+        "framework": [_FRAMEWORKS[keras.backend.backend()]] if keras_model else [],
+        "similarity_fn_name": "cosine",
+        "use_instructions": None,
+        "training_datasets": None,
+        **metadata,
+    }
+    return _Encoder(encoder, chosen, size, library.models.ModelMeta(**fields))
+
+
+class _Encoder:
+    """What mteb asks of an encoder."""
+
+    def __init__(
+        self, encoder: Any, roles: Mapping[str | None, str | None], size: int, meta: Any
+    ) -> None:
+        self.encoder = encoder
+        self.roles = roles
+        self.size = size
+        self.mteb_model_meta = meta
+
+    def encode(
+        self, inputs: Iterable[Mapping[str, Any]], *, prompt_type: Any = None, **_: Any
+    ) -> Vectors:
+        """Embed the `"text"` of batches, as mteb's data loader gives them."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        rows = [row for row, text in enumerate(texts) if text.strip()]
+        vectors = np.zeros((len(texts), self.size), np.float32)
+        if rows:
+            role = self.roles[getattr(prompt_type, "value", prompt_type)]
+            vectors[rows] = embed(self.encoder, [texts[row] for row in rows], role)
+        return vectors
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Cosine of each row of the one with each of the other, by mteb's own function."""
+        from mteb.similarity_functions import cos_sim
+
+        return cos_sim(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Cosine of each row of the one with the same row of the other, by mteb's own function."""
+        from mteb.similarity_functions import pairwise_cos_sim
+
+        return pairwise_cos_sim(embeddings1, embeddings2)
+
+
+def _library() -> Any:
+    """The `mteb` library, checked at the door."""
+    try:
+        import mteb
+    except ImportError as error:
+        raise ImportError(
+            "Running mteb's tasks needs the mteb library, 2.26 or newer. Run `pip install mteb`, "
+            'or install cptk from its checkout with the extra: `pip install ".[mteb]"`.'
+        ) from error
+    return mteb
+
+
+def _default_name(encoder: Any) -> str:
+    name = getattr(encoder, "name", None) or getattr(encoder, "__name__", None)
+    name = name if isinstance(name, str) else type(encoder).__name__
+    return "cptk/" + re.sub(r"\W+", "-", name).strip("-")
+
+
+def _probe(encoder: Any, roles: Mapping[str | None, str | None]) -> tuple[int, str]:
+    """Size of the vectors, and a hash of some of them, rounded so that it holds across machines."""
+    digest = hashlib.sha256()
+    for role in (roles[None], roles["query"], roles["document"]):
+        vectors = embed(encoder, _PROBES, role)
+        largest = float(np.abs(vectors).max()) or 1.0
+        steps = np.rint(vectors * (1000 / largest)).astype("<i2")
+        digest.update(f"{largest:.3g} {steps.shape}".encode() + steps.tobytes())
+    return vectors.shape[1], digest.hexdigest()[:40]

@@ -1,0 +1,230 @@
+"""How vectors lie: similarities, alignment and uniformity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cptk.visualization.axes import COLOURS, grid, make, numbers, short, style, unit
+
+_BLOCK = 1024
+
+
+def alignment(x: ArrayLike, y: ArrayLike, alpha: float = 2.0) -> float:
+    r"""How near the two sides of positive pairs are; 0 is best.
+
+    $$ \ell_{align} = \tfrac1n \sum_i \lVert x_i - y_i \rVert^\alpha $$
+
+    with all vectors divided by their length.
+
+    Args:
+        x: (n, d) vectors.
+        y: (n, d) vectors; row i belongs to row i of `x`.
+        alpha: The exponent.
+
+    Returns:
+        The mean, in float64.
+
+    Raises:
+        ValueError: Unequal shapes, a zero vector, or a value that is not finite.
+
+    Example:
+
+    ```python
+    alignment([[1.0, 0.0]], [[0.0, 1.0]])  # 2.0
+    ```
+
+    Wang & Isola 2020, Understanding Contrastive Representation Learning through Alignment and
+    Uniformity on the Hypersphere, equation 1.
+    """
+    first, second = unit(x, "`x`"), unit(y, "`y`")
+    if first.shape != second.shape:
+        raise ValueError(
+            f"`x` and `y` must have one shape. Received: {first.shape} and {second.shape}."
+        )
+    return float(np.mean(np.linalg.norm(first - second, axis=1) ** alpha))
+
+
+def uniformity(x: ArrayLike, t: float = 2.0) -> float:
+    r"""How evenly vectors fill the sphere; the lower, the more evenly.
+
+    $$ \ell_{uniform} = \log \frac{2}{n (n - 1)} \sum_{i < j} e^{-t \lVert x_i - x_j \rVert^2} $$
+
+    with all vectors divided by their length.
+
+    Args:
+        x: (n, d) vectors, two or more.
+        t: Sharpness of the kernel.
+
+    Returns:
+        The logarithm of the mean, in float64.
+
+    Raises:
+        ValueError: Fewer than two vectors, a zero vector, or a value that is not finite.
+
+    Example:
+
+    ```python
+    uniformity([[1.0, 0.0], [0.0, 1.0]])  # -4.0
+    ```
+
+    Wang & Isola 2020, equation 2 and figure 5's code: over pairs of different vectors.
+    """
+    vectors = unit(x, "`x`")
+    count = len(vectors)
+    if count < 2:
+        raise ValueError(f"`x` must have two vectors or more. Received {count}.")
+    total = 0.0
+    for start in range(0, count, _BLOCK):
+        block = vectors[start : start + _BLOCK]
+        squares = np.maximum(0.0, 2 - 2 * block @ vectors[start:].T)
+        later = np.arange(count - start)[None, :] > np.arange(len(block))[:, None]
+        total += float(np.exp(-t * squares)[later].sum())
+    return float(np.log(total) - np.log(count * (count - 1) / 2))
+
+
+def alignment_uniformity(
+    pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], *, ax: Any = None
+) -> Any:
+    """Alignment against uniformity, a point for each embedder: lower left is better.
+
+    Args:
+        pairs: Name -> two sides of positive pairs, (n, d) each. Uniformity is over both sides.
+        ax: Axes to draw on.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: As `alignment` and `uniformity`.
+
+    Example:
+
+    ```python
+    alignment_uniformity({"raw": (queries, documents), "trained": (queries_2, documents_2)})
+    ```
+
+    Wang & Isola 2020, figure 3; Gao et al. 2021, SimCSE, figure 3.
+    """
+    if not isinstance(pairs, Mapping) or not pairs:
+        raise ValueError("`pairs` must be a mapping of names to two arrays. Received none.")
+    points = {
+        str(name): (uniformity(np.concatenate([x, y])), alignment(x, y))
+        for name, (x, y) in pairs.items()
+    }
+    ax = make(ax)
+    for number, (name, point) in enumerate(points.items()):
+        ax.scatter(*point, **style(number), s=50)
+        ax.annotate(name, point, xytext=(6, 5), textcoords="offset points")
+    ax.margins(x=0.35, y=0.2)
+    grid(ax)
+    ax.set(xlabel="uniformity (lower: more even)", ylabel="alignment (lower: pairs nearer)")
+    return ax
+
+
+def similarity_heatmap(
+    first: ArrayLike,
+    second: ArrayLike | None = None,
+    *,
+    texts: Sequence[str] | None = None,
+    second_texts: Sequence[str] | None = None,
+    ax: Any = None,
+) -> Any:
+    """Cosine of each vector with each.
+
+    Args:
+        first: (n, d) vectors.
+        second: (m, d) vectors; `first` by default.
+        texts: n labels of the rows.
+        second_texts: m labels of the columns; `texts` where there is no `second`.
+        ax: Axes to draw on.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: Vectors of unequal size, a zero vector, or as many labels as there are not
+            vectors.
+
+    Example:
+
+    ```python
+    similarity_heatmap(embedder.encode_text(texts), texts=texts)
+    ```
+    """
+    rows = unit(first, "`first`")
+    columns = rows if second is None else unit(second, "`second`")
+    if rows.shape[1] != columns.shape[1]:
+        raise ValueError(
+            "`first` and `second` must have vectors of one size. Received: "
+            f"{rows.shape[1]} and {columns.shape[1]}."
+        )
+    if second is None and second_texts is None:
+        second_texts = texts
+    for labels, vectors, name in ((texts, rows, "texts"), (second_texts, columns, "second_texts")):
+        if labels is not None and len(labels) != len(vectors):
+            raise ValueError(
+                f"`{name}` must have {len(vectors)} labels, one a vector. Received {len(labels)}."
+            )
+    cosines = np.clip(rows @ columns.T, -1, 1)
+    ax = make(ax, min(12, 3.5 + 0.45 * len(columns)), min(12, 2.2 + 0.4 * len(rows)))
+    lowest = min(0.0, float(cosines.min()))
+    image = ax.imshow(cosines, cmap="cividis", vmin=lowest, vmax=1)
+    if cosines.size <= 150:
+        middle = (1 + lowest) / 2
+        for (row, column), cosine in np.ndenumerate(cosines):
+            colour = "black" if cosine > middle else "white"
+            text = f"{cosine:.2f}"
+            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    if texts is not None:
+        ax.set_yticks(range(len(rows)), [short(text, 30) for text in texts])
+    if second_texts is not None:
+        labels = [short(text, 30) for text in second_texts]
+        ax.set_xticks(range(len(columns)), labels, rotation=45, ha="right", rotation_mode="anchor")
+    ax.figure.colorbar(image, ax=ax, label="cosine", shrink=0.8)
+    return ax
+
+
+def similarity_histogram(
+    positives: ArrayLike, negatives: ArrayLike, *, bins: int = 50, ax: Any = None
+) -> Any:
+    """How far the cosines of pairs that belong together lie from those of pairs that do not.
+
+    Args:
+        positives: Cosines of pairs that belong together.
+        negatives: Cosines of others.
+        bins: Number of bins.
+        ax: Axes to draw on.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: A list is empty or not of finite numbers.
+
+    Example:
+
+    ```python
+    cosines = queries @ documents.T
+    similarity_histogram(np.diag(cosines), cosines[~np.eye(len(cosines), dtype=bool)])
+    ```
+    """
+    groups = {
+        "belong together": numbers(positives, "`positives`").ravel(),
+        "do not": numbers(negatives, "`negatives`").ravel(),
+    }
+    every = np.concatenate(list(groups.values()))
+    edges = np.linspace(every.min(), max(every.max(), every.min() + 1e-6), bins + 1)
+    ax = make(ax)
+    for (name, values), colour, hatch in zip(groups.items(), COLOURS, ("", "///"), strict=False):
+        ax.hist(
+            values, edges, density=True, alpha=0.55, color=colour, edgecolor=colour, hatch=hatch,
+            label=f"{name} ({len(values):,}), mean {values.mean():.2f}", histtype="stepfilled",
+        )  # fmt: skip
+        ax.axvline(values.mean(), color=colour, linestyle="--", linewidth=1)
+    ax.set(xlabel="cosine", ylabel="density")
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0))
+    return ax
