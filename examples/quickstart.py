@@ -48,13 +48,6 @@ QUESTIONS = (
 )
 
 
-# LoRA goes into every linear layer of a decoder block, by the names that KerasHub gives them.
-LINEAR_LAYERS = [
-    *("query", "key", "value", "attention_output"),
-    *("feedforward_intermediate_dense", "feedforward_gate_dense", "feedforward_output_dense"),
-]
-
-
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What was chosen on the development split, 500 functions that are in neither other part.
@@ -283,7 +276,7 @@ def train(
     pairs = alike_in_length(pairs[: steps * recipe.batch_size], recipe.batch_size, options.seed)
 
     embedder.preprocessor.sequence_length = recipe.sequence_length
-    embedder.backbone.enable_lora(recipe.lora_rank, target_layer_names=LINEAR_LAYERS)
+    cptk.training.enable_lora(embedder, recipe.lora_rank)
     trainer = cptk.ContrastiveTrainer(embedder, seed=options.seed)
     trainer.compile(
         optimizer=keras.optimizers.AdamW(

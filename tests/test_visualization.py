@@ -1,3 +1,4 @@
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -43,15 +44,15 @@ def test_draws_on_the_axes_given_or_on_new_ones(name: str) -> None:
     ax = Figure().add_subplot()
     assert FIGURES[name](ax=ax) is ax
     assert pyplot.get_fignums() == []
-    assert ax.get_xlabel()
-    assert ax.get_ylabel() or name == "similarity_heatmap" or ax.get_yticks().size
+    # The axes of a heat map are named by the texts themselves.
+    assert (ax.get_xlabel() and ax.get_ylabel()) or name == "similarity_heatmap"
     new = FIGURES[name]()
     assert pyplot.get_fignums() == [new.figure.number]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         new.figure.canvas.draw()
     pyplot.close("all")
-    with pytest.raises(TypeError, match="`ax` must be a matplotlib Axes. Received: str"):
+    with pytest.raises(TypeError, match="`ax` must be a matplotlib Axes"):
         FIGURES[name](ax="ax")
 
 
@@ -86,7 +87,7 @@ def test_calibration_error_is_that_of_a_slow_loop(
 ) -> None:
     edges = np.linspace(0, 1, bins + 1)
     error = 0.0
-    for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for number, (low, high) in enumerate(itertools.pairwise(edges)):
         inside = [r for r in rows if low < r[0] <= high or (number == 0 and r[0] == 0)]
         if inside:
             sure, right = np.mean(inside, axis=0)

@@ -91,9 +91,7 @@ def register_task(task: Task) -> Task:
     if not isinstance(task, Task):
         raise TypeError(f"`task` must be a cptk.evaluation.Task. Received: {task!r:.100}.")
     if not task.name or not task.name.replace("-", "_").isidentifier():
-        raise ValueError(
-            f"A task's name is letters, digits, '_' and '-'. Received: {task.name!r}."
-        )
+        raise ValueError(f"A task's name is letters, digits, '_' and '-'. Received: {task.name!r}.")
     if task.name in _groups() or task.name == "all":
         raise ValueError(f"{task.name!r} is the name of a group of tasks; choose another.")
     for group in task.groups:

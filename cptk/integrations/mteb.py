@@ -68,7 +68,7 @@ def as_encoder(
 
     ```python
     encoder = cptk.integrations.mteb.as_encoder(embedder, "me/my-embedder")
-    result = mteb.evaluate(encoder, mteb.get_task("STSBenchmark"))
+    result = mteb.evaluate(encoder, mteb.get_task("STSBenchmark.v2"))
     result.task_results[0].get_score()  # Spearman's correlation
     ```
 

@@ -143,6 +143,7 @@ def test_fingerprint_follows_all_that_a_vector_depends_on(tmp_path: Path) -> Non
     assert None not in seen
 
 
+@pytest.mark.slow_on_jax
 def test_keras_embedder_in_the_cache(tmp_path: Path) -> None:
     embedder = gpt2_embedder(num_layers=1)
     cached = CachedEncoder(embedder, tmp_path, on_progress=lambda *_: None)

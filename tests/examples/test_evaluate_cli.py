@@ -1,34 +1,46 @@
+import importlib.util
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import pytest
 from toys import backbone, gpt2_embedder, save_hugging_face
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "examples" / "evaluate.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(*arguments: Any, data: Path | None = None) -> Any:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": path,
-        "KERAS_BACKEND": keras.backend.backend(),
-        "CPTK_CACHE_DIR": str(arguments[-1]),
-        "CPTK_OFFLINE": "1",
-        # Nothing is fetched in a test.
-        **{f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "https", "ftp")},
-        "no_proxy": "",
-    }
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
-        env=environment, capture_output=True, text=True, timeout=570, check=False,
-    )  # fmt: skip
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Done]:
+    """The script's `main`, in this process: Keras is imported already."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    spec = importlib.util.spec_from_file_location("evaluate_script", EXAMPLES / "evaluate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for kind in ("http", "https"):  # nothing is fetched in a test
+        monkeypatch.setenv(f"{kind}_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("CPTK_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("CPTK_DATA_DIR", str(tmp_path))  # put back after what `main` sets
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+
+    def call(*arguments: Any) -> Done:
+        code = script.main(list(map(str, arguments)))
+        return Done(code, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +68,7 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow_on_jax
 def test_a_report_in_three_forms_past_what_is_missing_and_resumed(
-    preset: Path, data: Path, tmp_path: Path
+    run: Callable[..., Done], preset: Path, data: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
     command = [preset, "--tasks", "stsb", "sst2", "--data", data, "--output", output]
@@ -95,7 +107,7 @@ def test_a_report_in_three_forms_past_what_is_missing_and_resumed(
 
 @pytest.mark.slow_on_jax
 def test_hugging_face_folder_in_a_form_and_nothing_that_could_be_run(
-    data: Path, tmp_path: Path
+    run: Callable[..., Done], data: Path, tmp_path: Path
 ) -> None:
     folder = save_hugging_face(tmp_path / "llama", backbone("Llama3", 2), "smollm")
     output = tmp_path / "out"
@@ -113,15 +125,18 @@ def test_hugging_face_folder_in_a_form_and_nothing_that_could_be_run(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere", "--tasks", "sst2_kn"], "no task or group named 'sst2_kn'. Did you mean"),
-        (["nowhere", "--tasks", "sst2"], "nowhere"),
-        (["nowhere", "--data", "not_there"], "--data must be a folder. not_there"),
-    ],
+    ("tasks", "message"),
+    [("sst2_kn", "no task or group named 'sst2_kn'. Did you mean"), ("sst2", "nowhere")],
 )
-def test_wrong_flags_are_two(arguments: list[str], message: str, tmp_path: Path) -> None:
-    done = run(*arguments, "--output", tmp_path / "out")
+def test_wrong_arguments_are_two(
+    tasks: str, message: str, run: Callable[..., Done], tmp_path: Path
+) -> None:
+    done = run("nowhere", "--tasks", tasks, "--output", tmp_path / "out")
     assert done.returncode == 2
     assert message in done.stderr
-    assert "Traceback" not in done.stderr
+
+
+def test_wrong_flags(run: Callable[..., Done], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("nowhere", "--data", "not_there")
+    assert "--data must be a folder. not_there" in capsys.readouterr().err
