@@ -167,7 +167,8 @@ def _takes_role(function: Any) -> bool:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return False
-    return any(p.name == "role" or p.kind is p.VAR_KEYWORD for p in parameters)
+    # Not `**kwargs`: KerasHub's `encode_text` hands them to `predict`, which knows no role.
+    return any(parameter.name == "role" for parameter in parameters)
 
 
 def _which(rows: Any, texts: Sequence[str] | None) -> str:

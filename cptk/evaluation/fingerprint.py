@@ -109,8 +109,10 @@ def _essential(config: Any) -> Any:
     """A configuration without what differs between two equal models."""
     if isinstance(config, dict):
         return {k: _essential(v) for k, v in sorted(config.items()) if k not in _ACCIDENTAL}
-    if isinstance(config, list | tuple):
-        return [_essential(value) for value in config]
+    if isinstance(config, list | tuple | set):
+        # KerasHub keeps special tokens in a set: their order is another in each process.
+        names = all(isinstance(value, str) for value in config)
+        return sorted(config) if names else [_essential(value) for value in config]
     plain = config is None or isinstance(config, str | int | float | bool)
     return config if plain else type(config).__name__
 

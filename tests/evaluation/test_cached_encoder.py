@@ -1,3 +1,4 @@
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,10 @@ def test_other_encoders_with_a_fingerprint() -> None:
     assert about["backbone"] == "GPT2Backbone"
     assert about["roles"]["query"] == ["[", "]"]
     assert about["parameters"] > 0
+
+
+def test_fingerprint_does_not_hang_on_the_order_of_a_set():
+    module = importlib.import_module("cptk.evaluation.fingerprint")
+    forms = [["<b>", "<a>"], ["<a>", "<b>"], {"<a>", "<b>"}]
+    assert len({str(module._essential({"tokens": form})) for form in forms}) == 1
+    assert module._essential([2, 1]) != module._essential([1, 2])

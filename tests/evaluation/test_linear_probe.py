@@ -114,8 +114,8 @@ def test_liblinear_is_one_class_against_the_rest(classes):
     assert result.accuracy == pytest.approx(np.mean(result.predictions == v))
 
 
-@settings(max_examples=8, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from([1, 2, 3, -1]))
+@settings(max_examples=4, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([2, 3, -1]))
 def test_the_number_of_jobs_changes_nothing(seed, jobs):
     x, y = _data(40, classes=3, seed=seed)
     serial, parallel = (cross_validated_probe(x, y, folds=2, n_jobs=n) for n in (1, jobs))

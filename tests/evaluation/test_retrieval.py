@@ -1,5 +1,6 @@
 import os
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -7,7 +8,6 @@ import pytrec_eval
 
 from cptk import datasets
 from cptk.datasets.records import LabeledTexts, RetrievalData
-from cptk.evaluation import retrieval as module
 from cptk.evaluation.retrieval import TASKS, beir_task, bm25, bm25_run, dense_run, retrieval
 
 
@@ -183,7 +183,8 @@ def test_a_beir_folder_is_a_task(monkeypatch):
     )
     assert result.scores == retrieval(_words, "some/where/scifact")
     assert result.details["bm25"] == bm25(data)
-    monkeypatch.setattr(module, "_BM25", {})
+    # By name: `cptk.evaluation.retrieval` is the function.
+    monkeypatch.setattr(import_module("cptk.evaluation.retrieval"), "_BM25", {})
     monkeypatch.setitem(sys.modules, "bm25s", None)
     assert task.run(lambda texts, role=None: _words(texts), "dev").details["bm25"] is None
     assert [t.name for t in TASKS] == ["cranfield"]
