@@ -48,11 +48,14 @@ class InBatchAccuracy(keras.metrics.Mean):  # type: ignore[misc]
 
     Example:
 
+    ```pycon
     >>> import cptk
     >>> accuracy = cptk.metrics.InBatchAccuracy()
     >>> accuracy.update_state([[9.0, 1.0], [5.0, 2.0]])
     >>> float(accuracy.result())
     0.5
+
+    ```
     """
 
     def __init__(
@@ -108,11 +111,14 @@ class PositiveCosine(keras.metrics.Mean):  # type: ignore[misc]
 
     Example:
 
+    ```pycon
     >>> import cptk
     >>> cosine = cptk.metrics.PositiveCosine()
     >>> cosine.update_state([[0.75, 0.0], [0.0, 0.25]])
     >>> float(cosine.result())
     0.5
+
+    ```
     """
 
     def __init__(self, name: str = "positive_cosine", dtype: Any = None) -> None:
@@ -134,11 +140,14 @@ class NegativeCosine(keras.metrics.Mean):  # type: ignore[misc]
 
     Example:
 
+    ```pycon
     >>> import cptk
     >>> cosine = cptk.metrics.NegativeCosine()
     >>> cosine.update_state([[1.0, 0.5], [0.0, 1.0]])
     >>> float(cosine.result())
     0.25
+
+    ```
     """
 
     def __init__(self, name: str = "negative_cosine", dtype: Any = None) -> None:
@@ -176,12 +185,15 @@ class Temperature(keras.metrics.Metric):  # type: ignore[misc]
 
     Example:
 
+    ```pycon
     >>> import cptk
     >>> temperature = cptk.metrics.Temperature()
     >>> temperature.update_state(0.5)
     >>> temperature.update_state(0.25)
     >>> float(temperature.result())
     0.25
+
+    ```
     """
 
     def __init__(self, name: str = "temperature", dtype: Any = None) -> None:

@@ -68,9 +68,12 @@ def l2_normalize(x: TensorLike, axis: int = -1) -> Tensor:
 
     Example:
 
+    ```pycon
     >>> from cptk.ops import l2_normalize
     >>> [[round(float(x), 4) for x in row] for row in l2_normalize([[3.0, 4.0], [0.0, 0.0]])]
     [[0.6, 0.8], [0.0, 0.0]]
+
+    ```
     """
     x = float32_or_higher(x)
     scale = ops.stop_gradient(ops.max(ops.abs(x), axis=axis, keepdims=True))
@@ -96,9 +99,12 @@ def cosine_similarity(query: TensorLike, document: TensorLike) -> Tensor:
 
     Example:
 
+    ```pycon
     >>> from cptk.ops import cosine_similarity
     >>> [float(x) for x in cosine_similarity([[2.0, 0.0]], [[1.0, 0.0], [0.0, 5.0]])[0]]
     [1.0, 0.0]
+
+    ```
     """
     query, document = as_tensor(query), as_tensor(document)
     check_embeddings(static_shape(query), static_shape(document), "cosine_similarity")

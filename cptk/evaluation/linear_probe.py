@@ -78,6 +78,12 @@ def linear_probe(
     100 stops some probes before they have converged. Vectors are used as they are, in their own
     precision, neither normalised nor standardised, as in SentEval.
 
+    Measured with all-MiniLM-L6-v2, in per cent: SST-2's validation set 81.5 (liblinear 81.8), TREC
+    89.6 (liblinear 90.4). SentEval's default is a third form, a linear layer trained by Adam with
+    early stopping (usepytorch=True, nhid=0), which ours does not contain: it gave 0.6 more on
+    SST-2's validation set (halves that choose for each other), 1.0 less on TREC and 0.7 less on MR
+    (four of its ten folds; each form at its best regularisation).
+
     Args:
         train_vectors: (n, d).
         train_labels: (n,) class numbers or names; at least two classes.

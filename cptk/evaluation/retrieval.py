@@ -92,7 +92,9 @@ def bm25(
     of difference in prose.
 
     Args:
-        data, depth, ignore_identical_ids: As for `retrieval`.
+        data: As for `retrieval`.
+        depth: As for `retrieval`.
+        ignore_identical_ids: As for `retrieval`.
         k1: Saturation of a word's count; `bm25s`'s default.
         b: Strength of the division by a document's length; `bm25s`'s default.
 
@@ -187,7 +189,9 @@ def beir_task(
         data: The folder, or the name of a set that `cptk.datasets.load` knows.
         name: The task's name; the folder's if `None`.
         headline: Which figure of `retrieval` is the task's score.
-        groups, description, published: As for `Task`.
+        groups: As for `Task`.
+        description: As for `Task`.
+        published: As for `Task`.
         ignore_identical_ids: As for `retrieval`.
 
     Returns:

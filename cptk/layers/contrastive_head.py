@@ -68,6 +68,7 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
 
     Example:
 
+    ```pycon
     >>> import cptk, keras, numpy as np
     >>> head = cptk.layers.ContrastiveHead(temperature=0.5)
     >>> logits = head(np.array([[1.0, 0.0]]), np.array([[3.0, 0.0], [0.0, 1.0]]))
@@ -75,6 +76,8 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
     [[2.0, 0.0]]
     >>> round(keras.ops.convert_to_numpy(head.temperature).item(), 4)
     0.5
+
+    ```
 
     References:
         Neelakantan et al. 2022, arXiv 2201.10005, section 2: the form of the logits.

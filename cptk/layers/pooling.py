@@ -93,11 +93,14 @@ class EOSPooling(_Pooling):
 
     Example:
 
+    ```pycon
     >>> import cptk, numpy as np
     >>> states = np.array([[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]], "float32")
     >>> pooled = cptk.layers.EOSPooling()(states, mask=np.array([[True, True, False]]))
     >>> [float(x) for x in pooled[0]]
     [2.0, 3.0]
+
+    ```
 
     References:
         Neelakantan et al. 2022, Text and Code Embeddings by Contrastive Pre-Training,
@@ -140,11 +143,14 @@ class MeanPooling(_Pooling):
 
     Example:
 
+    ```pycon
     >>> import cptk, numpy as np
     >>> states = np.array([[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]], "float32")
     >>> pooled = cptk.layers.MeanPooling()(states, mask=np.array([[True, True, False]]))
     >>> [float(x) for x in pooled[0]]
     [1.0, 2.0]
+
+    ```
 
     References:
         Reimers and Gurevych 2019, Sentence-BERT, arXiv 1908.10084, section 3.
@@ -181,11 +187,14 @@ class WeightedMeanPooling(_Pooling):
 
     Example:
 
+    ```pycon
     >>> import cptk, numpy as np
     >>> states = np.array([[[3.0], [6.0], [9.0]]], "float32")
     >>> pooled = cptk.layers.WeightedMeanPooling()(states, mask=np.array([[1, 1, 0]]))
     >>> float(pooled[0, 0])  # (1 * 3 + 2 * 6) / (1 + 2)
     5.0
+
+    ```
 
     References:
         Muennighoff 2022, SGPT: GPT Sentence Embeddings for Semantic Search,

@@ -54,10 +54,13 @@ def info_nce(
 
     Example:
 
+    ```pycon
     >>> import cptk
     >>> loss = cptk.losses.info_nce([[2.0, 2.0], [0.0, 50.0]])
     >>> [round(float(x), 4) for x in loss]  # log 2: one negative as high as the positive
     [0.6931, 0.0]
+
+    ```
 
     References:
         van den Oord et al. 2018, arXiv 1807.03748, equation 4.
@@ -91,11 +94,14 @@ def symmetric_info_nce(
 
     Example:
 
+    ```pycon
     >>> import cptk
     >>> query, document = [[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [0.0, 2.0]]
     >>> logits = cptk.losses.cosine_logits(query, document, temperature=0.5)
     >>> [round(float(x), 4) for x in cptk.losses.symmetric_info_nce(logits)]
     [0.1269, 0.1269]
+
+    ```
 
     References:
         Neelakantan et al. 2022, arXiv 2201.10005, section 2; the extra negatives and the
@@ -128,10 +134,13 @@ def cosine_logits(
 
     Example:
 
+    ```pycon
     >>> import cptk
     >>> logits = cptk.losses.cosine_logits([[1.0, 0.0]], [[3.0, 0.0]], temperature=0.5)
     >>> float(logits[0, 0])
     2.0
+
+    ```
     """
     if isinstance(temperature, int | float) and not temperature > 0:
         raise ValueError(

@@ -35,10 +35,13 @@ def same_text_mask(query_ids: TensorLike, document_ids: TensorLike) -> Tensor:
 
     Example:
 
+    ```pycon
     >>> import cptk
     >>> mask = cptk.losses.same_text_mask([7, 8, 7], [1, 2, 2, 1])
     >>> [[int(x) for x in row] for row in mask]
     [[0, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0]]
+
+    ```
 
     References:
         Ours: the paper leaves duplicates in its batches as negatives.
