@@ -21,11 +21,24 @@ def pytest_configure() -> None:
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
+# These, and those of data sets, do not touch Keras: once is enough in the default run.
+NUMPY_ALONE = {
+    f"test_{name}.py"
+    for name in (
+        "bootstrap code_search docstrings evaluate_cli knn linear_probe metrics ranking retrieval "
+        "scores_and_labels search similarity tasks_registry visualization zero_shot"
+    ).split()
+}
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave to the slow tier what costs most on JAX and tells little beside TensorFlow's run."""
     for item in items:
-        if keras.backend.backend() == "jax" and item.get_closest_marker("slow_on_jax"):
+        only_numpy = item.path.parent.name == "datasets" or item.path.name in NUMPY_ALONE
+        if keras.backend.backend() == "jax" and (
+            only_numpy or item.get_closest_marker("slow_on_jax")
+        ):
             item.add_marker(pytest.mark.slow)
 
 
