@@ -82,7 +82,7 @@ def linear_probe(
     89.6 (liblinear 90.4). SentEval's default is a third form, a linear layer trained by Adam with
     early stopping (usepytorch=True, nhid=0), which ours does not contain: it gave 0.6 more on
     SST-2's validation set (halves that choose for each other), 1.0 less on TREC and 0.7 less on MR
-    (four of its ten folds; each form at its best regularisation).
+    (each form at its best regularisation).
 
     Args:
         train_vectors: (n, d).
