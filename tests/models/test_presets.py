@@ -195,6 +195,7 @@ np.savez(output, **found)
 """
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_same_vectors_in_another_process_on_any_backend(saved, backend, tmp_path):
     if importlib.util.find_spec(backend) is None:

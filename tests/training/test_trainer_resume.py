@@ -57,6 +57,7 @@ def finish(folder: Path, lora: int = 0) -> int:
     return int(epochs)
 
 
+@pytest.mark.slow_on_jax
 def test_killed_in_an_epoch(tmp_path):
     killed(tmp_path / "backup", "step:7")
     assert finish(tmp_path / "backup") == 3
