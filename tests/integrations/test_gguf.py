@@ -14,6 +14,8 @@ from cptk.integrations import gguf as integration
 from cptk.models.tokenization import ReferenceTokenizer
 from tests.texts import texts
 
+pytestmark = pytest.mark.slow_on_jax
+
 gguf = pytest.importorskip("gguf", reason="pip install gguf")
 Type = gguf.GGMLQuantizationType
 

@@ -287,6 +287,7 @@ def test_first_layers_are_all_that_is_saved(tmp_path):
 # --- From plain decoders
 
 
+@pytest.mark.slow_on_jax
 def test_from_a_decoders_preset(tmp_path):
     for name, family in [("GPT2", "gpt2"), ("Llama3", "llama3"), ("OPT", "opt")]:
         backbone, folder = toys.backbone(name), str(tmp_path / name)
