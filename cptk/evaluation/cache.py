@@ -7,7 +7,6 @@ import functools
 import hashlib
 import inspect
 import os
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cptk.evaluation.encoders import Vectors, _takes_role, check_texts, embed
+from cptk.evaluation.files import replacing
 from cptk.evaluation.fingerprint import fingerprint
 
 # Texts embedded between two writes to disk: what an interrupted run can lose.
@@ -198,12 +198,5 @@ def _read(path: Path) -> tuple[NDArray[np.uint8], Vectors] | None:
 
 
 def _write(path: Path, keys: NDArray[np.uint8], vectors: Vectors) -> None:
-    handle, scratch = tempfile.mkstemp(prefix=".scratch-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, keys=keys, vectors=vectors)
-        os.replace(scratch, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(scratch)
-        raise
+    with replacing(path) as file:
+        np.savez(file, keys=keys, vectors=vectors)

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from cptk.datasets.records import LabeledTexts
 from cptk.evaluation._splits import load_split
 from cptk.evaluation.encoders import Embed
-from cptk.evaluation.logistic import Labeled, accuracy, labeled
+from cptk.evaluation.logistic import Labeled, labeled
+from cptk.evaluation.metrics import accuracy
 from cptk.evaluation.search import top_k
 from cptk.evaluation.tasks import Task, TaskResult
 
@@ -112,7 +113,7 @@ def knn(
         chosen = min(on_validation, key=lambda each: (-on_validation[each], each))
     (count,) = _counts([k if chosen is None else chosen], len(train.labels))
     predicted = _predictions(train, test.vectors, [count], weights)[:, 0]
-    return KnnResult(accuracy(predicted, test.labels), predicted, count, on_validation)
+    return KnnResult(accuracy(test.labels, predicted), predicted, count, on_validation)
 
 
 def knn_accuracies(
@@ -154,7 +155,7 @@ def knn_accuracies(
     test = labeled(test_vectors, test_labels, "test_", train=train, allow_zeros=allow_zeros)
     counts = _counts(ks, len(train.labels))
     predicted = _predictions(train, test.vectors, counts, weights)
-    return {k: accuracy(predicted[:, i], test.labels) for i, k in enumerate(counts)}
+    return {k: accuracy(test.labels, predicted[:, i]) for i, k in enumerate(counts)}
 
 
 def _predictions(

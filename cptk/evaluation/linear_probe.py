@@ -13,12 +13,12 @@ from cptk.evaluation.logistic import (
     Fitting,
     Labeled,
     Solver,
-    accuracy,
     best,
     fitting,
     labeled,
     stratified,
 )
+from cptk.evaluation.metrics import accuracy
 
 SPLIT_GRID = tuple(2.0**t for t in range(-2, 4))
 """SentEval's values of C with a validation set, and in nested cross-validation."""
@@ -136,13 +136,13 @@ def linear_probe(
             allow_zeros=allow_zeros,
         )
         predictions = options.run((train, validation, value) for value in SPLIT_GRID)
-        accuracies = [[accuracy(each, validation.labels)] for each in predictions]
+        accuracies = [[accuracy(validation.labels, each)] for each in predictions]
         c, selection = best(SPLIT_GRID, np.array(accuracies))
     else:
         ((c, selection),) = _choose(options, FOLDS_GRID, folds, [train])
     (predicted,) = options.run([(train, test, c)])
     folded = np.zeros(len(predicted), np.int64)
-    return ProbeResult(accuracy(predicted, test.labels), predicted, (c,), selection, folded)
+    return ProbeResult(accuracy(test.labels, predicted), predicted, (c,), selection, folded)
 
 
 def cross_validated_probe(
@@ -260,7 +260,7 @@ def _choose(
                     yield part.take(train), part.take(test), value
 
     predictions = options.run(jobs())
-    right = [accuracy(*pair) for pair in zip(predictions, truths, strict=True)]
+    right = [accuracy(*pair) for pair in zip(truths, predictions, strict=True)]
     shape = (-1, len(grid), folds)
     return [best(grid, each) for each in np.reshape(right, shape)]
 

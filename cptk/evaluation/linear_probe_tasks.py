@@ -18,6 +18,7 @@ from cptk.evaluation.linear_probe import (
     linear_probe,
     pair_features,
 )
+from cptk.evaluation.metrics import f1
 from cptk.evaluation.tasks import Task, TaskResult
 
 Order = NDArray[np.int64]
@@ -70,9 +71,8 @@ def _mrpc(embed: Embed, split: str | None) -> TaskResult:
         data.labels,
         allow_zeros=True,
     )
-    said, true = probe.predictions == 1, np.asarray(data.labels) == 1
-    f1 = 2 * float((said & true).sum()) / max(float(said.sum() + true.sum()), 1.0)
-    return _tested("mrpc", chosen, data, probe, "10 folds of the training set", f1=f1)
+    harmonic = f1(data.labels, probe.predictions)
+    return _tested("mrpc", chosen, data, probe, "10 folds of the training set", f1=harmonic)
 
 
 def _sst2(embed: Embed, split: str | None) -> TaskResult:

@@ -91,11 +91,6 @@ def fitting(solver: Solver, max_iter: int, n_jobs: int) -> Fitting:
     return Fitting(solver, max_iter, n_jobs)
 
 
-def accuracy(predicted: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Share of equal ones."""
-    return float(np.mean(predicted == labels))
-
-
 def best(grid: Sequence[float], accuracies: NDArray[np.float64]) -> tuple[float, float]:
     """The C with the best mean accuracy over folds (C by folds), and that accuracy.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import html
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cptk.evaluation.files import replacing
 from cptk.evaluation.tables import as_html, as_markdown, as_text
 from cptk.evaluation.tasks import Published, TaskResult
 
@@ -235,18 +234,10 @@ def percent(score: float) -> str:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file beside its place and rename it: it is whole or not there."""
-    path = Path(path)
-    handle, scratch = tempfile.mkstemp(prefix=".scratch-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(scratch)
-        raise
+    """Write a text file that is whole or not there, for all to read."""
+    with replacing(Path(path)) as file:
+        file.write(text.encode("utf-8"))
+        os.chmod(file.name, 0o644)
 
 
 def _plain(value: Any) -> Any:
