@@ -90,15 +90,7 @@ class InBatchAccuracy(keras.metrics.Mean):  # type: ignore[misc]
             rows = dimension(logits, 0)
             logits = ops.transpose(logits[:, :rows])
             mask = None if mask is None else ops.transpose(as_tensor(mask)[:, :rows])
-        positive = ops.expand_dims(ops.diagonal(logits), 1)
-        above, equal = ops.greater(logits, positive), ops.equal(logits, positive)
-        if mask is not None:
-            kept = ops.logical_not(_false_negatives(logits, mask))
-            above, equal = ops.logical_and(above, kept), ops.logical_and(equal, kept)
-        ties = ops.sum(ops.cast(equal, "float32"), axis=1)
-        # A NaN positive equals nothing, itself included: no ties, no score.
-        wrong = ops.logical_or(ops.any(above, axis=1), ops.equal(ties, 0.0))
-        scores = ops.where(wrong, 0.0, ops.divide(1.0, ops.maximum(ties, 1.0)))
+        scores = in_batch_scores(logits, mask)
         super().update_state(scores, sample_weight=_weights(self, logits, sample_weight))
 
     def get_config(self) -> dict[str, Any]:
@@ -217,6 +209,19 @@ class Temperature(keras.metrics.Metric):  # type: ignore[misc]
 
     def reset_state(self) -> None:
         self.last.assign(0)
+
+
+def in_batch_scores(logits: Tensor, mask: TensorLike | None = None) -> Tensor:
+    """Of each row of logits (n, m), m >= n: the score that `InBatchAccuracy` describes."""
+    positive = ops.expand_dims(ops.diagonal(logits), 1)
+    above, equal = ops.greater(logits, positive), ops.equal(logits, positive)
+    if mask is not None:
+        kept = ops.logical_not(_false_negatives(logits, mask))
+        above, equal = ops.logical_and(above, kept), ops.logical_and(equal, kept)
+    ties = ops.sum(ops.cast(equal, logits.dtype), axis=1)
+    # A NaN positive equals nothing, itself included: no ties, no score.
+    wrong = ops.logical_or(ops.any(above, axis=1), ops.equal(ties, 0.0))
+    return ops.where(wrong, 0.0, ops.divide(1.0, ops.maximum(ties, 1.0)))
 
 
 def _matrix(metric: keras.metrics.Metric, values: TensorLike, name: str) -> Tensor:

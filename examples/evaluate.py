@@ -26,6 +26,8 @@ from quickstart_parts import duration, say
 
 import cptk  # quick: Keras and its backend are imported when they are first used
 
+# Tokens of a text that a bare decoder reads: sentences whole, and the beginning of what is longer.
+LENGTH = 64
 # PromptEOL (Jiang et al. 2023, arXiv:2307.16645): a small decoder embeds far better so.
 FORMS = {
     "paper": None,  # [query] and {document}
@@ -116,9 +118,10 @@ def load(options: argparse.Namespace) -> Any:
     gguf = cptk.integrations.gguf
     path = gguf.smollm2_path() if options.preset == "smollm2" else Path(options.preset)
     if path.suffix == ".gguf":
-        return gguf.load_embedder(path, sequence_length=options.sequence_length or 128, **arguments)
-    # A saved embedder knows its roles and length; a decoder gets the paper's and 128.
-    length = options.sequence_length or (None if is_embedder(path) else 128)
+        length = options.sequence_length or LENGTH
+        return gguf.load_embedder(path, sequence_length=length, **arguments)
+    # A saved embedder knows its roles and length; a decoder gets the paper's and `LENGTH`.
+    length = options.sequence_length or (None if is_embedder(path) else LENGTH)
     return cptk.models.DecoderTextEmbedder.from_preset(
         options.preset, sequence_length=length, **arguments
     )
@@ -209,7 +212,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--backend", choices=["tensorflow", "jax", "torch"], help="of Keras (default: tensorflow)")
     add("--form", choices=list(FORMS), help="what stands around a text (default: the preset's)")
     add("--num-layers", type=int, help="use the first so many layers (default: all)")
-    add("--sequence-length", type=int, help="tokens that are read of a text (default: 128)")
+    add("--sequence-length", type=int, help="tokens that are read of a text (default: 64; a saved embedder has its own)")
     add("--dtype", help="of the layers (default: the fastest on this machine)")
     options = parser.parse_args(arguments)
     options.backend = options.backend or os.environ.get("KERAS_BACKEND", "tensorflow")

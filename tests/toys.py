@@ -114,11 +114,11 @@ DECODERS = tuple(_ARGUMENTS)
 
 def backbone(name: str = "GPT2", num_layers: int = 2, **kwargs):
     """A KerasHub decoder with weights, norm scales and biases too, that are all of some size."""
-    arguments = {**_ARGUMENTS[name], "num_layers": num_layers}
+    arguments = {**_ARGUMENTS[name], "num_layers": num_layers, **kwargs}
     if name == "SmolLM3":
         arguments["rope_layer_enabled_list"] = [index % 2 == 0 for index in range(num_layers)]
         arguments["layer_types"] = ["full_attention"] * num_layers
-    made = getattr(keras_hub.models, f"{name}Backbone")(**arguments, **kwargs)
+    made = getattr(keras_hub.models, f"{name}Backbone")(**arguments)
     rng = np.random.default_rng(0)
     for weight in made.weights:
         # Away from what new layers start with, so that a weight not loaded shows.

@@ -119,6 +119,21 @@ def pad_tokens(rows: Sequence[Sequence[int]], length: int) -> dict[str, np.ndarr
     return {"token_ids": token_ids, "padding_mask": mask}
 
 
+def share_rows(batch: Any, total: int, first: int, own: int) -> Any:
+    """`own` of the `total` equal parts of a batch of arrays, from part `first` on.
+
+    Rows of zeros are added to a batch that cannot be divided: they hold no token.
+    """
+
+    def rows(array: Any) -> np.ndarray:
+        array = np.asarray(array)
+        each = -(-len(array) // total)
+        missing = np.zeros((each * total - len(array), *array.shape[1:]), array.dtype)
+        return np.concatenate([array, missing])[first * each : (first + own) * each]
+
+    return keras.tree.map_structure(lambda x: None if x is None else rows(x), batch)
+
+
 def check_texts(texts: Any, name: str = "texts") -> list[str]:
     """A sequence of non-empty strings as a list; else an error that names the first bad item."""
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):

@@ -1,5 +1,6 @@
 """Everything that needs `tf.data`: the only module of cptk that imports TensorFlow."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,25 +117,86 @@ def prepare_dataset(data: Any, preprocessor: Any, roles: Mapping[str, str], batc
 
 
 def from_batches(batches: Any) -> Any:
-    """A `PairDataset` as a `tf.data.Dataset` whose sequence length may differ between batches.
+    """Batches of any length as a `tf.data.Dataset` whose length may differ between batches.
 
     Keras makes a dataset of its own from a `PyDataset`, but fixes the length to that of the first
     two batches where these happen to agree.
+
+    Args:
+        batches: A `PyDataset`, or a generator, which serves one run.
     """
+    indexed = isinstance(batches, keras.utils.PyDataset)
+    if indexed:
+        first = batches[0]
+    else:
+        batches = iter(batches)
+        first = next(batches)
+        batches = itertools.chain([first], batches)
     signature = keras.tree.map_structure(
-        lambda array: tf.TensorSpec((None,) * array.ndim, array.dtype), _drop_none(batches[0])
+        lambda array: tf.TensorSpec((None,) * array.ndim, array.dtype), _drop_none(first)
     )
 
     def generator() -> Any:
-        for index in range(len(batches)):
+        if not indexed:
+            yield from map(_drop_none, batches)
+            return
+        batches.on_epoch_begin()
+        count = batches.num_batches
+        for index in itertools.count() if count is None else range(count):
             yield _drop_none(batches[index])
+        batches.on_epoch_end()
 
     data = tf.data.Dataset.from_generator(generator, output_signature=signature)
-    data = data.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    if indexed and batches.num_batches is not None:
+        data = data.apply(tf.data.experimental.assert_cardinality(batches.num_batches))
     if isinstance(signature, tuple):
         data = data.map(lambda x, weight: (x, None, weight))
     return data.prefetch(2)
 
 
+def share(data: Any, total: int, first: int, own: int, split: bool) -> Any:
+    """Some of the `total` equal parts of each batch; rows of zeros make it divisible.
+
+    Args:
+        data: Dataset of global batches.
+        total: Number of parts.
+        first: Number of the first part wanted.
+        own: How many are wanted.
+        split: Whether each part is an element of its own.
+    """
+
+    def rows(tensor: Any) -> Any:
+        each = -(-tf.shape(tensor)[0] // total)
+        missing = each * total - tf.shape(tensor)[0]
+        tensor = tf.pad(tensor, [[0, missing]] + [[0, 0]] * (tensor.shape.rank - 1))
+        tensor = tensor[first * each : (first + own) * each]
+        return tf.reshape(tensor, tf.concat([[own, each], tf.shape(tensor)[1:]], 0))
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def parts(*element: Any) -> Any:
+        element = _drop_none(element[0] if len(element) == 1 else element)
+        cut = tf.nest.map_structure(rows, element)
+        if split:
+            return tf.data.Dataset.from_tensor_slices(cut)
+        return tf.data.Dataset.from_tensors(
+            tf.nest.map_structure(
+                lambda t: tf.reshape(t, tf.concat([[-1], tf.shape(t)[2:]], 0)), cut
+            )
+        )
+
+    count = int(data.cardinality())
+    data = data.flat_map(parts)
+    if count >= 0:
+        elements = count * (own if split else 1)
+        data = data.apply(tf.data.experimental.assert_cardinality(elements))
+    if isinstance(data.element_spec, tuple):
+        # No `None` for `y`: strategies choke on it.
+        data = data.map(lambda x, weight: (x, tf.zeros_like(weight), weight))
+    return data.prefetch(2 * own)
+
+
 def _drop_none(batch: Any) -> Any:
-    return (batch[0], batch[2]) if isinstance(batch, tuple) else batch
+    """A batch as `x` or `(x, weight)`."""
+    if not isinstance(batch, tuple):
+        return batch
+    return batch[0] if len(batch) == 1 else (batch[0], batch[-1])

@@ -62,19 +62,19 @@ def same_text_mask(query_ids: TensorLike, document_ids: TensorLike) -> Tensor:
             f"document_ids.shape={document_shape}."
         )
     rows, columns = dimension(query_ids, 0), dimension(document_ids, 0)
-    same_document = _equal_texts(document_ids[:rows], document_ids)
-    same_query = ops.pad(_equal_texts(query_ids, query_ids), [[0, 0], [0, columns - rows]])
+    same_document = equal_texts(document_ids[:rows], document_ids)
+    same_query = ops.pad(equal_texts(query_ids, query_ids), [[0, 0], [0, columns - rows]])
     return ops.logical_and(ops.logical_or(same_document, same_query), off_diagonal(rows, columns))
 
 
-def _equal_texts(first: Tensor, second: Tensor) -> Tensor:
+def equal_texts(first: Tensor, second: Tensor) -> Tensor:
     """(n,) and (m,), or (n, length) and (m, length) -> (n, m), True where all is equal."""
     if len(first.shape) == 1:
         return ops.equal(ops.expand_dims(first, 1), ops.expand_dims(second, 0))
     first, second = ops.transpose(first), ops.transpose(second)
 
     def compare_position(position: Tensor, equal: Tensor) -> Tensor:
-        return ops.logical_and(equal, _equal_texts(first[position], second[position]))
+        return ops.logical_and(equal, equal_texts(first[position], second[position]))
 
     # One position at a time: the broadcast comparison would hold n * m * length booleans.
     all_equal = ops.ones((dimension(first, 1), dimension(second, 1)), dtype="bool")

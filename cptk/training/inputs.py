@@ -2,13 +2,21 @@
 
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from cptk.data.batching import SIDES, PairDataset, check_pairs, check_weights
+from cptk.data.batching import (
+    SIDES,
+    PairDataset,
+    check_pairs,
+    check_weights,
+    map_batches,
+    share_rows,
+)
+from cptk.training import distribution
 
 
 class SetEpoch(keras.callbacks.Callback):  # type: ignore[misc]
@@ -53,13 +61,39 @@ def check_tokens(tokens: Mapping[str, Any], side: str) -> Mapping[str, Any]:
     return tokens
 
 
-def to_backend(data: Any) -> Any:
-    """The data as the backend should get it."""
-    if isinstance(data, PairDataset) and keras.config.backend() == "tensorflow":
+def to_backend(data: Any, model: Any) -> Any:
+    """Global batches as `fit` needs them on this process: its shares, or all there is.
+
+    Where there are several replicas, rows without a token are added to a batch that they cannot
+    divide; `ContrastiveTrainer` leaves these out.
+    """
+    cut = distribution.replicas(model)
+    on_tensorflow = keras.config.backend() == "tensorflow"
+    if cut.total > 1 and (on_tensorflow or is_tf_dataset(data)):
+        from cptk.data import tensorflow as tf_data
+
+        batches = data if is_tf_dataset(data) else tf_data.from_batches(data)
+        parts = tf_data.share(batches, cut.total, cut.first, cut.own, split=on_tensorflow)
+        if not on_tensorflow:
+            return parts
+        return distribution.from_parts(model.distribute_strategy, parts, batches.cardinality())
+    if cut.total > 1:
+        return map_batches(data, lambda batch: share_rows(batch, cut.total, cut.first, cut.own))
+    if on_tensorflow and isinstance(data, PairDataset):
         from cptk.data.tensorflow import from_batches
 
         return from_batches(data)
     return data
+
+
+def each_batch(data: Any) -> Iterator[Any]:
+    """`x` of each global batch of arrays, once over the data."""
+    if isinstance(data, keras.utils.PyDataset):
+        data = (data[index] for index in range(len(data)))
+    elif is_tf_dataset(data):
+        data = data.as_numpy_iterator()
+    for batch in data:
+        yield batch[0] if isinstance(batch, tuple) else batch
 
 
 def is_tf_dataset(x: Any) -> bool:

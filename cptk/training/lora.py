@@ -62,6 +62,7 @@ def enable_lora(embedder: Any, rank: int = 16, alpha: float | None = None) -> No
     backbone.enable_lora(rank, target_layer_names=sorted({layer.name for layer in linear}))
     for layer in linear:
         layer.lora_alpha = rank if alpha is None else alpha
+        _widen(layer)
 
 
 def training_state(embedder: Any) -> list[list[Any]]:
@@ -83,6 +84,24 @@ def restore_training_state(embedder: Any, state: list[list[Any]]) -> None:
     for layer, (_, rank, alpha) in zip(layers, state, strict=True):
         if rank is not None:
             layer.enable_lora(rank, lora_alpha=alpha)
+            _widen(layer)
+
+
+def _widen(layer: Any) -> None:
+    """In a layer of float64, make the factors float64 too: Keras makes them float32 always."""
+    if layer.variable_dtype != "float64" or not hasattr(layer, "lora_kernel_a"):
+        return
+    layer._tracker.unlock()
+    for name in ("lora_kernel_a", "lora_kernel_b"):
+        old = getattr(layer, name)
+        value = keras.ops.convert_to_numpy(old.value)
+        layer._untrack_variable(old)
+        new = layer.add_weight(
+            name=name, shape=old.shape, dtype="float64", regularizer=layer.kernel_regularizer
+        )
+        new.assign(value)
+        setattr(layer, name, new)
+    layer._tracker.lock()
 
 
 class LoraState(keras.layers.Layer):  # type: ignore[misc]

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from cptk import losses, metrics
 from cptk.data.batching import (
@@ -20,16 +21,22 @@ from cptk.data.batching import (
     pad_tokens,
 )
 from cptk.layers import ContrastiveHead
+from cptk.losses.masks import equal_texts
+from cptk.models.encode import forward
+from cptk.ops import float32_or_higher, off_diagonal
+from cptk.training import distribution
 from cptk.training.inputs import (
     SetEpoch,
     check_seed,
     check_tokens,
+    each_batch,
     is_tf_dataset,
     refuse_labels,
     split,
     to_backend,
 )
 from cptk.training.lora import LoraState, restore_training_state, training_state
+from cptk.training.running_mean import PairMean
 from cptk.types import Tensor
 
 
@@ -90,8 +97,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.seed = check_seed(seed)
         self.lora_state = LoraState(embedder)
         self._accuracies = [
-            metrics.InBatchAccuracy("query_to_document", name="query_accuracy"),
-            metrics.InBatchAccuracy("document_to_query", name="document_accuracy"),
+            PairMean(name="query_accuracy"),
+            PairMean(name="document_accuracy"),
         ]
         self._temperature = metrics.Temperature(name="temperature")
         self.head(embedder.output, embedder.output)  # Builds it.
@@ -115,26 +122,77 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         training: bool = True,
     ) -> Tensor:
         """The scalar loss of a batch; the place to override for another one."""
-        logits = self.head(y_pred["query"], y_pred["document"])
-        mask = self._equal_texts(x) if self.mask_equal_texts else None
-        values = losses.symmetric_info_nce(logits, mask=mask, sample_weight=sample_weight)
-        for metric in self._accuracies:
-            metric.update_state(logits, sample_weight=sample_weight, mask=mask)
-        self._temperature.update_state(self.head.temperature)
+        own = {side: float32_or_higher(y_pred[side]) for side in SIDES}
+        every = distribution.gather(own)
+        rows = self.head(own["query"], every["document"])
+        if every is own:
+            columns = ops.transpose(rows)
+        else:
+            columns = ops.transpose(self.head(every["query"], own["document"]))
+        mask, weight, pairs = self._equal_texts(x) if self.mask_equal_texts else None, None, None
+        if distribution.replicas(self).total > 1:
+            # Rows without a token fill a batch that the replicas could not divide: no pairs.
+            is_pair = ops.any(ops.cast(x["query"]["padding_mask"], "bool"), axis=1)
+            no_pair = ops.expand_dims(ops.logical_not(distribution.gather(is_pair)), 0)
+            no_pair = ops.broadcast_to(no_pair, ops.shape(rows))
+            mask = no_pair if mask is None else ops.logical_or(mask, no_pair)
+            weight = pairs = ops.cast(is_pair, rows.dtype)
+        if sample_weight is not None:
+            given = ops.cast(sample_weight, rows.dtype)
+            weight = given if weight is None else given * weight
+        values = losses.info_nce(rows, mask, weight) + losses.info_nce(columns, mask, weight)
         # Not `ops.mean`, which computes float64 in float32 on JAX and torch (Keras 3.15).
-        loss = keras.ops.sum(values) / keras.ops.cast(keras.ops.shape(values)[0], values.dtype)
+        value = ops.sum(values) / 2
+        if pairs is None:
+            pairs = ops.ones_like(values)
+        weight = pairs if weight is None else weight
+        sums = [value, ops.sum(pairs), ops.sum(ops.cast(weight, value.dtype))]
+        for logits in (rows, columns):
+            scores = metrics.in_batch_scores(logits, mask)
+            sums.append(ops.sum(ops.cast(scores, value.dtype) * weight))
+        sums = distribution.total(ops.stop_gradient(ops.stack(sums)))
+        loss, shown = value / sums[1], sums[0]
         for extra in self.losses:
-            loss = loss + keras.ops.cast(keras.ops.sum(extra), loss.dtype)
+            extra = ops.cast(ops.sum(extra), loss.dtype)
+            shown = shown + ops.stop_gradient(extra) * sums[1]
+            loss = loss + extra / distribution.copies(self)
+        self._loss_tracker.add(shown, sums[1])
+        for metric, total in zip(self._accuracies, (sums[3], sums[4]), strict=True):
+            metric.add(total, sums[2])
+        self._temperature.update_state(self.head.temperature)
         return loss
 
     def _equal_texts(self, x: Any) -> Tensor:
-        """Boolean `(n, n)`: the texts of either side are equal."""
-        ids = []
+        """Boolean `(n, m)`, of each own text and each of the batch: another pair's text is equal.
+
+        The mask is that of the rows, and of the columns too.
+        """
+        equal = []
         for side in SIDES:
-            token_ids = keras.ops.cast(x[side]["token_ids"], "int32")
+            token_ids = ops.cast(x[side]["token_ids"], "int32")
             # -1 at padding: 0 may be a real token.
-            ids.append(keras.ops.where(x[side]["padding_mask"], token_ids, -1))
-        return losses.same_text_mask(*ids)
+            ids = ops.where(ops.cast(x[side]["padding_mask"], "bool"), token_ids, -1)
+            equal.append(equal_texts(ids, distribution.gather(ids)))
+        mask = ops.logical_or(*equal)
+        return ops.logical_and(mask, off_diagonal(*ops.shape(mask)))
+
+    def train_step(self, *args: Any) -> Any:
+        """One step, of a replica on TensorFlow, of all elsewhere."""
+        if keras.config.backend() == "tensorflow":
+            return distribution.tf_train_step(self, *args)
+        return super().train_step(*args)
+
+    def test_step(self, *args: Any) -> Any:
+        """Loss and metrics of a batch, as `train_step`."""
+        logs = super().test_step(*args)
+        if keras.config.backend() == "tensorflow":
+            return distribution.one_row(self, logs)
+        return logs
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Called by Keras on TensorFlow; this model is built, but for the optimizer."""
+        if self._distribute_strategy is not None:
+            distribution.build(self)
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
@@ -161,7 +219,11 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if keras.config.backend() == "tensorflow":
             # XLA compiles each batch length anew and is slower on CPUs; ask for it on a GPU.
             kwargs.setdefault("jit_compile", False)
-        super().compile(optimizer=optimizer, **kwargs)
+        distribution.check_compile(self, optimizer, kwargs)
+        with distribution.scope(self):
+            super().compile(optimizer=optimizer, **kwargs)
+            self._loss_tracker = PairMean(name="loss")
+        distribution.take_over(self)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         config = keras.saving.deserialize_keras_object(config)
@@ -222,6 +284,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             raise ValueError(
                 "Give `steps_per_epoch` to the PairDataset, and leave it out of `fit`."
             )
+        self.seed = distribution.agree(self.seed, self)
         data = self._batches(x, y, sample_weight, batch_size, shuffle, steps_per_epoch)
         callbacks = list(callbacks.callbacks) if hasattr(callbacks, "callbacks") else callbacks
         callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
@@ -234,20 +297,21 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             if validation_batch_size is None and isinstance(val_x, Mapping):
                 validation_batch_size = batch_size
             validation_data = to_backend(
-                self._batches(val_x, val_y, val_weight, validation_batch_size, False)
+                self._batches(val_x, val_y, val_weight, validation_batch_size, False), self
             )
-        return super().fit(
-            to_backend(data),
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=callbacks,
-            validation_data=validation_data,
-            shuffle=False,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            validation_freq=validation_freq,
-        )
+        with distribution.running(self):
+            return super().fit(
+                to_backend(data, self),
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_data=validation_data,
+                shuffle=False,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_freq=validation_freq,
+            )
 
     def evaluate(
         self,
@@ -260,29 +324,35 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     ) -> Any:
         """Loss and metrics on pairs, in their order. Data as for `fit`."""
         if not kwargs.get("_use_cached_eval_dataset", False):
-            x = to_backend(self._batches(x, y, sample_weight, batch_size, shuffle=False))
-        return super().evaluate(x, verbose=verbose, **kwargs)
+            x = to_backend(self._batches(x, y, sample_weight, batch_size, shuffle=False), self)
+        with distribution.running(self):
+            return super().evaluate(x, verbose=verbose, **kwargs)
 
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
         """`{"query", "document"}` embeddings of pairs, in their order. Data as for `fit`."""
         data = self._batches(x, None, None, batch_size, shuffle=False)
-        return super().predict(to_backend(data), **kwargs)
+        if distribution.replicas(self).total == 1:
+            return super().predict(to_backend(data, self), **kwargs)
+        # On this process alone: `predict` of Keras waits for the others, or fails.
+        parts = [self.predict_on_batch(batch) for batch in each_batch(data)]
+        return {side: np.concatenate([part[side] for part in parts]) for side in SIDES}
 
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
     ) -> Any:
         """One step on a batch of pairs, of strings or of tokens."""
-        x, weights = self._checked_batch(x, y, sample_weight)
+        x, weights = distribution.spread(self._checked_batch(x, y, sample_weight), self)
         return super().train_on_batch(x, sample_weight=weights, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Loss and metrics on one batch of pairs, of strings or of tokens."""
-        x, weights = self._checked_batch(x, y, sample_weight)
+        x, weights = distribution.spread(self._checked_batch(x, y, sample_weight), self)
         return super().test_on_batch(x, sample_weight=weights, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
         """`{"query", "document"}` embeddings of one batch of pairs, of strings or of tokens."""
-        return super().predict_on_batch(self._tokens(x))
+        tokens = self._tokens(x)
+        return {side: forward(self.embedder, tokens[side]) for side in SIDES}
 
     def _batches(
         self,

@@ -121,7 +121,7 @@ def test_hugging_face_folder_in_a_form_and_nothing_that_could_be_run(
     embedder = json.loads((output / "report.json").read_text())["about"]["embedder"]
     assert embedder["num_layers"] == 1
     assert list(embedder["roles"]) == ["text"]
-    assert embedder["sequence_length"] == 128
+    assert embedder["sequence_length"] == 64
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,422 @@
+"""Training on several devices and machines: the objective of one device, whatever there is.
+
+In contrastive learning the negatives of a pair come from the whole global batch. JAX sees that
+batch as one array, however many devices and processes hold it, so nothing is done there but to cut
+the data. TensorFlow runs the step once a replica, each with its share: embeddings are gathered,
+each replica scores its own rows, and gradients and sums are added up.
+
+Everything here that works around Keras 3.15 or TensorFlow 2.21 is marked WORKAROUND, with the
+public issue; `tests/training/test_workarounds.py` says when one is no longer needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from cptk.data.batching import share_rows
+from cptk.types import Tensor
+
+LOST = (
+    "A process of this training was lost or cannot be reached: {error}. Start all of them again "
+    "with the same command; with ExactBackupAndRestore among the callbacks they go on where the "
+    "last backup was made."
+)
+
+
+class Replicas(NamedTuple):
+    """How the global batch is cut: into `total` shares, of which this process has `own`."""
+
+    total: int = 1
+    first: int = 0
+    own: int = 1
+    processes: int = 1
+
+
+def replicas(model: Any = None) -> Replicas:
+    """How the batches of a model are cut, or those of a model made here and now."""
+    if keras.config.backend() == "jax":
+        return _jax_replicas()
+    if keras.config.backend() == "tensorflow":
+        return _tf_replicas(model)
+    return Replicas()
+
+
+def is_chief() -> bool:
+    """Whether this process is the one that writes files and prints.
+
+    True for the only process there is, and for one of several: the first.
+
+    Example:
+
+    ```python
+    if cptk.training.distribution.is_chief():
+        trainer.embedder.save_to_preset("my_embedder")
+    ```
+    """
+    if keras.config.backend() == "jax":
+        return bool(import_module("jax").process_index() == 0)
+    return _tf_process() == 0
+
+
+def from_parts(strategy: Any, parts: Any, steps: Any) -> Any:
+    """A dataset of the replicas' parts of batches, on TensorFlow, as the strategy takes it.
+
+    WORKAROUND. It reports the number of parts where Keras asks for the number of steps.
+    """
+    data = strategy.distribute_datasets_from_function(lambda _: parts)
+    data._cardinality = np.int64(steps)
+    return data
+
+
+def agree(number: int, model: Any) -> int:
+    """The first process's number, on all processes."""
+    if replicas(model).processes == 1:
+        return number
+    if keras.config.backend() == "jax":
+        utils = import_module("jax.experimental.multihost_utils")
+        return int(utils.broadcast_one_to_all(np.int32(number)))
+    import tensorflow as tf
+
+    strategy = model.distribute_strategy
+
+    def own() -> Any:
+        first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
+        return tf.where(first, tf.constant(number, tf.int64), tf.constant(0, tf.int64))
+
+    return int(strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(own), axis=None))
+
+
+# === Inside the step ===
+
+
+def gather(tree: Any) -> Any:
+    """Tensors of all replicas, `(n of all, ...)`, the calling replica's own rows first.
+
+    Gradients go through it: those of a replica's rows are summed over all that have used them.
+    The tensors themselves, where the global batch is at hand already.
+    """
+    context = _tf_context()
+    if context is None:
+        return tree
+    import tensorflow as tf
+
+    def of_all(tensor: Any) -> Any:
+        kept = tensor.dtype
+        if kept in (tf.bool, tf.uint8, tf.int8, tf.uint16, tf.int16):
+            tensor = tf.cast(tensor, tf.int32)  # The collectives know few dtypes.
+        everything = context.all_gather(tensor, axis=0)
+        offset = -context.replica_id_in_sync_group * tf.shape(tensor)[0]
+        return tf.cast(tf.roll(everything, offset, axis=0), kept)
+
+    return keras.tree.map_structure(of_all, tree)
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over replicas, without gradient; itself where the batch is global."""
+    context = _tf_context()
+    if context is None:
+        return tensor
+    import tensorflow as tf
+
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(tensor))
+
+
+def copies(model: Any) -> int:
+    """How often a step is run at once, each time for a share of the batch."""
+    return 1 if _tf_context() is None else replicas(model).total
+
+
+def tf_train_step(trainer: Any, data: Any) -> dict[str, Any]:
+    """Keras's `train_step` on TensorFlow, with gradients summed before the optimizer sees them.
+
+    WORKAROUND. Keras clips each replica's gradients before it adds them up, and hands the rows of
+    an embedding that occur twice in a batch to the optimizer twice, which Adam squares apart.
+    """
+    import tensorflow as tf
+
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    with tf.GradientTape() as tape:
+        y_pred = trainer(x, training=True)
+        loss = trainer.compute_loss(x, y, y_pred, sample_weight, training=True)
+        scaled = trainer.optimizer.scale_loss(loss)
+    trainer._loss_tracker.update_state(loss, sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
+    variables = trainer.trainable_weights
+    gradients = tape.gradient(scaled, variables)
+    apply_gradients(trainer.optimizer, gradients, variables)
+    return one_row(trainer, trainer.compute_metrics(x, y, y_pred, sample_weight))
+
+
+def apply_gradients(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
+    """One optimizer step with the gradients' sum over replicas, on TensorFlow."""
+    import tensorflow as tf
+
+    pairs = [
+        (tf.convert_to_tensor(gradient), variable)
+        for gradient, variable in zip(gradients, variables, strict=True)
+        if gradient is not None
+    ]
+    context = _tf_context()
+    if context is not None:
+        # One call for each dtype: they are sent as one buffer.
+        for dtype in {gradient.dtype for gradient, _ in pairs}:
+            places = [i for i, (gradient, _) in enumerate(pairs) if gradient.dtype == dtype]
+            values = [pairs[i][0] for i in places]
+            summed = context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+            for i, gradient in zip(places, summed, strict=True):
+                pairs[i] = (gradient, pairs[i][1])
+    optimizer.apply_gradients(pairs)
+
+
+def one_row(trainer: Any, logs: dict[str, Any]) -> dict[str, Any]:
+    """WORKAROUND (keras #20585): with several processes Keras takes the mean of logs over axis 0."""
+    if replicas(trainer).processes == 1:
+        return logs
+    return {name: keras.ops.reshape(value, (1,)) for name, value in logs.items()}
+
+
+# === The doors of `fit` ===
+
+
+def spread(batch: Any, model: Any) -> Any:
+    """A global batch of arrays, cut for a single step."""
+    cut = replicas(model)
+    if cut.total == 1:
+        return batch
+    if keras.config.backend() == "jax":
+        return share_rows(batch, cut.total, cut.first, cut.own)
+
+    def part(context: Any) -> Any:
+        return share_rows(batch, cut.total, context.replica_id_in_sync_group, 1)
+
+    return model.distribute_strategy.experimental_distribute_values_from_function(part)
+
+
+def check_compile(trainer: Any, optimizer: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what cannot be exact on the replicas there are, and say what to do instead."""
+    cut = replicas(trainer)
+    if keras.config.backend() == "torch" and _torch_processes() > 1:
+        raise ValueError(
+            "Several torch processes train several models here: Keras 3.15 has no "
+            "DistributedDataParallel, and its `fit` would neither gather the negatives nor add up "
+            "the gradients. Use KERAS_BACKEND=jax with keras.distribution.DataParallel, or "
+            "tensorflow with tf.distribute."
+        )
+    if keras.config.backend() != "tensorflow" or cut.total == 1:
+        return
+    name = type(trainer.distribute_strategy).__name__
+    if options.get("jit_compile") is True and "TPU" not in name:
+        raise ValueError(
+            f"`jit_compile=True` does not work under {name}: TensorFlow cannot compile a step "
+            "whose variables lie on several devices. Leave it out."
+        )
+    if options.get("steps_per_execution", 1) != 1:
+        raise ValueError(
+            f"`steps_per_execution` above 1 does not work under {name} (keras issue 19246). Leave "
+            "it out."
+        )
+    if isinstance(optimizer, keras.optimizers.Optimizer) and (
+        _innermost(optimizer)._distribution_strategy is not trainer.distribute_strategy
+    ):
+        raise ValueError(
+            "Make the optimizer in the scope that the trainer was made in, so that its variables "
+            "lie beside the model's:\n    with strategy.scope():\n        "
+            "trainer.compile(optimizer=keras.optimizers.AdamW(1e-4))"
+        )
+
+
+def take_over(trainer: Any) -> None:
+    """Have the optimizer leave the adding up of gradients to the step. WORKAROUND."""
+    if keras.config.backend() == "tensorflow" and replicas(trainer).total > 1:
+        _innermost(trainer.optimizer)._all_reduce_sum_gradients = list
+
+
+def build(trainer: Any) -> None:
+    """Make the optimizer's variables where the model's are.
+
+    WORKAROUND (keras #20585). Keras would take a batch from the data to build the model by, which
+    fails with several processes, and where replicas get unequal numbers of rows.
+    """
+    if not trainer.optimizer.built:
+        with scope(trainer):
+            trainer.optimizer.build(trainer.trainable_variables)
+
+
+def scope(model: Any) -> Any:
+    """The strategy's scope on TensorFlow; none elsewhere."""
+    if keras.config.backend() == "tensorflow":
+        return model.distribute_strategy.scope()
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def running(trainer: Any) -> Iterator[None]:
+    """Around `fit`, `evaluate` and `predict`: data comes cut, and lost processes are named."""
+    current = keras.distribution.distribution() if keras.config.backend() == "jax" else None
+    sharding = getattr(current, "auto_shard_dataset", None)
+    if sharding:
+        # It would cut the shares once more, and refuses all but tf.data.
+        current.auto_shard_dataset = False
+    try:
+        yield
+    except Exception as error:
+        if replicas(trainer).processes > 1 and _is_loss(error):
+            first_line = str(error).strip().splitlines()[0][:300]
+            raise RuntimeError(LOST.format(error=first_line)) from error
+        raise
+    finally:
+        if sharding:
+            current.auto_shard_dataset = sharding
+
+
+def layout_map(
+    backbone: Any,
+    device_mesh: Any = None,
+    *,
+    batch_axis: str = "batch",
+    model_axis: str = "model",
+) -> Any:
+    """Where the weights of a decoder lie on a mesh: heads and inner units are divided.
+
+    After Megatron-LM: query, key and value projections and the first layers of the feed-forward
+    part are divided by their outputs, the layers that follow by their inputs, and embeddings by
+    their width. All other weights, LoRA's factors among them, lie on every device.
+
+    Args:
+        backbone: A KerasHub backbone, or its class, or an embedder: GPT-2, or one built like Llama
+            (Llama 3 and SmolLM2, Mistral, Qwen, Gemma, Phi-3). Make the model itself after the
+            distribution is set.
+        device_mesh: A `keras.distribution.DeviceMesh` with the two axes; by default all devices
+            on the model axis.
+        batch_axis: Axis over which a batch is divided.
+        model_axis: Axis over which the weights are divided; it must divide the number of heads.
+
+    Returns:
+        A `keras.distribution.LayoutMap` for `keras.distribution.ModelParallel`.
+
+    Raises:
+        TypeError: Not a backbone that this knows.
+        ValueError: The mesh lacks one of the axes.
+
+    Example:
+
+    ```python
+    mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"])
+    layout = cptk.training.distribution.layout_map(keras_hub.models.GPT2Backbone, mesh)
+    keras.distribution.set_distribution(
+        keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+    )
+    ```
+
+    References:
+        - Shoeybi et al., Megatron-LM, arXiv:1909.08053, section 3.
+    """
+    backbone = getattr(backbone, "backbone", backbone)
+    kind = backbone if isinstance(backbone, type) else type(backbone)
+    if not any(known in kind.__name__ for known in _DIVIDED) or "Backbone" not in kind.__name__:
+        raise TypeError(
+            f"layout_map knows the backbones {sorted(_DIVIDED)}. Received: {kind.__name__}. Write "
+            "a keras.distribution.LayoutMap for another one."
+        )
+    if device_mesh is None:
+        devices = keras.distribution.list_devices()
+        device_mesh = keras.distribution.DeviceMesh(
+            (1, len(devices)), [batch_axis, model_axis], devices
+        )
+    if not {batch_axis, model_axis} <= set(device_mesh.axis_names):
+        raise ValueError(
+            f"`device_mesh` should have the axes {batch_axis!r} and {model_axis!r}. Received: "
+            f"{list(device_mesh.axis_names)}."
+        )
+    layout = keras.distribution.LayoutMap(device_mesh)
+    layout[r"(token|position)_embedding/(embeddings|position_embeddings)$"] = (None, model_axis)
+    layout[r"(query|key|value)/kernel$"] = (None, model_axis, None)
+    layout[r"(query|key|value)/bias$"] = (model_axis, None)
+    layout[r"attention_output/kernel$"] = (model_axis, None, None)
+    layout[r"feedforward_(intermediate|gate)_dense/kernel$"] = (None, model_axis)
+    layout[r"feedforward_(intermediate|gate)_dense/bias$"] = (model_axis,)
+    layout[r"feedforward_output_dense/kernel$"] = (model_axis, None)
+    return layout
+
+
+_DIVIDED = ("GPT2", "Llama", "Mistral", "Qwen", "Gemma", "Phi3")
+
+
+# === TensorFlow and JAX ===
+
+
+def _tf_replicas(model: Any) -> Replicas:
+    import tensorflow as tf
+
+    strategy = getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
+    everyone = strategy.num_replicas_in_sync
+    if everyone == 1:
+        return Replicas()
+    own = len(strategy.extended.worker_devices)
+    processes = everyone // own
+    first = own * _tf_process(strategy) if processes > 1 else 0
+    return Replicas(everyone, first, own, processes)
+
+
+def _tf_process(strategy: Any = None) -> int:
+    """The number of this process: the chief's is 0, or the first worker's where there is none."""
+    import tensorflow as tf
+
+    strategy = strategy or tf.distribute.get_strategy()
+    resolver = getattr(strategy, "cluster_resolver", None)
+    if resolver is None:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    if not resolver.task_type:
+        return 0
+    chiefs = len(resolver.cluster_spec().as_dict().get("chief", ()))
+    return int(resolver.task_id) + (0 if resolver.task_type == "chief" else chiefs)
+
+
+def _tf_context() -> Any:
+    """The replica's context, if there are several replicas and this runs in one of them."""
+    if keras.config.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context if context is not None and context.num_replicas_in_sync > 1 else None
+
+
+def _jax_replicas() -> Replicas:
+    current = keras.distribution.distribution()
+    if current is None:
+        return Replicas()
+    mesh = current.device_mesh
+    everyone = mesh.shape[list(mesh.axis_names).index(current.batch_dim_name)]
+    jax = import_module("jax")
+    processes = jax.process_count()
+    if everyone % processes:
+        raise ValueError(
+            f"The batch is divided in {everyone} on the axis {current.batch_dim_name!r}, and there "
+            f"are {processes} processes: each needs as many parts of the batch as the others, and "
+            "at least one. Make the batch axis a multiple of the number of processes."
+        )
+    own = everyone // processes
+    return Replicas(everyone, jax.process_index() * own, own, processes)
+
+
+def _torch_processes() -> int:
+    torch = import_module("torch.distributed")
+    return torch.get_world_size() if torch.is_available() and torch.is_initialized() else 1
+
+
+def _innermost(optimizer: Any) -> Any:
+    """The optimizer itself, where loss scaling is wrapped around it."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether an error says that another process has gone."""
+    text = f"{type(error).__name__}: {error}".lower()
+    signs = ("unavailable", "aborted", "connection reset", "connection closed", "gloo", "heartbeat")
+    return any(sign in text for sign in signs)

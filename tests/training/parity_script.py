@@ -1,0 +1,170 @@
+"""Trains toys on one kind of devices and saves what came of it; `test_distribution.py` starts it.
+
+Arguments: the kind (`single`, `mirrored:2`, `workers:2`, `devices:4`, `processes:2`, `mesh:2`), the
+file, and what is trained (names of `CASES`, or all). Several processes find each other by
+what `examples/cluster/launch.py` has set.
+"""
+
+import contextlib
+import os
+import sys
+from typing import Any
+
+KIND, _, COUNT = sys.argv[1].partition(":")
+DEVICES = {"mirrored": int(COUNT or 1), "devices": int(COUNT or 1), "processes": 2, "mesh": 4}.get(
+    KIND, 1
+)
+if os.environ["KERAS_BACKEND"] == "jax":
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
+    )
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import toys  # noqa: E402
+import training_toys  # noqa: E402
+
+import cptk  # noqa: E402
+from cptk.training import distribution  # noqa: E402
+
+STEPS_PER_EPOCH, EPOCHS, BATCH, PAIRS = 5, 2, 8, 20  # A pass has 8, 8 and 4 pairs.
+TEXTS = {
+    "query": [f"{chr(97 + i)}: how is it spelt?"[: 6 + i] for i in range(PAIRS)],
+    "document": [f"{chr(65 + i)} is spelt just like it" for i in range(PAIRS)],
+}
+TEXTS["query"][3] = TEXTS["query"][11]
+CASES = {
+    f"{backbone}-{lora}-{dtype}-{optimizer}": (backbone, lora, dtype, optimizer)
+    for backbone in ("GPT2", "Llama3")
+    for lora in (0, 2)
+    for dtype, optimizer in (("float64", "SGD"), ("float64", "AdamW"), ("float32", "SGD"))
+}
+
+
+class Shown(keras.callbacks.Callback):
+    """What the progress bar shows after each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[list[float]] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.values.append([float(logs[name]) for name in sorted(logs)])
+
+
+def prepare() -> Any:
+    """The strategy to train under on TensorFlow; on JAX the distribution is set."""
+    if KIND == "single":
+        return contextlib.nullcontext
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if KIND == "workers":
+            return tf.distribute.MultiWorkerMirroredStrategy().scope
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES
+        )
+        return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(DEVICES)]).scope
+    if KIND == "processes":
+        keras.distribution.initialize(
+            os.environ["JAX_COORDINATOR_ADDRESS"], int(COUNT), int(os.environ["JAX_PROCESS_ID"])
+        )
+    if KIND != "mesh":
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+    return contextlib.nullcontext
+
+
+def use_mesh(backbone: str) -> None:
+    import keras_hub
+
+    mesh = keras.distribution.DeviceMesh((DEVICES // int(COUNT), int(COUNT)), ["batch", "model"])
+    kind = getattr(keras_hub.models, f"{backbone}Backbone")
+    layout = distribution.layout_map(kind, mesh)
+    keras.distribution.set_distribution(
+        keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+    )
+
+
+def widen() -> None:
+    """Have float64 mean float64: Keras on JAX, and KerasHub, compute parts in float32 even so."""
+    from keras.src.backend.common import dtypes
+
+    dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+    cast = keras.ops.cast
+
+    def cast_down_to_float64(x: Any, dtype: Any) -> Any:
+        wide = keras.backend.standardize_dtype(getattr(x, "dtype", "int32")) == "float64"
+        return x if wide and dtype == "float32" else cast(x, dtype)
+
+    keras.ops.cast = cast_down_to_float64
+    if keras.config.backend() == "jax":
+        import jax
+
+        def attention(query: Any, key: Any, value: Any, *, mask: Any, scale: Any, **_: Any) -> Any:
+            logits = jax.numpy.einsum("bqnh,bknh->bnqk", query, key) * scale
+            weights = jax.nn.softmax(jax.numpy.where(mask, logits, -1e30))
+            return jax.numpy.einsum("bnqk,bknh->bqnh", weights, value)
+
+        jax.nn.dot_product_attention = attention
+
+
+def train(scope: Any, backbone: str, lora: int, dtype: str, optimizer: str) -> dict[str, Any]:
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+    keras.utils.set_random_seed(5)
+    if KIND == "mesh":
+        use_mesh(backbone)
+    with scope():
+        reader = toys.preprocessor("llama3" if backbone == "Llama3" else "gpt2")
+        # Two heads of each kind: they are what a mesh divides.
+        heads = {"num_key_value_heads": 2} if backbone == "Llama3" else {"dropout": 0.0}
+        decoder = toys.backbone(backbone, 1, **heads)
+        for layer in decoder._flatten_layers():
+            if isinstance(layer, keras.layers.Softmax):
+                layer.dtype_policy = keras.DTypePolicy(dtype)
+        embedder = cptk.models.DecoderTextEmbedder(decoder, reader)
+        if lora:
+            cptk.training.enable_lora(embedder, lora)
+        trainer = cptk.ContrastiveTrainer(embedder, mask_equal_texts=True, seed=3)
+        rate = {"SGD": 0.05, "AdamW": 0.01}[optimizer]
+        trainer.compile(getattr(keras.optimizers, optimizer)(rate, clipnorm=None))
+    shown = Shown()
+    history = trainer.fit(
+        TEXTS,
+        batch_size=BATCH,
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        sample_weight=np.linspace(0.5, 2, PAIRS),
+        validation_data={side: texts[:7] for side, texts in TEXTS.items()},
+        validation_batch_size=4,
+        callbacks=[shown],
+        verbose=0,
+    ).history
+    found = {"shown": np.array(shown.values)}
+    found["history"] = np.array([history[name] for name in sorted(history)])
+    for index, variable in enumerate(trainer.trainable_variables):
+        found[f"weight{index}"] = np.asarray(keras.ops.convert_to_numpy(variable.value))
+    found["vectors"] = embedder.encode_text(TEXTS["query"][:5], role="query")
+    return found
+
+
+def main() -> None:
+    path, names = sys.argv[2], sys.argv[3:] or list(CASES)
+    if keras.config.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+    widen()
+    scope = prepare()
+    results = {}
+    for name in names:
+        for key, value in train(scope, *CASES[name]).items():
+            results[f"{name}/{key}"] = value
+        print("trained", name, flush=True)
+    if distribution.is_chief():
+        np.savez(path, **results)
+
+
+if __name__ == "__main__":
+    main()
