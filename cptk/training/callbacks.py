@@ -1,15 +1,17 @@
 """Exact resumption of an interrupted training run."""
 
-import json
 import os
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
+
+from cptk.training import distribution
 
 
 class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
@@ -21,17 +23,23 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
     variable of model and optimizer, LoRA's factors and the random state of dropout among them,
     the epoch, and the seed of the data order. `keras.callbacks.BackupAndRestore` leaves out the
     last three, and a kill while it writes leaves weights and epoch that do not belong together.
-    Here the file that names the backup is replaced in one step, after all else is on disk.
+    Here a backup is one file, renamed into place when it is on disk, and the two newest are kept:
+    where the newest cannot be read, a warning says so and the one before is used. A backup that
+    cannot be written, on a full disk say, is warned of too; training goes on.
+
+    Of several processes the first one writes, and all read: `backup_dir` is a folder that they
+    share. When one is killed the others end with an error within seconds; start all again.
 
     Epochs need not be passes over the data: with `steps_per_epoch=50`, a backup is made each 50
     steps, and no more than 50 steps are ever lost.
 
     Args:
-        backup_dir: Folder of the backup; one for each run.
-        delete_checkpoint: Whether to delete the backup when training has ended.
+        backup_dir: Folder of the backups; one for each run.
+        delete_checkpoint: Whether to delete the backups when training has ended.
 
     Raises:
-        ValueError: The backup is damaged or of another model.
+        ValueError: All backups are damaged, or of another model, or the processes found different
+            ones.
 
     Example:
 
@@ -50,26 +58,22 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self.backup_dir = Path(backup_dir)
         self.delete_checkpoint = delete_checkpoint
 
-    @property
-    def _index(self) -> Path:
-        return self.backup_dir / "backup.json"
-
     def on_train_begin(self, logs: Any = None) -> None:
         if not hasattr(self.model, "seed"):
             raise TypeError(
                 "ExactBackupAndRestore goes with a ContrastiveTrainer. Received: "
                 f"{type(self.model).__name__}. Use keras.callbacks.BackupAndRestore."
             )
-        if not self._index.exists():
-            return
-        try:
-            index = json.loads(self._index.read_text())
-            state = load_file(self.backup_dir / index["file"])
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        epoch, seed, state = self._newest()
+        first = distribution.agree(epoch, self.model)
+        if epoch != first:
             raise ValueError(
-                f"The backup in {str(self.backup_dir)!r} is damaged ({error}). Delete the folder "
-                "to begin anew."
-            ) from error
+                f"The first process found a backup of epoch {first} in {str(self.backup_dir)!r}, "
+                f"and this one of epoch {epoch} (0: none). `backup_dir` should be a folder that "
+                "all processes share."
+            )
+        if not epoch:
+            return
         generators = {name: state.pop(name) for name in list(state) if name in _torch_generators()}
         variables = self._variables()
         wrong = [
@@ -83,34 +87,80 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
                 f"({len(wrong)} of {len(variables)} variables do not fit: {wrong[:3]}). Build the "
                 "same one, or delete the folder to begin anew."
             )
-        for name, variable in variables.items():
-            array = np.asarray(keras.ops.convert_to_numpy(variable.value))
-            variable.assign(state[name].reshape(-1).view(array.dtype).reshape(array.shape))
+        with distribution.scope(self.model):
+            for name, variable in variables.items():
+                array = np.asarray(keras.ops.convert_to_numpy(variable.value))
+                variable.assign(state[name].reshape(-1).view(array.dtype).reshape(array.shape))
         for name, value in generators.items():
             _torch_generators()[name].set_state(_torch_tensor(value))
-        self.model.seed = index["seed"]
-        self.model._initial_epoch = index["epoch"]
+        self.model.seed = seed
+        self.model._initial_epoch = epoch
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.backup_dir.mkdir(parents=True, exist_ok=True)
-        name = f"epoch-{epoch + 1}.safetensors"
-        _write(self.backup_dir / name, lambda path: save_file(self._state(), path))
-        index = {"epoch": epoch + 1, "seed": self.model.seed, "file": name}
-        _write(self._index, lambda path: path.write_text(json.dumps(index)))
-        for old in self.backup_dir.glob("epoch-*.safetensors"):
-            if old.name != name:
-                old.unlink(missing_ok=True)
+        if not distribution.is_chief():
+            return
+        path = self.backup_dir / f"epoch-{epoch + 1}.safetensors"
+        scratch = path.with_name(path.name + ".tmp")
+        about = {"epoch": str(epoch + 1), "seed": str(self.model.seed)}
+        try:
+            self.backup_dir.mkdir(parents=True, exist_ok=True)
+            save_file(self._state(), scratch, metadata=about)
+            with open(scratch, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        except (OSError, SafetensorError) as error:
+            scratch.unlink(missing_ok=True)
+            kept = self._files()
+            warnings.warn(
+                f"The backup of epoch {epoch + 1} could not be written to {str(self.backup_dir)!r} "
+                f"({error}); "
+                + (f"that of epoch {_epoch(kept[0])} is kept." if kept else "there is none."),
+                stacklevel=2,
+            )
+            return
+        for old in self._files()[2:]:
+            old.unlink(missing_ok=True)
 
     def on_train_end(self, logs: Any = None) -> None:
         if not self.delete_checkpoint or not self.backup_dir.exists():
             return
-        # The index first: without it the rest is no backup. Files of others stay.
-        self._index.unlink(missing_ok=True)
-        for pattern in ("epoch-*.safetensors", "epoch-*.safetensors.tmp", "backup.json.tmp"):
-            for path in self.backup_dir.glob(pattern):
-                path.unlink()
+        if not distribution.is_chief():
+            return
+        # Oldest first, so that what a kill leaves is the end. Files of others stay.
+        for path in [*self.backup_dir.glob("epoch-*.safetensors.tmp"), *self._files()[::-1]]:
+            path.unlink()
         if not any(self.backup_dir.iterdir()):
             self.backup_dir.rmdir()
+
+    def _files(self) -> list[Path]:
+        """The backups, newest first."""
+        found = self.backup_dir.glob("epoch-*.safetensors")
+        return sorted((path for path in found if _epoch(path) > 0), key=_epoch, reverse=True)
+
+    def _newest(self) -> tuple[int, int, dict[str, np.ndarray]]:
+        """Epoch, seed and variables of the newest backup that can be read; epoch 0 without any."""
+        damaged = ""
+        for path in self._files():
+            try:
+                with safe_open(path, "np") as file:
+                    about = file.metadata()
+                found = int(about["epoch"]), int(about["seed"]), load_file(path)
+            except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+                damaged = damaged or f"{path.name}: {error}"
+                continue
+            if damaged:
+                warnings.warn(
+                    f"The newest backup in {str(self.backup_dir)!r} is damaged ({damaged}); "
+                    f"training goes on from {path.name}.",
+                    stacklevel=3,
+                )
+            return found
+        if damaged:
+            raise ValueError(
+                f"The backup in {str(self.backup_dir)!r} is damaged ({damaged}). Delete the folder "
+                "to begin anew."
+            )
+        return 0, 0, {}
 
     def _state(self) -> dict[str, np.ndarray]:
         state = {name: _bytes(variable) for name, variable in self._variables().items()}
@@ -156,10 +206,7 @@ def _bytes(variable: Any) -> np.ndarray:
     return flat.reshape(*array.shape, array.itemsize)
 
 
-def _write(path: Path, write: Any) -> None:
-    """Write a file beside its place, flush it to disk, and rename."""
-    scratch = path.with_name(path.name + ".tmp")
-    write(scratch)
-    with open(scratch, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
+def _epoch(path: Path) -> int:
+    """The number in a backup's name; 0 in the name of somebody else's file."""
+    number = path.name.removeprefix("epoch-").removesuffix(".safetensors")
+    return int(number) if number.isdecimal() else 0

@@ -11,7 +11,9 @@ public issue; `tests/training/test_workarounds.py` says when one is no longer ne
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import signal
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -220,6 +222,12 @@ def check_compile(trainer: Any, optimizer: Any, options: Mapping[str, Any]) -> N
             f"`steps_per_execution` above 1 does not work under {name} (keras issue 19246). Leave "
             "it out."
         )
+    for argument in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+        if getattr(_innermost(optimizer), argument, None):
+            raise ValueError(
+                f"`{argument}` does not work under {name}: TensorFlow cannot update variables of "
+                "several devices in one branch of a condition. Leave it out of the optimizer."
+            )
     if isinstance(optimizer, keras.optimizers.Optimizer) and (
         _innermost(optimizer)._distribution_strategy is not trainer.distribute_strategy
     ):
@@ -265,10 +273,11 @@ def running(trainer: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if replicas(trainer).processes > 1 and _is_loss(error):
-            first_line = str(error).strip().splitlines()[0][:300]
-            raise RuntimeError(LOST.format(error=first_line)) from error
-        raise
+        said = _loss(error) if replicas(trainer).processes > 1 else None
+        if said is None:
+            raise
+        _end_in_time()
+        raise RuntimeError(LOST.format(error=said)) from error
     finally:
         if sharding:
             current.auto_shard_dataset = sharding
@@ -334,13 +343,15 @@ def layout_map(
             f"{list(device_mesh.axis_names)}."
         )
     layout = keras.distribution.LayoutMap(device_mesh)
-    layout[r"(token|position)_embedding/(embeddings|position_embeddings)$"] = (None, model_axis)
-    layout[r"(query|key|value)/kernel$"] = (None, model_axis, None)
-    layout[r"(query|key|value)/bias$"] = (model_axis, None)
-    layout[r"attention_output/kernel$"] = (model_axis, None, None)
-    layout[r"feedforward_(intermediate|gate)_dense/kernel$"] = (None, model_axis)
-    layout[r"feedforward_(intermediate|gate)_dense/bias$"] = (model_axis,)
-    layout[r"feedforward_output_dense/kernel$"] = (model_axis, None)
+    # Keras matches the whole path of a weight.
+    layout[r".*(token|position)_embedding/embeddings"] = (None, model_axis)
+    layout[r".*token_embedding/reverse_embeddings"] = (model_axis, None)
+    layout[r".*(query|key|value)/kernel"] = (None, model_axis, None)
+    layout[r".*(query|key|value)/bias"] = (model_axis, None)
+    layout[r".*attention_output/kernel"] = (model_axis, None, None)
+    layout[r".*feedforward_(intermediate|gate)_dense/kernel"] = (None, model_axis)
+    layout[r".*feedforward_(intermediate|gate)_dense/bias"] = (model_axis,)
+    layout[r".*feedforward_output_dense/kernel"] = (model_axis, None)
     return layout
 
 
@@ -415,8 +426,19 @@ def _innermost(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def _is_loss(error: Exception) -> bool:
-    """Whether an error says that another process has gone."""
-    text = f"{type(error).__name__}: {error}".lower()
+def _loss(error: Exception) -> str | None:
+    """What an error says of another process that has gone; `None` where it says nothing of it."""
     signs = ("unavailable", "aborted", "connection reset", "connection closed", "gloo", "heartbeat")
-    return any(sign in text for sign in signs)
+    for line in f"{type(error).__name__}: {error}".splitlines():
+        if any(sign in line.lower() for sign in signs):
+            return line.strip()[:300]
+    return None
+
+
+def _end_in_time(seconds: int = 20) -> None:
+    """Have this process end, once it wants to.
+
+    WORKAROUND. TensorFlow may wait for ever for the lost one when the interpreter shuts down.
+    """
+    if keras.config.backend() == "tensorflow" and hasattr(signal, "alarm"):
+        atexit.register(signal.alarm, seconds)

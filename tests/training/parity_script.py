@@ -1,7 +1,7 @@
 """Trains toys on one kind of devices and saves what came of it; `test_distribution.py` starts it.
 
 Arguments: the kind (`single`, `mirrored:2`, `workers:2`, `devices:4`, `processes:2`, `mesh:2`), the
-file, and what is trained (names of `CASES`, or all). Several processes find each other by
+file, and what is trained (names of `CASES` or `FEATURES`, `features`; all cases by default). Several processes find each other by
 what `examples/cluster/launch.py` has set.
 """
 
@@ -38,6 +38,21 @@ CASES = {
     for backbone in ("GPT2", "Llama3")
     for lora in (0, 2)
     for dtype, optimizer in (("float64", "SGD"), ("float64", "AdamW"), ("float32", "SGD"))
+}
+
+#: What `compile` and `fit` can be asked for besides; `docs/scaling.md` lists them.
+FEATURES: dict[str, dict[str, Any]] = {
+    "clipping by global norm": {"global_clipnorm": 0.05},
+    "clipping by norm": {"clipnorm": 0.01},
+    "moving average of weights": {"use_ema": True, "ema_momentum": 0.5},
+    "gradient accumulation": {"gradient_accumulation_steps": 2},
+    "mixed bfloat16": {"dtype": "mixed_bfloat16"},
+    "mixed float16, loss scaled": {"dtype": "mixed_float16"},
+    "jit_compile=True": {"jit_compile": True},
+    "steps_per_execution=2": {"steps_per_execution": 2},
+    "tf.data": {"data": "tf.data"},
+    "PyDataset": {"data": "PyDataset"},
+    "generator": {"data": "generator"},
 }
 
 
@@ -109,6 +124,58 @@ def widen() -> None:
         jax.nn.dot_product_attention = attention
 
 
+def as_data(kind: str) -> Any:
+    """The same batches in the same order, as another kind of data."""
+    batches = [
+        {side: texts[start : start + BATCH] for side, texts in TEXTS.items()}
+        for start in range(0, PAIRS, BATCH)
+    ]
+    if kind == "tf.data":
+        import tensorflow as tf
+
+        return tf.data.Dataset.from_tensor_slices(TEXTS).batch(BATCH)
+    if kind == "generator":
+        return (batch for _ in range(EPOCHS) for batch in batches)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return len(batches)
+
+        def __getitem__(self, index: int) -> Any:
+            return batches[index]
+
+    return Batches()
+
+
+def train_with(scope: Any, feature: str) -> dict[str, Any]:
+    """GPT-2 and SGD with one feature; its refusal, if it is refused."""
+    options = dict(FEATURES[feature])
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy(options.pop("dtype", "float32"))
+    keras.utils.set_random_seed(5)
+    data = options.pop("data", None)
+    of_compile = {k: options.pop(k) for k in ("jit_compile", "steps_per_execution") if k in options}
+    try:
+        with scope():
+            decoder = toys.backbone("GPT2", 1, dropout=0.0)
+            embedder = cptk.models.DecoderTextEmbedder(decoder, toys.preprocessor("gpt2"))
+            trainer = cptk.ContrastiveTrainer(embedder, seed=3)
+            trainer.compile(keras.optimizers.SGD(0.05, **options), **of_compile)
+        if data is None:
+            given: dict[str, Any] = {"x": TEXTS, "batch_size": BATCH}
+        else:
+            given = {"x": as_data(data)}
+        if data == "generator":
+            given["steps_per_epoch"] = -(-PAIRS // BATCH)
+        history = trainer.fit(**given, epochs=EPOCHS, verbose=0).history
+    except ValueError as error:
+        return {"refused": np.array(str(error))}
+    found = {"history": np.array([history[name] for name in sorted(history)])}
+    for index, variable in enumerate(trainer.trainable_variables):
+        found[f"weight{index}"] = np.asarray(keras.ops.convert_to_numpy(variable.value), "float32")
+    return found
+
+
 def train(scope: Any, backbone: str, lora: int, dtype: str, optimizer: str) -> dict[str, Any]:
     keras.config.set_floatx(dtype)
     keras.config.set_dtype_policy(dtype)
@@ -128,7 +195,9 @@ def train(scope: Any, backbone: str, lora: int, dtype: str, optimizer: str) -> d
             cptk.training.enable_lora(embedder, lora)
         trainer = cptk.ContrastiveTrainer(embedder, mask_equal_texts=True, seed=3)
         rate = {"SGD": 0.05, "AdamW": 0.01}[optimizer]
-        trainer.compile(getattr(keras.optimizers, optimizer)(rate, clipnorm=None))
+        trainer.compile(getattr(keras.optimizers, optimizer)(rate))
+    if KIND == "mesh":
+        assert not all(v.value.is_fully_replicated for v in embedder.variables)
     shown = Shown()
     history = trainer.fit(
         TEXTS,
@@ -151,6 +220,7 @@ def train(scope: Any, backbone: str, lora: int, dtype: str, optimizer: str) -> d
 
 def main() -> None:
     path, names = sys.argv[2], sys.argv[3:] or list(CASES)
+    names = list(FEATURES) if names == ["features"] else names
     if keras.config.backend() == "jax":
         import jax
 
@@ -159,7 +229,8 @@ def main() -> None:
     scope = prepare()
     results = {}
     for name in names:
-        for key, value in train(scope, *CASES[name]).items():
+        trained = train_with(scope, name) if name in FEATURES else train(scope, *CASES[name])
+        for key, value in trained.items():
             results[f"{name}/{key}"] = value
         print("trained", name, flush=True)
     if distribution.is_chief():

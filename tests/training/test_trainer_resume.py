@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import random
 import re
@@ -20,6 +20,7 @@ from training_toys import EVEN
 
 import cptk
 from cptk.training import ExactBackupAndRestore
+from cptk.training import callbacks as module
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {
@@ -63,6 +64,10 @@ def test_killed_in_an_epoch(tmp_path):
     assert finish(tmp_path / "backup") == 3
 
 
+def backups(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("epoch-*.safetensors"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [0, 4])
 def test_killed_again_and_again(lora, tmp_path):
@@ -70,13 +75,13 @@ def test_killed_again_and_again(lora, tmp_path):
     killed(folder, "step:1", lora)  # Before there is a backup.
     assert not folder.exists()
     killed(folder, "write:1", lora)  # Half of the first one written.
-    assert not (folder / "backup.json").exists()
-    killed(folder, "rename:4", lora)  # Epochs 0 and 1 done; the new index not in place.
-    assert json.loads((folder / "backup.json").read_text())["epoch"] == 1
+    assert not backups(folder)
+    killed(folder, "rename:2", lora)  # Epoch 0 done; that of epoch 1 written, not in place.
+    assert backups(folder) == ["epoch-1"]
     killed(folder, "write:2", lora)
-    assert json.loads((folder / "backup.json").read_text())["epoch"] == 2
-    killed(folder, "unlink:1", lora)  # The new index in place, the old file still there.
-    assert json.loads((folder / "backup.json").read_text())["epoch"] == 3
+    assert backups(folder) == ["epoch-1", "epoch-2"]
+    killed(folder, "unlink:1", lora)  # The new one in place, the oldest still there.
+    assert backups(folder) == ["epoch-1", "epoch-2", "epoch-3"]
     killed(folder, "step:3", lora)
     assert finish(folder, lora) == 4
 
@@ -85,7 +90,7 @@ def test_killed_again_and_again(lora, tmp_path):
 def test_killed_from_outside(tmp_path):
     """As soon as a file of some kind is seen, at moments nobody has chosen."""
     folder, rng = tmp_path / "backup", random.Random(0)
-    for pattern in ("*.tmp", "backup.json", "epoch-*.safetensors"):
+    for pattern in ("*.tmp", "epoch-2*", "epoch-*.safetensors"):
         process = start(folder, "never")
         before = {path.name for path in folder.glob("*")}
         while process.poll() is None:
@@ -133,8 +138,7 @@ def test_seed_and_epoch_are_those_of_the_interrupted_run(tmp_path):
     )
     assert second.seed == 17
     assert history.epoch == [2, 3]
-    assert json.loads((tmp_path / "backup.json").read_text())["epoch"] == 4
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["backup.json", "epoch-4.safetensors"]
+    assert backups(tmp_path) == ["epoch-3", "epoch-4"]
     # A run that has ended does nothing more.
     end = toys.weights(second)
     again = toys.trainer()
@@ -151,22 +155,50 @@ def test_only_its_own_files_are_deleted(tmp_path, trainer):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "index", "no name", "empty"])
-def test_damaged_backup(damage, tmp_path, trainer):
-    interrupted(tmp_path, 1, trainer)
-    file, index = tmp_path / "epoch-1.safetensors", tmp_path / "backup.json"
-    if damage == "cut":
-        file.write_bytes(file.read_bytes()[:-10])
-    elif damage == "gone":
-        file.unlink()
-    elif damage == "empty":
-        file.write_bytes(b"")
-    else:
-        index.write_text({"index": '{"epoch": 1', "no name": '{"epoch": 1, "seed": 3}'}[damage])
+def damage(path, how):
+    content = {"cut": path.read_bytes()[:-10], "empty": b"", "other": b"{}" * 40}[how]
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "other"])
+def test_all_backups_damaged(how, tmp_path, trainer):
+    interrupted(tmp_path, 2, trainer)
+    damage(tmp_path / "epoch-1.safetensors", how)
+    damage(tmp_path / "epoch-2.safetensors", how)
     start = toys.weights(trainer)
     with pytest.raises(ValueError, match=r"The backup in .* is damaged .* Delete the folder"):
         toys.fit(trainer, EVEN, epochs=4, callbacks=[ExactBackupAndRestore(tmp_path)])
     toys.assert_same(toys.weights(trainer), start, atol=0)
+
+
+def test_the_backup_before_a_damaged_one_is_used(tmp_path, trainer):
+    start = toys.state(trainer)
+    toys.fit(trainer, EVEN, epochs=4)
+    end = toys.weights(trainer)
+    toys.restore(trainer, start)
+    interrupted(tmp_path, 3, trainer)
+    damage(tmp_path / "epoch-3.safetensors", "cut")
+    toys.restore(trainer, start)
+    with pytest.warns(UserWarning, match=r"damaged \(epoch-3.*goes on from epoch-2"):
+        toys.fit(trainer, EVEN, epochs=4, callbacks=[ExactBackupAndRestore(tmp_path)])
+    toys.assert_same(toys.weights(trainer), end)
+
+
+def test_full_disk(tmp_path, trainer, monkeypatch):
+    save, calls = module.save_file, []
+
+    def fill(state, path, **kwargs):
+        calls.append(path)
+        save(state, path, **kwargs)
+        if len(calls) == 2:
+            os.truncate(path, 100)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", fill)
+    backup = ExactBackupAndRestore(tmp_path, delete_checkpoint=False)
+    with pytest.warns(UserWarning, match=r"epoch 2 could not be written .*No space.*epoch 1 is kept"):
+        toys.fit(trainer, EVEN, epochs=2, callbacks=[backup])
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-1.safetensors"]
 
 
 def test_backup_of_another_model_or_optimizer(tmp_path, trainer):

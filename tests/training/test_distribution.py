@@ -1,0 +1,126 @@
+"""The same training on one device and on many: the same weights, the same figures shown."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import training_toys as toys
+
+import cptk
+from cptk.training import distribution
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path.append(str(ROOT / "examples" / "cluster"))
+import launch  # noqa: E402
+
+BACKEND = keras.backend.backend()
+KINDS = {
+    "tensorflow": ["mirrored:2", "mirrored:4", "workers:2", "workers:3"],
+    "jax": ["devices:2", "devices:4", "devices:8", "processes:2", "mesh:2"],
+    "torch": [],
+}[BACKEND]
+#: float64 to 1e-9; float32, of weights after SGD and of all that is shown, to 1e-5.
+TOLERANCES = {"float64": 1e-9, "float32": 1e-5}
+
+
+def run(kind: str, path: Path, *cases: str) -> dict[str, np.ndarray]:
+    """What `parity_script.py` saves."""
+    name, _, count = kind.partition(":")
+    processes = int(count) if name in ("workers", "processes") else 1
+    script = [sys.executable, str(HERE / "parity_script.py"), kind, str(path), *cases]
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": BACKEND,
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent, ROOT))),
+    }
+    started = [
+        subprocess.Popen(
+            script,
+            env={**environment, **(of_worker if processes > 1 else {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for of_worker in launch.local_cluster(processes)
+    ]
+    for process in started:
+        output = process.communicate(timeout=900)[0]
+        assert process.returncode == 0, output[-4000:]
+    with np.load(path) as found:
+        return dict(found)
+
+
+@pytest.fixture(scope="session")
+def one_device(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    return run("single", tmp_path_factory.mktemp("one") / "device.npz")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_as_one_device(kind, one_device, tmp_path):
+    found = run(kind, tmp_path / "found.npz")
+    assert set(found) == set(one_device)
+    assert len(found) > 12 * 10
+    for name, expected in one_device.items():
+        case, part = name.split("/")
+        tolerance = TOLERANCES[case.split("-")[2]]
+        if part == "vectors":
+            tolerance = 1e-5  # `encode_text` gives float32.
+        np.testing.assert_allclose(found[name], expected, rtol=0, atol=tolerance, err_msg=name)
+
+
+# === In this process ===
+
+
+def test_one_device_is_one_replica():
+    assert distribution.replicas() == distribution.Replicas(1, 0, 1, 1)
+    assert distribution.is_chief()
+    assert distribution.agree(5, None) == 5
+    tree = {"a": keras.ops.ones((2, 3))}
+    assert distribution.gather(tree) is tree
+
+
+def test_layout_maps_divide_the_large_weights():
+    import keras_hub
+
+    mesh = keras.distribution.DeviceMesh((1, 1), ["batch", "model"], ["cpu:0"])
+    for name in ("GPT2", "Llama3"):
+        decoder = toys.toys.backbone(name, 1)
+        layout = distribution.layout_map(decoder, mesh)
+        for weight in decoder.weights:
+            divided = layout[weight.path]
+            large = len(weight.shape) > 1
+            assert (divided is not None) >= large, weight.path
+            if divided is not None:
+                assert len(divided.axes) == len(weight.shape), weight.path
+                assert "model" in divided.axes
+        lora = toys.toys.backbone(name, 1)
+        cptk.training.enable_lora(lora, 2)
+        for weight in lora.trainable_weights:
+            assert layout[weight.path] is None, weight.path
+    assert distribution.layout_map(keras_hub.models.LlamaBackbone, mesh)
+    with pytest.raises(TypeError, match=r"knows the backbones .*Received: BloomBackbone"):
+        distribution.layout_map(keras_hub.models.BloomBackbone, mesh)
+    flat = keras.distribution.DeviceMesh((1,), ["data"], ["cpu:0"])
+    with pytest.raises(ValueError, match=r"should have the axes 'batch' and 'model'.*\['data'\]"):
+        distribution.layout_map(keras_hub.models.GPT2Backbone, flat)
+
+
+def test_shares_cover_the_batch_in_order():
+    from cptk.data.batching import share_rows
+
+    batch = ({"query": np.arange(10).reshape(5, 2)}, None, np.ones(5))
+    parts = [share_rows(batch, 3, first, 1) for first in range(3)]
+    joined = np.concatenate([x["query"] for x, _, _ in parts])
+    np.testing.assert_array_equal(joined[:5], batch[0]["query"])
+    assert (joined[5:] == 0).all()
+    assert len(joined) == 6
+    assert [weight.sum() for _, _, weight in parts] == [2, 2, 1]
+    np.testing.assert_array_equal(share_rows(batch, 3, 1, 2)[0]["query"], joined[2:])
