@@ -212,7 +212,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--backend", choices=["tensorflow", "jax", "torch"], help="of Keras (default: tensorflow)")
     add("--form", choices=list(FORMS), help="what stands around a text (default: the preset's)")
     add("--num-layers", type=int, help="use the first so many layers (default: all)")
-    add("--sequence-length", type=int, help="tokens that are read of a text (default: 64; a saved embedder has its own)")
+    add(
+        "--sequence-length",
+        type=int,
+        help="tokens read of a text (default: 64, or a saved embedder's own)",
+    )
     add("--dtype", help="of the layers (default: the fastest on this machine)")
     options = parser.parse_args(arguments)
     options.backend = options.backend or os.environ.get("KERAS_BACKEND", "tensorflow")

@@ -95,7 +95,9 @@ def _jax_alone(embedder: Any) -> Any:
             layout, mesh = current.get_data_layout((1, 1)), current.device_mesh
             parts = mesh.shape[list(mesh.axis_names).index(current.batch_dim_name)]
             if len(features["token_ids"]) % parts == 0:
-                features = {k: jax.device_put(v, layout.backend_layout) for k, v in features.items()}
+                features = {
+                    k: jax.device_put(v, layout.backend_layout) for k, v in features.items()
+                }
             return np.asarray(function(*state, x=features))
         if not all(value.is_fully_replicated for kind in state for value in kind):
             raise ValueError(

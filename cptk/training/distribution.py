@@ -176,7 +176,7 @@ def apply_gradients(optimizer: Any, gradients: list[Any], variables: list[Any]) 
 
 
 def one_row(trainer: Any, logs: dict[str, Any]) -> dict[str, Any]:
-    """WORKAROUND (keras #20585): with several processes Keras takes the mean of logs over axis 0."""
+    """WORKAROUND (keras #20585). With several processes Keras takes means of logs over axis 0."""
     if replicas(trainer).processes == 1:
         return logs
     return {name: keras.ops.reshape(value, (1,)) for name, value in logs.items()}
@@ -265,7 +265,8 @@ def scope(model: Any) -> Any:
 @contextlib.contextmanager
 def running(trainer: Any) -> Iterator[None]:
     """Around `fit`, `evaluate` and `predict`: data comes cut, and lost processes are named."""
-    current = keras.distribution.distribution() if keras.config.backend() == "jax" else None
+    on_jax = keras.config.backend() == "jax"
+    current: Any = keras.distribution.distribution() if on_jax else None
     sharding = getattr(current, "auto_shard_dataset", None)
     if sharding:
         # It would cut the shares once more, and refuses all but tf.data.

@@ -11,11 +11,11 @@ from typing import Any
 if os.environ["KERAS_BACKEND"] == "jax":
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import training_toys as toys  # noqa: E402
+import keras
+import numpy as np
+import training_toys as toys
 
-from cptk.training import ExactBackupAndRestore, distribution  # noqa: E402
+from cptk.training import ExactBackupAndRestore, distribution
 
 EPOCHS, STEPS = 60, 2
 

@@ -1,8 +1,8 @@
 """Trains toys on one kind of devices and saves what came of it; `test_distribution.py` starts it.
 
 Arguments: the kind (`single`, `mirrored:2`, `workers:2`, `devices:4`, `processes:2`, `mesh:2`), the
-file, and what is trained (names of `CASES` or `FEATURES`, `features`; all cases by default). Several processes find each other by
-what `examples/cluster/launch.py` has set.
+file, and what is trained: names of `CASES` or `FEATURES`, or `features`; all cases by default.
+Several processes find each other by what `examples/cluster/launch.py` sets.
 """
 
 import contextlib
@@ -22,7 +22,6 @@ if os.environ["KERAS_BACKEND"] == "jax":
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import toys  # noqa: E402
-import training_toys  # noqa: E402
 
 import cptk  # noqa: E402
 from cptk.training import distribution  # noqa: E402

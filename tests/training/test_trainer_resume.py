@@ -196,7 +196,9 @@ def test_full_disk(tmp_path, trainer, monkeypatch):
 
     monkeypatch.setattr(module, "save_file", fill)
     backup = ExactBackupAndRestore(tmp_path, delete_checkpoint=False)
-    with pytest.warns(UserWarning, match=r"epoch 2 could not be written .*No space.*epoch 1 is kept"):
+    with pytest.warns(
+        UserWarning, match=r"epoch 2 could not be written .*No space.*epoch 1 is kept"
+    ):
         toys.fit(trainer, EVEN, epochs=2, callbacks=[backup])
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-1.safetensors"]
 
