@@ -217,6 +217,40 @@ def train(scope: Any, backbone: str, lora: int, dtype: str, optimizer: str) -> d
     return found
 
 
+def train_mutant(scope: Any, mutation: str) -> dict[str, Any]:
+    """The first case with one thing wrong on TensorFlow's replicas."""
+    import tensorflow as tf
+
+    kept = {name: getattr(distribution, name) for name in ("gather", "apply_gradients", "total")}
+
+    def gather_without_gradient(tree: Any) -> Any:
+        everything = kept["gather"](tree)
+        own = len(keras.tree.flatten(tree)) and tf.shape(keras.tree.flatten(tree)[0])[0]
+        return keras.tree.map_structure(
+            lambda mine, all_: tf.concat([mine, tf.stop_gradient(all_[own:])], 0), tree, everything
+        )
+
+    def apply(factor: float) -> Any:
+        return lambda optimizer, gradients, variables: kept["apply_gradients"](
+            optimizer, [g if g is None else factor * tf.convert_to_tensor(g) for g in gradients],
+            variables,
+        )  # fmt: skip
+
+    mutants = {
+        "negatives without gradient": {"gather": gather_without_gradient},
+        "gradients counted once a replica": {"apply_gradients": apply(float(DEVICES))},
+        "mean of gradients": {"apply_gradients": apply(1 / DEVICES)},
+        "sums of one replica": {"total": lambda tensor: tensor},
+    }
+    for name, function in mutants[mutation].items():
+        setattr(distribution, name, function)
+    try:
+        return train(scope, *next(iter(CASES.values())))
+    finally:
+        for name, function in kept.items():
+            setattr(distribution, name, function)
+
+
 def main() -> None:
     path, names = sys.argv[2], sys.argv[3:] or list(CASES)
     names = list(FEATURES) if names == ["features"] else names
@@ -228,7 +262,10 @@ def main() -> None:
     scope = prepare()
     results = {}
     for name in names:
-        trained = train_with(scope, name) if name in FEATURES else train(scope, *CASES[name])
+        if name in CASES:
+            trained = train(scope, *CASES[name])
+        else:
+            trained = (train_with if name in FEATURES else train_mutant)(scope, name)
         for key, value in trained.items():
             results[f"{name}/{key}"] = value
         print("trained", name, flush=True)

@@ -110,6 +110,29 @@ def test_features(tmp_path):
                 )
 
 
+MUTANTS = [
+    "negatives without gradient",
+    "gradients counted once a replica",
+    "mean of gradients",
+    "sums of one replica",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX sees the global batch: nothing to mutate")
+def test_mutants_are_caught(tmp_path):
+    """What `test_same_as_one_device` compares is far from right where a step is wrong."""
+    case = "GPT2-0-float64-SGD"
+    right = run("single", tmp_path / "right.npz", case)
+    wrong = run("mirrored:2", tmp_path / "wrong.npz", *MUTANTS)
+    for mutant in MUTANTS:
+        differences = [
+            np.max(np.abs(wrong[f"{mutant}/{part}"] - right[f"{case}/{part}"]))
+            for part in {name.split("/")[1] for name in right} - {"vectors"}
+        ]
+        assert max(differences) > 1e-4, mutant
+
+
 # === In this process ===
 
 
