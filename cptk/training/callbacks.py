@@ -87,10 +87,14 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
                 f"({len(wrong)} of {len(variables)} variables do not fit: {wrong[:3]}). Build the "
                 "same one, or delete the folder to begin anew."
             )
+        values = []
+        for name, variable in variables.items():
+            # Read outside of the scope, where a variable of several processes is one array.
+            array = np.asarray(keras.ops.convert_to_numpy(variable.value))
+            values.append(state[name].reshape(-1).view(array.dtype).reshape(array.shape))
         with distribution.scope(self.model):
-            for name, variable in variables.items():
-                array = np.asarray(keras.ops.convert_to_numpy(variable.value))
-                variable.assign(state[name].reshape(-1).view(array.dtype).reshape(array.shape))
+            for variable, value in zip(variables.values(), values, strict=True):
+                variable.assign(value)
         for name, value in generators.items():
             _torch_generators()[name].set_state(_torch_tensor(value))
         self.model.seed = seed
