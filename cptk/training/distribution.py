@@ -6,7 +6,7 @@ the data. TensorFlow runs the step once a replica, each with its share: embeddin
 each replica scores its own rows, and gradients and sums are added up.
 
 Everything here that works around Keras 3.15 or TensorFlow 2.21 is marked WORKAROUND, with the
-public issue; `tests/training/test_workarounds.py` says when one is no longer needed.
+public issue where there is one.
 """
 
 from __future__ import annotations
