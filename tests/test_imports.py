@@ -175,7 +175,9 @@ def test_tensorflow_is_imported_by_its_own_module_alone() -> None:
     guilty = [
         str(path.relative_to(ROOT))
         for path in sources
-        if path != TENSORFLOW_MODULE
+        # The other two import it inside of functions that run on TensorFlow alone.
+        if path.relative_to(PACKAGE).as_posix()
+        not in ("data/tensorflow.py", "models/encode.py", "training/distribution.py")
         and any(
             name.split(".")[0] in {"tensorflow", "tensorflow_text"}
             for name in imported_modules(path)
