@@ -1,4 +1,4 @@
-"""Everything that needs `tf.data`: the only module of cptk that imports TensorFlow."""
+"""Everything that needs `tf.data`: the only module that imports TensorFlow when it is imported."""
 
 import itertools
 from collections.abc import Mapping
@@ -170,19 +170,16 @@ def share(data: Any, total: int, first: int, own: int, split: bool) -> Any:
         missing = each * total - tf.shape(tensor)[0]
         tensor = tf.pad(tensor, [[0, missing]] + [[0, 0]] * (tensor.shape.rank - 1))
         tensor = tensor[first * each : (first + own) * each]
+        if not split:
+            return tensor
         return tf.reshape(tensor, tf.concat([[own, each], tf.shape(tensor)[1:]], 0))
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def parts(*element: Any) -> Any:
         element = _drop_none(element[0] if len(element) == 1 else element)
         cut = tf.nest.map_structure(rows, element)
-        if split:
-            return tf.data.Dataset.from_tensor_slices(cut)
-        return tf.data.Dataset.from_tensors(
-            tf.nest.map_structure(
-                lambda t: tf.reshape(t, tf.concat([[-1], tf.shape(t)[2:]], 0)), cut
-            )
-        )
+        make = tf.data.Dataset.from_tensor_slices if split else tf.data.Dataset.from_tensors
+        return make(cut)
 
     count = int(data.cardinality())
     data = data.flat_map(parts)

@@ -126,9 +126,8 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             old.unlink(missing_ok=True)
 
     def on_train_end(self, logs: Any = None) -> None:
-        if not self.delete_checkpoint or not self.backup_dir.exists():
-            return
-        if not distribution.is_chief():
+        kept = not self.delete_checkpoint or not self.backup_dir.exists()
+        if kept or not distribution.is_chief():
             return
         # Oldest first, so that what a kill leaves is the end. Files of others stay.
         for path in [*self.backup_dir.glob("epoch-*.safetensors.tmp"), *self._files()[::-1]]:

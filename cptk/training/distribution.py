@@ -129,9 +129,10 @@ def total(tensor: Tensor) -> Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(tensor))
 
 
-def copies(model: Any) -> int:
+def copies() -> int:
     """How often a step is run at once, each time for a share of the batch."""
-    return 1 if _tf_context() is None else replicas(model).total
+    context = _tf_context()
+    return 1 if context is None else int(context.num_replicas_in_sync)
 
 
 def tf_train_step(trainer: Any, data: Any) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if pairs is None:
             pairs = ops.ones_like(values)
         weight = pairs if weight is None else weight
-        sums = [value, ops.sum(pairs), ops.sum(ops.cast(weight, value.dtype))]
+        sums = [value, ops.sum(pairs), ops.sum(weight)]
         for logits in (rows, columns):
             scores = metrics.in_batch_scores(logits, mask)
             sums.append(ops.sum(ops.cast(scores, value.dtype) * weight))
@@ -155,7 +155,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         for extra in self.losses:
             extra = ops.cast(ops.sum(extra), loss.dtype)
             shown = shown + ops.stop_gradient(extra) * sums[1]
-            loss = loss + extra / distribution.copies(self)
+            loss = loss + extra / distribution.copies()
         self._loss_tracker.add(shown, sums[1])
         for metric, total in zip(self._accuracies, (sums[3], sums[4]), strict=True):
             metric.add(total, sums[2])
