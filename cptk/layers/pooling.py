@@ -112,11 +112,11 @@ class EOSPooling(_Pooling):
             return inputs[:, -1, :]
         batch, length, dim = (dimension(inputs, axis) for axis in range(3))
         # 0 at masked positions and i + 1 elsewhere; the largest is the last real one.
-        order = ops.where(mask, ops.expand_dims(ops.arange(1, length + 1), 0), 0)
+        order = ops.where(mask, ops.expand_dims(ops.arange(1, length + 1, dtype="int32"), 0), 0)
         last = ops.max(order, axis=1)
         # One row of the flattened states per text. `take_along_axis` would first copy the
         # whole (batch, length, dim) block into another memory order on TensorFlow.
-        rows = ops.arange(batch) * length + ops.maximum(last - 1, 0)
+        rows = ops.arange(batch, dtype="int32") * length + ops.maximum(last - 1, 0)
         pooled = ops.take(ops.reshape(inputs, (-1, dim)), rows, axis=0)
         return ops.where(ops.expand_dims(ops.greater(last, 0), -1), pooled, 0.0)
 

@@ -135,7 +135,7 @@ def copies() -> int:
     return 1 if context is None else int(context.num_replicas_in_sync)
 
 
-def tf_train_step(trainer: Any, data: Any) -> dict[str, Any]:
+def tf_train_step(trainer: Any, data: Any, loss_and_gradients: Any = None) -> dict[str, Any]:
     """Keras's `train_step` on TensorFlow, with gradients summed before the optimizer sees them.
 
     WORKAROUND. Keras clips each replica's gradients before it adds them up, and hands the rows of
@@ -144,15 +144,21 @@ def tf_train_step(trainer: Any, data: Any) -> dict[str, Any]:
     import tensorflow as tf
 
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    loss_and_gradients = loss_and_gradients or _tf_loss_and_gradients
+    loss, gradients, y_pred = loss_and_gradients(trainer, x, y, sample_weight)
+    trainer._loss_tracker.update_state(loss, sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
+    apply_gradients(trainer.optimizer, gradients, trainer.trainable_weights)
+    return one_row(trainer, trainer.compute_metrics(x, y, y_pred, sample_weight))
+
+
+def _tf_loss_and_gradients(trainer: Any, x: Any, y: Any, sample_weight: Any) -> Any:
+    import tensorflow as tf
+
     with tf.GradientTape() as tape:
         y_pred = trainer(x, training=True)
         loss = trainer.compute_loss(x, y, y_pred, sample_weight, training=True)
         scaled = trainer.optimizer.scale_loss(loss)
-    trainer._loss_tracker.update_state(loss, sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
-    variables = trainer.trainable_weights
-    gradients = tape.gradient(scaled, variables)
-    apply_gradients(trainer.optimizer, gradients, variables)
-    return one_row(trainer, trainer.compute_metrics(x, y, y_pred, sample_weight))
+    return loss, tape.gradient(scaled, trainer.trainable_weights), y_pred
 
 
 def apply_gradients(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:

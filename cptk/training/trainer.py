@@ -24,7 +24,8 @@ from cptk.layers import ContrastiveHead
 from cptk.losses.masks import equal_texts
 from cptk.models.encode import forward
 from cptk.ops import float32_or_higher, off_diagonal
-from cptk.training import distribution
+from cptk.training import distribution, gradient_cache
+from cptk.training.gradient_cache import check_micro_batches
 from cptk.training.inputs import (
     SetEpoch,
     check_seed,
@@ -62,6 +63,11 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             to a document's own query, are left out of its negatives. (Ours; off as in the
             paper. Equality is that of the token ids, after truncation.)
         seed: Integer that fixes the order of the pairs. Drawn by default.
+        micro_batch_size: Texts that pass through the model at once. The step is that of the whole
+            batch all the same, by gradient caching: its memory is that of a micro-batch, and
+            texts pass twice. By default all pass at once, in one plain step.
+        micro_batch_tokens: Instead of a number of texts, a budget of tokens, padding included:
+            micro-batches of short texts hold more of them.
 
     Example:
 
@@ -75,6 +81,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     References:
         - Neelakantan et al., Text and Code Embeddings by Contrastive Pre-Training,
           arXiv:2201.10005, section 2.
+        - Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup,
+          arXiv:2101.06983: gradient caching.
     """
 
     def __init__(
@@ -83,6 +91,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         head: Any = None,
         mask_equal_texts: bool = False,
         seed: int | None = None,
+        micro_batch_size: int | str | None = None,
+        micro_batch_tokens: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -95,6 +105,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.head = ContrastiveHead() if head is None else head
         self.mask_equal_texts = mask_equal_texts
         self.seed = check_seed(seed)
+        self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
+        self.micro_batches = check_micro_batches(micro_batch_size, micro_batch_tokens, embedder)
         self.lora_state = LoraState(embedder)
         self._accuracies = [
             PairMean(name="query_accuracy"),
@@ -178,6 +190,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def train_step(self, *args: Any) -> Any:
         """One step, of a replica on TensorFlow, of all elsewhere."""
+        if self.micro_batches is not None:
+            return gradient_cache.train_step(self, *args)
         if keras.config.backend() == "tensorflow":
             return distribution.tf_train_step(self, *args)
         return super().train_step(*args)
@@ -470,6 +484,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             "head": keras.saving.serialize_keras_object(self.head),
             "mask_equal_texts": self.mask_equal_texts,
             "seed": self.seed,
+            "micro_batch_size": self.micro_batch_size,
+            "micro_batch_tokens": self.micro_batch_tokens,
             "training_state": training_state(self.embedder),
         }
 

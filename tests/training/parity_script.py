@@ -38,6 +38,9 @@ CASES = {
     for lora in (0, 2)
     for dtype, optimizer in (("float64", "SGD"), ("float64", "AdamW"), ("float32", "SGD"))
 }
+#: By gradient caching, but for one device: it takes the plain step, to hold them against.
+CASES["GPT2-0-float64-SGD-cached"] = ("GPT2", 0, "float64", "SGD")
+CASES["Llama3-2-float64-AdamW-cached"] = ("Llama3", 2, "float64", "AdamW")
 
 #: What `compile` and `fit` can be asked for besides; `docs/scaling.md` lists them.
 FEATURES: dict[str, dict[str, Any]] = {
@@ -49,6 +52,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "mixed float16, loss scaled": {"dtype": "mixed_float16"},
     "jit_compile=True": {"jit_compile": True},
     "steps_per_execution=2": {"steps_per_execution": 2},
+    "micro-batches": {"micro_batch_size": 3},
     "tf.data": {"data": "tf.data"},
     "PyDataset": {"data": "PyDataset"},
     "generator": {"data": "generator"},
@@ -153,12 +157,13 @@ def train_with(scope: Any, feature: str) -> dict[str, Any]:
     keras.config.set_dtype_policy(options.pop("dtype", "float32"))
     keras.utils.set_random_seed(5)
     data = options.pop("data", None)
+    of_trainer = {k: options.pop(k) for k in ("micro_batch_size",) if k in options}
     of_compile = {k: options.pop(k) for k in ("jit_compile", "steps_per_execution") if k in options}
     try:
         with scope():
             decoder = toys.backbone("GPT2", 1, dropout=0.0)
             embedder = cptk.models.DecoderTextEmbedder(decoder, toys.preprocessor("gpt2"))
-            trainer = cptk.ContrastiveTrainer(embedder, seed=3)
+            trainer = cptk.ContrastiveTrainer(embedder, seed=3, **of_trainer)
             trainer.compile(keras.optimizers.SGD(0.05, **options), **of_compile)
         if data is None:
             given: dict[str, Any] = {"x": TEXTS, "batch_size": BATCH}
@@ -175,7 +180,9 @@ def train_with(scope: Any, feature: str) -> dict[str, Any]:
     return found
 
 
-def train(scope: Any, backbone: str, lora: int, dtype: str, optimizer: str) -> dict[str, Any]:
+def train(
+    scope: Any, backbone: str, lora: int, dtype: str, optimizer: str, micro: int | None = None
+) -> dict[str, Any]:
     keras.config.set_floatx(dtype)
     keras.config.set_dtype_policy(dtype)
     keras.utils.set_random_seed(5)
@@ -192,7 +199,9 @@ def train(scope: Any, backbone: str, lora: int, dtype: str, optimizer: str) -> d
         embedder = cptk.models.DecoderTextEmbedder(decoder, reader)
         if lora:
             cptk.training.enable_lora(embedder, lora)
-        trainer = cptk.ContrastiveTrainer(embedder, mask_equal_texts=True, seed=3)
+        trainer = cptk.ContrastiveTrainer(
+            embedder, mask_equal_texts=True, seed=3, micro_batch_size=micro
+        )
         rate = {"SGD": 0.05, "AdamW": 0.01}[optimizer]
         trainer.compile(getattr(keras.optimizers, optimizer)(rate))
     if KIND == "mesh":
@@ -263,7 +272,8 @@ def main() -> None:
     results = {}
     for name in names:
         if name in CASES:
-            trained = train(scope, *CASES[name])
+            cached = name.endswith("-cached") and KIND != "single"
+            trained = train(scope, *CASES[name], micro=3 if cached else None)
         else:
             trained = (train_with if name in FEATURES else train_mutant)(scope, name)
         for key, value in trained.items():

@@ -1,0 +1,155 @@
+"""Gradient caching on JAX: the whole step as a pure function, in loops of the program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import keras
+from jax import lax
+from jax import numpy as jnp
+
+from cptk.data.batching import SIDES
+from cptk.training.gradient_cache import MicroBatches, lengths
+
+
+def train_step(trainer: Any, state: Any, data: Any) -> Any:
+    """As `train_step` of Keras on JAX: `(logs, state)`."""
+    weights, others, of_optimizer, of_metrics = state
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    cuts = {side: _Cut(trainer.micro_batches, x[side]) for side in SIDES}
+    vectors, after = {}, others
+    for side in SIDES:
+        vectors[side], after = _embed(trainer, weights, after, cuts[side])
+
+    def loss_of(weights: Any, vectors: Any) -> Any:
+        loss, (_, _, metrics) = trainer.stateless_compute_loss(
+            weights, after, of_metrics, x=x, y=y, y_pred=vectors,
+            sample_weight=sample_weight, training=True,
+        )  # fmt: skip
+        with keras.StatelessScope(zip(trainer.optimizer.variables, of_optimizer, strict=True)):
+            return trainer.optimizer.scale_loss(loss), (loss, metrics)
+
+    slope = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+    (_, (loss, of_metrics)), (gradients, upstream) = slope(weights, vectors)
+    for side in SIDES:
+        gradients, others = _add_gradients(
+            trainer, weights, others, cuts[side], upstream[side], gradients
+        )
+    weights, of_optimizer = trainer.optimizer.stateless_apply(of_optimizer, gradients, weights)
+    logs, of_metrics = trainer._update_metrics_variables(
+        of_metrics, loss, x, y, vectors, sample_weight
+    )
+    return logs, (weights, others, of_optimizer, of_metrics)
+
+
+class _Cut:
+    """One side's texts, longest first, and the shapes of micro-batches there may be."""
+
+    def __init__(self, micro_batches: MicroBatches, tokens: Any) -> None:
+        ids, mask = tokens["token_ids"], tokens["padding_mask"].astype(bool)
+        self.texts, longest = ids.shape
+        parts = _parts()
+        self.shapes = []
+        for length in lengths(longest):
+            rows = min(max(micro_batches.rows(length), 1), self.texts)
+            self.shapes.append((-(-rows // parts) * parts, length))
+        own = jnp.max(jnp.where(mask, jnp.arange(1, longest + 1), 0), axis=1)
+        if micro_batches.rows(longest) >= self.texts:
+            # All at once are left in their order: then dropout too is that of the plain step.
+            self.shapes = [(self.texts, longest)]
+            self.order = jnp.arange(self.texts)
+        else:
+            self.order = jnp.argsort(-own)
+        # The shape of the micro-batch that begins at each place.
+        ends = jnp.array([length for _, length in self.shapes])
+        self.kinds = jnp.searchsorted(ends, own[self.order])
+        filler = max(rows for rows, _ in self.shapes)
+        self.tokens = {
+            "token_ids": jnp.pad(ids[self.order], ((0, filler), (0, 0))),
+            "padding_mask": jnp.pad(mask[self.order], ((0, filler), (0, 0))),
+        }
+        self.rows = self.texts + filler
+
+    def loop(self, body: Any, carry: Any) -> Any:
+        """`carry = body(start, tokens, carry)` for each micro-batch."""
+
+        def of_shape(rows: int, length: int) -> Any:
+            def run(start: Any, carry: Any) -> Any:
+                tokens = {
+                    name: _divided(lax.dynamic_slice(value, (start, 0), (rows, length)))
+                    for name, value in self.tokens.items()
+                }
+                return start + rows, body(start, tokens, carry)
+
+            return run
+
+        branches = [of_shape(*shape) for shape in self.shapes]
+
+        def step(state: Any) -> Any:
+            start, carry = state
+            return lax.switch(self.kinds[start], branches, start, carry)
+
+        return lax.while_loop(lambda state: state[0] < self.texts, step, (0, carry))[1]
+
+
+def _embed(trainer: Any, weights: Any, others: Any, cut: _Cut) -> tuple[Any, Any]:
+    """Embeddings `(n, dim)` of a side, in its own order, and the state they leave."""
+
+    def body(start: Any, tokens: Any, carry: Any) -> Any:
+        found, others = carry
+        vectors, others = _forward(trainer, weights, others, tokens)
+        return lax.dynamic_update_slice(found, vectors, (start, 0)), others
+
+    few = {name: value[:1] for name, value in cut.tokens.items()}
+    one = jax.eval_shape(lambda: _forward(trainer, weights, others, few)[0])
+    found = jnp.zeros((cut.rows, one.shape[1]), one.dtype)
+    found, others = cut.loop(body, (found, others))
+    own = jnp.zeros((cut.texts, one.shape[1]), one.dtype)
+    return own.at[cut.order].set(found[: cut.texts]), others
+
+
+def _add_gradients(
+    trainer: Any, weights: Any, others: Any, cut: _Cut, upstream: Any, gradients: Any
+) -> tuple[Any, Any]:
+    """Gradients of the weights, with those that come by the embeddings of a side added."""
+    upstream = jnp.pad(upstream[cut.order], ((0, cut.rows - cut.texts), (0, 0)))
+
+    def body(start: Any, tokens: Any, carry: Any) -> Any:
+        sums, others = carry
+
+        def vectors_of(weights: Any) -> Any:
+            return _forward(trainer, weights, others, tokens)
+
+        vectors, pull, others = jax.vjp(vectors_of, weights, has_aux=True)
+        own = lax.dynamic_slice(upstream, (start, 0), vectors.shape)
+        return jax.tree.map(jnp.add, sums, pull(own)[0]), others
+
+    return cut.loop(body, (gradients, others))  # type: ignore[no-any-return]
+
+
+def _forward(trainer: Any, weights: Any, others: Any, tokens: Any) -> tuple[Any, Any]:
+    """Embeddings of a micro-batch, and the state after it: dropout's seeds have moved on."""
+    names = trainer.non_trainable_variables
+    values = [*zip(trainer.trainable_variables, weights, strict=True)]
+    values += zip(names, others, strict=True)
+    with keras.StatelessScope(values) as scope:
+        vectors = trainer.embedder(tokens, training=True)
+    return vectors, [scope.get_current_value(variable) for variable in names]
+
+
+def _parts() -> int:
+    """In how many parts a batch is divided among devices."""
+    current = keras.distribution.distribution()
+    if current is None:
+        return 1
+    mesh = current.device_mesh
+    return int(mesh.shape[list(mesh.axis_names).index(current.batch_dim_name)])
+
+
+def _divided(tensor: Any) -> Any:
+    """A micro-batch, each device with its share."""
+    current = keras.distribution.distribution()
+    if current is None:
+        return tensor
+    return keras.distribution.distribute_tensor(tensor, current.get_data_layout(tensor.shape))

@@ -1,0 +1,115 @@
+"""Gradient caching on TensorFlow: one replica's loss and gradients, in loops of the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from cptk.data.batching import SIDES
+from cptk.training import distribution
+from cptk.training.gradient_cache import MicroBatches, seed_states
+
+
+def train_step(trainer: Any, data: Any) -> dict[str, Any]:
+    """As `distribution.tf_train_step`, on each replica."""
+    return distribution.tf_train_step(trainer, data, loss_and_gradients)
+
+
+def loss_and_gradients(
+    trainer: Any, x: Any, y: Any, sample_weight: Any
+) -> tuple[Any, list[Any], dict[str, Any]]:
+    """As of the plain step: the loss, scaled gradients of trainable weights, embeddings."""
+    cuts = {side: _Cut(trainer.micro_batches, x[side]) for side in SIDES}
+    seeds = seed_states(trainer.embedder)
+    before = [tf.identity(seed) for seed in seeds]
+    vectors = {side: _embed(trainer.embedder, cuts[side]) for side in SIDES}
+    with tf.GradientTape() as tape:
+        tape.watch(vectors)
+        loss = trainer.compute_loss(x, y, vectors, sample_weight, training=True)
+        scaled = trainer.optimizer.scale_loss(loss)
+    of_vectors, gradients = tape.gradient(scaled, (vectors, trainer.trainable_weights))
+    for seed, value in zip(seeds, before, strict=True):
+        seed.assign(value)
+    for side in SIDES:
+        gradients = _add_gradients(trainer, cuts[side], of_vectors[side], gradients)
+    return loss, gradients, vectors
+
+
+class _Cut:
+    """One side's texts, longest first, and where each micro-batch begins and ends."""
+
+    def __init__(self, micro_batches: MicroBatches, tokens: Any) -> None:
+        ids, mask = tokens["token_ids"], tf.cast(tokens["padding_mask"], tf.bool)
+        self.texts, self.longest = tf.shape(ids)[0], tf.shape(ids)[1]
+        places = tf.range(1, self.longest + 1)
+        lengths = tf.reduce_max(tf.where(mask, places, 0), axis=1)
+        # All at once are left in their order: then dropout too is that of the plain step.
+        whole = micro_batches.rows(self.longest) >= self.texts
+        keys = tf.where(whole, tf.zeros_like(lengths), -lengths)
+        self.order = tf.argsort(keys, stable=True)
+        self.lengths = tf.where(whole, self.longest, tf.gather(lengths, self.order))
+        self.tokens = {
+            "token_ids": tf.gather(ids, self.order),
+            "padding_mask": tf.gather(mask, self.order),
+        }
+        self.micro_batches = micro_batches
+
+    def take(self, start: Any) -> tuple[dict[str, Any], Any]:
+        """The micro-batch that begins at a place, and the place where it ends."""
+        # In steps of eight: kernels like it, and so few shapes occur.
+        length = tf.minimum(-(-tf.maximum(self.lengths[start], 1) // 8) * 8, self.longest)
+        rows = tf.maximum(self.micro_batches.rows(length), 1)
+        end = tf.minimum(start + rows, self.texts)
+        return {name: value[start:end, :length] for name, value in self.tokens.items()}, end
+
+
+def _embed(embedder: Any, cut: _Cut) -> Any:
+    """Embeddings `(n, dim)` of a side, in its own order."""
+    width, dtype = embedder.output.shape[1], embedder.output.dtype
+
+    def more(start: Any, count: Any, found: Any) -> Any:
+        tokens, end = cut.take(start)
+        return end, count + 1, found.write(count, embedder(tokens, training=True))
+
+    found = tf.TensorArray(
+        dtype, 0, dynamic_size=True, infer_shape=False, element_shape=(None, width)
+    )
+    found = tf.while_loop(
+        lambda start, *_: start < cut.texts, more, (0, 0, found), parallel_iterations=1
+    )[-1]
+    vectors = tf.gather(found.concat(), tf.math.invert_permutation(cut.order))
+    return tf.ensure_shape(vectors, (None, width))
+
+
+def _add_gradients(trainer: Any, cut: _Cut, upstream: Any, gradients: list[Any]) -> list[Any]:
+    """Gradients of the weights, with those that come by the embeddings of a side added."""
+    variables = trainer.trainable_weights
+    upstream = tf.gather(upstream, cut.order)
+    reached: set[int] = set()
+
+    def more(start: Any, *sums: Any) -> Any:
+        tokens, end = cut.take(start)
+        with tf.GradientTape() as tape:
+            vectors = trainer.embedder(tokens, training=True)
+        found = tape.gradient(vectors, variables, output_gradients=upstream[start:end])
+        reached.update(i for i, gradient in enumerate(found) if gradient is not None)
+        return end, *(
+            total if gradient is None else total + tf.convert_to_tensor(gradient)
+            for total, gradient in zip(sums, found, strict=True)
+        )
+
+    # A weight's gradient has the dtype of the weight; one that gets none costs a scalar.
+    begin = [
+        tf.zeros(variable.shape, variable.dtype)
+        if gradient is None
+        else tf.convert_to_tensor(gradient)
+        for variable, gradient in zip(variables, gradients, strict=True)
+    ]
+    sums = tf.while_loop(
+        lambda start, *_: start < cut.texts, more, (0, *begin), parallel_iterations=1
+    )[1:]
+    return [
+        total if gradient is not None or i in reached else None
+        for i, (total, gradient) in enumerate(zip(sums, gradients, strict=True))
+    ]

@@ -1,0 +1,73 @@
+"""Gradient caching on torch: plain loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import torch
+
+from cptk.data.batching import SIDES
+from cptk.training.gradient_cache import MicroBatches
+
+
+def train_step(trainer: Any, data: Any) -> Any:
+    """As `train_step` of Keras on torch: the logs."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    cuts = {side: list(_cut(trainer.micro_batches, x[side])) for side in SIDES}
+    drawn_from = _random_state()
+    vectors = {}
+    with torch.no_grad():
+        for side, cut in cuts.items():
+            found = torch.cat([trainer.embedder(tokens, training=True) for _, tokens in cut])
+            order = torch.cat([rows for rows, _ in cut])
+            vectors[side] = torch.empty_like(found).index_copy_(0, order, found)
+    for own in vectors.values():
+        own.requires_grad_()
+    trainer.zero_grad()
+    loss = trainer.compute_loss(x, y, vectors, sample_weight, training=True)
+    trainer._loss_tracker.update_state(loss, sample_weight=len(vectors["query"]))
+    trainer.optimizer.scale_loss(loss).backward()
+    _set_random_state(drawn_from)
+    for side, cut in cuts.items():
+        upstream = vectors[side].grad
+        for rows, tokens in cut:
+            trainer.embedder(tokens, training=True).backward(upstream[rows])
+    variables = list(trainer.trainable_weights)
+    with torch.no_grad():
+        trainer.optimizer.apply([variable.value.grad for variable in variables], variables)
+    return trainer.compute_metrics(x, y, vectors, sample_weight)
+
+
+def _cut(micro_batches: MicroBatches, tokens: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Rows and tokens of each micro-batch, longest texts first."""
+    ids, mask = tokens["token_ids"], tokens["padding_mask"].bool()
+    texts, longest = ids.shape
+    places = torch.arange(1, longest + 1, device=ids.device)
+    lengths = torch.where(mask, places, 0).amax(1)
+    if micro_batches.rows(longest) >= texts:
+        # All at once are left in their order: then dropout too is that of the plain step.
+        yield torch.arange(texts, device=ids.device), {"token_ids": ids, "padding_mask": mask}
+        return
+    order = torch.argsort(-lengths, stable=True)
+    start = 0
+    while start < texts:
+        length = min(-(-max(int(lengths[order[start]]), 1) // 8) * 8, longest)
+        rows = order[start : start + max(micro_batches.rows(length), 1)]
+        start += len(rows)
+        yield rows, {"token_ids": ids[rows, :length], "padding_mask": mask[rows, :length]}
+
+
+def _random_state() -> tuple[Any, Any]:
+    """The state of torch's generators: Keras draws dropout from them."""
+    return (
+        torch.get_rng_state(),
+        torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    )
+
+
+def _set_random_state(state: tuple[Any, Any]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
