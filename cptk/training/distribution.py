@@ -216,7 +216,15 @@ def check_compile(trainer: Any, optimizer: Any, options: Mapping[str, Any]) -> N
             "the gradients. Use KERAS_BACKEND=jax with keras.distribution.DataParallel, or "
             "tensorflow with tf.distribute."
         )
-    if keras.config.backend() != "tensorflow" or cut.total == 1:
+    if keras.config.backend() != "tensorflow":
+        return
+    if options.get("jit_compile") is True and trainer.micro_batches is not None:
+        raise ValueError(
+            "`jit_compile=True` does not work with micro-batches on TensorFlow: XLA cannot compile "
+            "a loop over micro-batches of different lengths. Leave it out, or use "
+            "KERAS_BACKEND=jax, which compiles them."
+        )
+    if cut.total == 1:
         return
     name = type(trainer.distribute_strategy).__name__
     if options.get("jit_compile") is True and "TPU" not in name:

@@ -4,6 +4,7 @@ Over 400 lines because the doors of `keras.Model` (`fit`, `evaluate`, `predict`,
 saving) stand here together with their documentation; what they call is in `inputs.py`.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,9 +22,9 @@ from cptk.data.batching import (
     pad_tokens,
 )
 from cptk.layers import ContrastiveHead
-from cptk.losses.masks import equal_texts
+from cptk.losses.tiled import _check_tile_size, streamed_info_nce
 from cptk.models.encode import forward
-from cptk.ops import float32_or_higher, off_diagonal
+from cptk.ops import float32_or_higher, l2_normalize
 from cptk.training import distribution, gradient_cache
 from cptk.training.gradient_cache import check_micro_batches
 from cptk.training.inputs import (
@@ -65,9 +66,13 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         seed: Integer that fixes the order of the pairs. Drawn by default.
         micro_batch_size: Texts that pass through the model at once. The step is that of the whole
             batch all the same, by gradient caching: its memory is that of a micro-batch, and
-            texts pass twice. By default all pass at once, in one plain step.
+            texts pass twice. "auto" tries a few sizes at the first `fit`, and says which it took.
+            By default all pass at once, in one plain step.
         micro_batch_tokens: Instead of a number of texts, a budget of tokens, padding included:
             micro-batches of short texts hold more of them.
+        tile_size: Rows and columns of the tiles in which the loss is computed, so that the matrix
+            of logits is never held. By default tiles of 1,024 with micro-batches, and the whole
+            matrix without: there the activations of a batch are far larger.
 
     Example:
 
@@ -93,6 +98,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         seed: int | None = None,
         micro_batch_size: int | str | None = None,
         micro_batch_tokens: int | None = None,
+        tile_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -107,6 +113,9 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.seed = check_seed(seed)
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.micro_batches = check_micro_batches(micro_batch_size, micro_batch_tokens, embedder)
+        _check_tile_size("ContrastiveTrainer", tile_size)
+        self.tile_size = tile_size
+        self.not_finite = gradient_cache.NotFinite()
         self.lora_state = LoraState(embedder)
         self._accuracies = [
             PairMean(name="query_accuracy"),
@@ -136,32 +145,25 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         """The scalar loss of a batch; the place to override for another one."""
         own = {side: float32_or_higher(y_pred[side]) for side in SIDES}
         every = distribution.gather(own)
-        rows = self.head(own["query"], every["document"])
-        if every is own:
-            columns = ops.transpose(rows)
-        else:
-            columns = ops.transpose(self.head(every["query"], own["document"]))
-        mask, weight, pairs = self._equal_texts(x) if self.mask_equal_texts else None, None, None
+        ids = self._text_ids(x) if self.mask_equal_texts else []
+        is_pair = all_pairs = None
         if distribution.replicas(self).total > 1:
             # Rows without a token fill a batch that the replicas could not divide: no pairs.
             is_pair = ops.any(ops.cast(x["query"]["padding_mask"], "bool"), axis=1)
-            no_pair = ops.expand_dims(ops.logical_not(distribution.gather(is_pair)), 0)
-            no_pair = ops.broadcast_to(no_pair, ops.shape(rows))
-            mask = no_pair if mask is None else ops.logical_or(mask, no_pair)
-            weight = pairs = ops.cast(is_pair, rows.dtype)
-        if sample_weight is not None:
-            given = ops.cast(sample_weight, rows.dtype)
-            weight = given if weight is None else given * weight
-        values = losses.info_nce(rows, mask, weight) + losses.info_nce(columns, mask, weight)
+            all_pairs = distribution.gather(is_pair)
+        if self._in_tiles():
+            found = self._tiled(own, every, ids, all_pairs)
+        else:
+            found = self._whole(own, every, ids, all_pairs)
+        losses_, scores = found[:2], found[2:]
+        pairs = ops.ones_like(losses_[0])
+        if is_pair is not None:
+            pairs = ops.cast(is_pair, pairs.dtype)
+        weight = pairs if sample_weight is None else ops.cast(sample_weight, pairs.dtype) * pairs
         # Not `ops.mean`, which computes float64 in float32 on JAX and torch (Keras 3.15).
-        value = ops.sum(values) / 2
-        if pairs is None:
-            pairs = ops.ones_like(values)
-        weight = pairs if weight is None else weight
+        value = ops.sum((losses_[0] + losses_[1]) * weight) / 2
         sums = [value, ops.sum(pairs), ops.sum(weight)]
-        for logits in (rows, columns):
-            scores = metrics.in_batch_scores(logits, mask)
-            sums.append(ops.sum(ops.cast(scores, value.dtype) * weight))
+        sums += [ops.sum(ops.cast(score, value.dtype) * weight) for score in scores]
         sums = distribution.total(ops.stop_gradient(ops.stack(sums)))
         loss, shown = value / sums[1], sums[0]
         for extra in self.losses:
@@ -174,19 +176,56 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self._temperature.update_state(self.head.temperature)
         return loss
 
-    def _equal_texts(self, x: Any) -> Tensor:
-        """Boolean `(n, m)`, of each own text and each of the batch: another pair's text is equal.
+    def _in_tiles(self) -> bool:
+        """Whether the matrix of logits is never held: another head's may be of any form."""
+        stock = type(self.head).call is ContrastiveHead.call
+        return stock and (self.micro_batches is not None or self.tile_size is not None)
 
-        The mask is that of the rows, and of the columns too.
-        """
-        equal = []
+    def _whole(self, own: Any, every: Any, ids: Any, pairs: Any) -> tuple[Tensor, ...]:
+        """Losses of the own queries and of the own documents, then their in-batch scores."""
+        rows = self.head(own["query"], every["document"])
+        if every is own:
+            columns = ops.transpose(rows)
+        else:
+            columns = ops.transpose(self.head(every["query"], own["document"]))
+        # The mask is that of the rows, and of the columns too.
+        masks = [ops.equal(ops.expand_dims(a, 1), ops.expand_dims(b, 0)) for a, b in ids]
+        if pairs is not None:
+            no_pair = ops.expand_dims(ops.logical_not(pairs), 0)
+            masks.append(ops.broadcast_to(no_pair, ops.shape(rows)))
+        mask = functools.reduce(ops.logical_or, masks) if masks else None
+        scores = [metrics.in_batch_scores(logits, mask) for logits in (rows, columns)]
+        return losses.info_nce(rows, mask), losses.info_nce(columns, mask), *scores
+
+    def _tiled(self, own: Any, every: Any, ids: Any, pairs: Any) -> tuple[Tensor, ...]:
+        """As `_whole`, in tiles of the matrix."""
+        mine = {side: l2_normalize(own[side]) for side in SIDES}
+        options = {
+            "scale": ops.exp(self.head.tau),
+            "row_ids": tuple(first for first, _ in ids),
+            "column_ids": tuple(second for _, second in ids),
+            "keep": pairs,
+            "tile_size": self.tile_size,
+        }
+        if every is own:
+            rows, columns, *scores = streamed_info_nce(mine["query"], mine["document"], **options)
+            return rows, columns, *scores
+        found = []
+        for side, other in (SIDES, SIDES[::-1]):
+            candidates = l2_normalize(every[other])
+            found.append(streamed_info_nce(mine[side], candidates, symmetric=False, **options))
+        return found[0][0], found[1][0], found[0][2], found[1][2]
+
+    def _text_ids(self, x: Any) -> list[tuple[Tensor, Tensor]]:
+        """For each side, numbers `(n,)` of the own texts and `(m,)` of the batch's; equal: same."""
+        ids = []
         for side in SIDES:
             token_ids = ops.cast(x[side]["token_ids"], "int32")
             # -1 at padding: 0 may be a real token.
-            ids = ops.where(ops.cast(x[side]["padding_mask"], "bool"), token_ids, -1)
-            equal.append(equal_texts(ids, distribution.gather(ids)))
-        mask = ops.logical_or(*equal)
-        return ops.logical_and(mask, off_diagonal(*ops.shape(mask)))
+            tokens = ops.where(ops.cast(x[side]["padding_mask"], "bool"), token_ids, -1)
+            every = losses.text_ids(distribution.gather(tokens))
+            ids.append((every[: ops.shape(tokens)[0]], every))
+        return ids
 
     def train_step(self, *args: Any) -> Any:
         """One step, of a replica on TensorFlow, of all elsewhere."""
@@ -300,12 +339,15 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             )
         self.seed = distribution.agree(self.seed, self)
         data = self._batches(x, y, sample_weight, batch_size, shuffle, steps_per_epoch)
+        self._settle_micro_batches(data, verbose)
         callbacks = list(callbacks.callbacks) if hasattr(callbacks, "callbacks") else callbacks
         callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
         callbacks = list(callbacks or [])
         if isinstance(data, PairDataset):
             steps_per_epoch = None
             callbacks.insert(0, SetEpoch(data, set_seed=not own_data))
+        if self.micro_batches is not None:
+            callbacks.insert(0, gradient_cache.StopNotFinite())
         if validation_data is not None:
             val_x, val_y, val_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
             if validation_batch_size is None and isinstance(val_x, Mapping):
@@ -313,7 +355,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             validation_data = to_backend(
                 self._batches(val_x, val_y, val_weight, validation_batch_size, False), self
             )
-        with distribution.running(self):
+        with distribution.running(self), self.not_finite.named(self):
             return super().fit(
                 to_backend(data, self),
                 epochs=epochs,
@@ -355,8 +397,11 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
     ) -> Any:
         """One step on a batch of pairs, of strings or of tokens."""
-        x, weights = distribution.spread(self._checked_batch(x, y, sample_weight), self)
-        return super().train_on_batch(x, sample_weight=weights, **kwargs)
+        x, weights = self._checked_batch(x, y, sample_weight)
+        self._settle_micro_batches([x])
+        x, weights = distribution.spread((x, weights), self)
+        with self.not_finite.named(self):
+            return super().train_on_batch(x, sample_weight=weights, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Loss and metrics on one batch of pairs, of strings or of tokens."""
@@ -416,6 +461,23 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             # error in the middle of `fit`.
             self._prepare(x[0])
         return map_batches(x, self._prepare)
+
+    def _settle_micro_batches(self, data: Any, verbose: Any = 1) -> None:
+        """Have "auto" be a number, by the length that a text may have."""
+        if self.micro_batches is None or self.micro_batches.size != "auto":
+            return
+        longest = getattr(self.embedder.preprocessor, "sequence_length", None)
+        if longest is None:
+            try:
+                batch = data[0]
+            except TypeError:
+                raise ValueError(
+                    '`micro_batch_size="auto"` needs to know how long a text may be: give the '
+                    "embedder a preprocessor, or pass a number."
+                ) from None
+            x = batch[0] if isinstance(batch, tuple) else batch
+            longest = max(x[side]["token_ids"].shape[1] for side in SIDES)
+        self.micro_batches = gradient_cache.settle(self, longest, bool(verbose))
 
     def _prepare(self, batch: Any) -> Any:
         """One batch of somebody's own dataset, with strings made tokens of the full length."""
@@ -486,6 +548,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             "seed": self.seed,
             "micro_batch_size": self.micro_batch_size,
             "micro_batch_tokens": self.micro_batch_tokens,
+            "tile_size": self.tile_size,
             "training_state": training_state(self.embedder),
         }
 

@@ -7,7 +7,7 @@ from gradients import BACKEND, to_numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cptk.losses import same_text_mask
+from cptk.losses import same_text_mask, text_ids
 
 
 @given(shape=st.sampled_from([(1, 1), (4, 4), (3, 5)]), seed=st.integers(0, 2**16))
@@ -58,3 +58,13 @@ def test_in_a_graph_of_unknown_shape(jit):
 def test_refuses_shapes_that_do_not_fit(query, document, message):
     with pytest.raises(ValueError, match=message):
         same_text_mask(np.zeros(query, int), np.zeros(document, int))
+
+
+@pytest.mark.parametrize("length", [1, 40])
+def test_text_ids_are_equal_where_the_texts_are(length):
+    rng = np.random.default_rng(length)
+    tokens = rng.integers(-1, 50257, (60, length))[rng.integers(0, 60, 200)]
+    tokens[7], tokens[8] = np.sort(tokens[9]), np.sort(tokens[9])[::-1]
+    ids = to_numpy(text_ids(tokens))
+    expected = (tokens[:, None] == tokens[None]).all(-1)
+    np.testing.assert_array_equal(ids[:, None] == ids[None], expected)

@@ -17,20 +17,32 @@ One module a backend holds the loops; what they share is here.
 
 from __future__ import annotations
 
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
+from cptk.training import distribution
+
 LENGTHS = 4
 """Lengths that a micro-batch may have on JAX, each compiled once: quarters of the batch's."""
+
+
+SIZES = (8, 32, 128)
+"""Micro-batches that "auto" tries. Each is compiled, hence few; between two the speed differs
+little."""
 
 
 class MicroBatches(NamedTuple):
     """How many texts pass through the model at once: `size`, or what a budget of `tokens` holds."""
 
-    size: int | None = None
+    size: int | str | None = None
     tokens: int | None = None
 
     def rows(self, length: Any) -> Any:
@@ -45,6 +57,8 @@ def check_micro_batches(size: Any, tokens: Any, embedder: Any) -> MicroBatches |
     if size is not None and tokens is not None:
         raise ValueError("Pass `micro_batch_size` or `micro_batch_tokens`, not both.")
     for name, value in (("micro_batch_size", size), ("micro_batch_tokens", tokens)):
+        if value == "auto" and tokens is None:
+            continue
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if value is not None and (not whole or value < 1):
             or_auto = ', or "auto"' if tokens is None else ""
@@ -75,9 +89,138 @@ def lengths(longest: int) -> list[int]:
     return sorted({min(length, longest) for length in quarters})
 
 
+def settle(trainer: Any, length: int, verbose: bool) -> MicroBatches:
+    """`micro_batch_size="auto"` as a number: tried out on texts of `length` tokens, and said.
+
+    The size is that at which most texts a second go forward and back; a larger one is taken
+    where it gains 5% or more, and tried where what the last one took leaves room for it.
+    """
+    best, most, why = 0, 0.0, f"the largest tried, at {length} tokens a text"
+    for size in SIZES:
+        tokens = {
+            "token_ids": np.ones((size, length), "int32"),
+            "padding_mask": np.ones((size, length), bool),
+        }
+        try:
+            with _memory() as free:
+                run = _backend().attempt(trainer, tokens)
+                start = time.perf_counter()
+                run()
+                speed = size / (time.perf_counter() - start)
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            why = f"{size} texts of {length} tokens do not fit in memory"
+            break
+        if speed < 1.05 * most:
+            why = f"{most:.3g} texts a second, and {size} at once are no faster ({speed:.3g})"
+            break
+        best, most = size, speed
+        larger = (free[0] - free[1]) * SIZES[1] / SIZES[0]
+        if larger > 0.8 * free[0]:
+            why = f"more would not fit in the {free[0] / 2**30:.1f} GiB that are free"
+            break
+    best = distribution.agree(max(best, 1), trainer)
+    if verbose:
+        keras.utils.io_utils.print_msg(f'micro_batch_size="auto" is {best}: {why}.')
+    return MicroBatches(best)
+
+
+class StopNotFinite(keras.callbacks.Callback):  # type: ignore[misc]
+    """Ends training on JAX, whose step can note what is wrong but not raise."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.model.not_finite.raise_if_any(self.model)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if keras.config.backend() == "jax":
+            import_module("jax").effects_barrier()
+        self.model.not_finite.raise_if_any(self.model)
+
+
+class NotFinite:
+    """Tokens of the first text whose embedding is not finite, as the step has found it."""
+
+    SIGN = "cptk: an embedding is not finite"
+
+    def __init__(self) -> None:
+        self.text: tuple[str, list[int]] | None = None
+
+    def note(self, side: str, tokens: Any) -> None:
+        """A side and a row of tokens, -1 at padding."""
+        self.text = self.text or (side, [int(token) for token in tokens if token >= 0])
+
+    def raise_if_any(self, trainer: Any) -> None:
+        """The error that names the text."""
+        if self.text is None:
+            return
+        (side, tokens), self.text = self.text, None
+        if keras.config.backend() == "jax":
+            trainer.jax_state_sync()  # Or the model would lose its weights to the error.
+        preprocessor = trainer.embedder.preprocessor
+        text: Any = tokens
+        if preprocessor is not None:
+            text = preprocessor.tokenizer.detokenize(tokens)
+        raise ValueError(
+            f"The embedding of a {side} is not finite: {text!r}. The step was not taken. Weights "
+            "may be broken or the learning rate too high; in float16 a layer may have overflowed: "
+            "mixed_bfloat16 has the range of float32."
+        )
+
+    @contextlib.contextmanager
+    def named(self, trainer: Any) -> Iterator[None]:
+        """Around a step on TensorFlow, whose graph can raise but not read a text."""
+        try:
+            yield
+        except Exception as error:
+            found = re.search(rf"{self.SIGN}\W+(\w+)\W+\[([-\d ]+)\]", str(error))
+            if found is None:
+                raise
+            self.note(found[1], map(int, found[2].split()))
+        self.raise_if_any(trainer)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    signs = ("resource_exhausted", "resourceexhausted", "out of memory", "oom when")
+    said = f"{type(error).__name__}: {error}".lower()
+    return isinstance(error, MemoryError) or any(sign in said for sign in signs)
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[list[float]]:
+    """Bytes that are free: before, and, once the block has ended, at least."""
+    free = [_backend().free_memory()] * 2
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            free[1] = min(free[1], _backend().free_memory())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield free
+    finally:
+        done.set()
+        thread.join()
+
+
+def host_memory() -> float:
+    """Bytes that programs on this machine can still have."""
+    with contextlib.suppress(OSError), open("/proc/meminfo") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    return float("inf")  # Not Linux: only an allocation that fails is seen.
+
+
+def _backend() -> Any:
+    return import_module(f"{__name__}.{keras.config.backend()}")
+
+
 def train_step(trainer: Any, *args: Any) -> Any:
     """`trainer.train_step(*args)`, on any backend."""
-    return import_module(f"{__name__}.{keras.config.backend()}").train_step(trainer, *args)
+    return _backend().train_step(trainer, *args)
 
 
 def seed_states(embedder: Any) -> list[Any]:

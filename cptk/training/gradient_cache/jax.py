@@ -10,7 +10,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from cptk.data.batching import SIDES
-from cptk.training.gradient_cache import MicroBatches, lengths
+from cptk.training.gradient_cache import MicroBatches, host_memory, lengths
 
 
 def train_step(trainer: Any, state: Any, data: Any) -> Any:
@@ -21,6 +21,8 @@ def train_step(trainer: Any, state: Any, data: Any) -> Any:
     vectors, after = {}, others
     for side in SIDES:
         vectors[side], after = _embed(trainer, weights, after, cuts[side])
+
+    is_finite = jnp.array([_note_if_not_finite(trainer, vectors[s], x[s], s) for s in SIDES]).all()
 
     def loss_of(weights: Any, vectors: Any) -> Any:
         loss, (_, _, metrics) = trainer.stateless_compute_loss(
@@ -36,11 +38,47 @@ def train_step(trainer: Any, state: Any, data: Any) -> Any:
         gradients, others = _add_gradients(
             trainer, weights, others, cuts[side], upstream[side], gradients
         )
+    # No step is taken that would break the weights: `StopNotFinite` ends training.
+    gradients = [jnp.where(is_finite, gradient, 0) for gradient in gradients]
     weights, of_optimizer = trainer.optimizer.stateless_apply(of_optimizer, gradients, weights)
     logs, of_metrics = trainer._update_metrics_variables(
         of_metrics, loss, x, y, vectors, sample_weight
     )
     return logs, (weights, others, of_optimizer, of_metrics)
+
+
+def _note_if_not_finite(trainer: Any, vectors: Any, tokens: Any, side: str) -> Any:
+    finite = jnp.isfinite(vectors).all(axis=1)
+    row = jnp.argmin(finite)
+    ids = jnp.where(tokens["padding_mask"][row].astype(bool), tokens["token_ids"][row], -1)
+
+    def note() -> None:
+        jax.debug.callback(lambda ids: trainer.not_finite.note(side, ids), ids)
+
+    lax.cond(finite.all(), lambda: None, note)
+    return finite.all()
+
+
+def attempt(trainer: Any, tokens: Any) -> Any:
+    """One micro-batch forward and back, compiled; what is returned does it again."""
+    others = [variable.value for variable in trainer.non_trainable_variables]
+
+    def total(weights: Any) -> Any:
+        vectors, _ = _forward(
+            trainer, weights, others, {k: jnp.array(v) for k, v in tokens.items()}
+        )
+        return jnp.sum(vectors)
+
+    slope = jax.jit(jax.grad(total))
+    weights = [variable.value for variable in trainer.trainable_variables]
+    jax.block_until_ready(slope(weights))
+    return lambda: jax.block_until_ready(slope(weights))
+
+
+def free_memory() -> float:
+    """Bytes that are free on the device, at their fewest so far; on a CPU the host's."""
+    stats = jax.local_devices()[0].memory_stats()
+    return float(stats["bytes_limit"] - stats["peak_bytes_in_use"]) if stats else host_memory()
 
 
 class _Cut:

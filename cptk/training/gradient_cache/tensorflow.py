@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from cptk.data.batching import SIDES
 from cptk.training import distribution
-from cptk.training.gradient_cache import MicroBatches, seed_states
+from cptk.training.gradient_cache import MicroBatches, NotFinite, host_memory, seed_states
 
 
 def train_step(trainer: Any, data: Any) -> dict[str, Any]:
@@ -24,6 +24,8 @@ def loss_and_gradients(
     seeds = seed_states(trainer.embedder)
     before = [tf.identity(seed) for seed in seeds]
     vectors = {side: _embed(trainer.embedder, cuts[side]) for side in SIDES}
+    with tf.control_dependencies([_check_finite(vectors[side], x[side], side) for side in SIDES]):
+        vectors = {side: tf.identity(vectors[side]) for side in SIDES}
     with tf.GradientTape() as tape:
         tape.watch(vectors)
         loss = trainer.compute_loss(x, y, vectors, sample_weight, training=True)
@@ -34,6 +36,29 @@ def loss_and_gradients(
     for side in SIDES:
         gradients = _add_gradients(trainer, cuts[side], of_vectors[side], gradients)
     return loss, gradients, vectors
+
+
+def attempt(trainer: Any, tokens: Any) -> Any:
+    """One micro-batch forward and back, compiled; what is returned does it again."""
+
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def run(tokens: Any) -> Any:
+        seeds = seed_states(trainer.embedder)
+        before = [tf.identity(seed) for seed in seeds]
+        with tf.GradientTape() as tape:
+            vectors = trainer.embedder(tokens, training=True)
+        found = tape.gradient(vectors, trainer.embedder.trainable_weights)
+        for seed, value in zip(seeds, before, strict=True):
+            seed.assign(value)
+        return tf.add_n([tf.reduce_sum(tf.cast(g, tf.float32)) for g in found if g is not None])
+
+    run(tokens).numpy()
+    return lambda: run(tokens).numpy()
+
+
+def free_memory() -> float:
+    """Bytes that are free: of the host, since TensorFlow does not say it of a GPU."""
+    return float("inf") if tf.config.list_physical_devices("GPU") else host_memory()
 
 
 class _Cut:
@@ -62,6 +87,14 @@ class _Cut:
         rows = tf.maximum(self.micro_batches.rows(length), 1)
         end = tf.minimum(start + rows, self.texts)
         return {name: value[start:end, :length] for name, value in self.tokens.items()}, end
+
+
+def _check_finite(vectors: Any, tokens: Any, side: str) -> Any:
+    finite = tf.reduce_all(tf.math.is_finite(vectors), axis=1)
+    row = tf.argmin(tf.cast(finite, tf.int32))
+    ids = tf.where(tf.cast(tokens["padding_mask"], tf.bool)[row], tokens["token_ids"][row], -1)
+    message = [NotFinite.SIGN, side, ids]
+    return tf.debugging.Assert(tf.reduce_all(finite), message, summarize=100_000)
 
 
 def _embed(embedder: Any, cut: _Cut) -> Any:

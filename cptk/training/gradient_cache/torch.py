@@ -9,7 +9,7 @@ import keras
 import torch
 
 from cptk.data.batching import SIDES
-from cptk.training.gradient_cache import MicroBatches
+from cptk.training.gradient_cache import MicroBatches, host_memory
 
 
 def train_step(trainer: Any, data: Any) -> Any:
@@ -23,6 +23,11 @@ def train_step(trainer: Any, data: Any) -> Any:
             found = torch.cat([trainer.embedder(tokens, training=True) for _, tokens in cut])
             order = torch.cat([rows for rows, _ in cut])
             vectors[side] = torch.empty_like(found).index_copy_(0, order, found)
+            bad = (~torch.isfinite(vectors[side]).all(1)).nonzero()
+            if len(bad):
+                ids = torch.where(x[side]["padding_mask"].bool(), x[side]["token_ids"], -1)
+                trainer.not_finite.note(side, ids[bad[0, 0]].tolist())
+                trainer.not_finite.raise_if_any(trainer)
     for own in vectors.values():
         own.requires_grad_()
     trainer.zero_grad()
@@ -38,6 +43,28 @@ def train_step(trainer: Any, data: Any) -> Any:
     with torch.no_grad():
         trainer.optimizer.apply([variable.value.grad for variable in variables], variables)
     return trainer.compute_metrics(x, y, vectors, sample_weight)
+
+
+def attempt(trainer: Any, tokens: Any) -> Any:
+    """One micro-batch forward and back; what is returned does it again."""
+
+    def run() -> None:
+        state = _random_state()
+        trainer.embedder(tokens, training=True).sum().backward()
+        trainer.zero_grad()
+        _set_random_state(state)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    run()
+    return run
+
+
+def free_memory() -> float:
+    """Bytes that are free, on the GPU if there is one."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[0])
+    return host_memory()
 
 
 def _cut(micro_batches: MicroBatches, tokens: Any) -> Iterator[tuple[Any, dict[str, Any]]]:

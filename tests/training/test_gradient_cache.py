@@ -1,0 +1,288 @@
+"""The step in micro-batches against the plain step."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import training_toys as toys
+from gradients import to_numpy
+
+import cptk
+from cptk.data.batching import bucket_length
+from cptk.training import gradient_cache
+
+SIDES = toys.SIDES
+#: Texts of many lengths, one of them cut at `toys.LENGTH`.
+PAIRS = {
+    "query": [f"{chr(97 + i)} how is it spelt?"[: 4 + i] for i in range(10)],
+    "document": [f"{chr(65 + i)} is spelt just like it is"[: 27 - 2 * i] for i in range(10)],
+}
+WEIGHTS = np.linspace(0.5, 2, 10)
+EXACT = {"float64": 1e-9, "float32": 1e-5}
+OPTIMIZERS = {
+    "SGD": lambda: keras.optimizers.SGD(0.05, momentum=0.5, global_clipnorm=0.5),
+    "AdamW": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1, use_ema=True),
+}
+
+
+class InPieces(cptk.ContrastiveTrainer):
+    """The plain step of a model that embeds the same micro-batches, one after the other.
+
+    Dropout is drawn by micro-batch; here all of them lie in one program that is differentiated
+    as a whole. The order of the texts is NumPy's, so the batch has to be `PAIRS`.
+    """
+
+    pieces = 0
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return {side: self._side(inputs[side], side, training) for side in SIDES}
+
+    def _side(self, tokens: Any, side: str, training: Any) -> Any:
+        own = np.array([len(row) for row in self.embedder.preprocessor.tokenize(PAIRS[side], side)])
+        longest = bucket_length(int(own.max()), toys.LENGTH)
+        order, found = np.argsort(-own, kind="stable"), []
+        for start in range(0, len(own), self.pieces):
+            rows = order[start : start + self.pieces]
+            length = min(-(-int(own[rows[0]]) // 8) * 8, longest)
+            filler = 0
+            if toys.BACKEND == "jax":  # Shapes are few there.
+                length = next(n for n in gradient_cache.lengths(longest) if n >= own[rows[0]])
+                filler = self.pieces - len(rows)
+            piece = {
+                name: keras.ops.pad(
+                    keras.ops.take(value, rows.astype("int32"), axis=0)[:, :length],
+                    [[0, filler], [0, 0]],
+                )
+                for name, value in tokens.items()
+            }
+            found.append(self.embedder(piece, training=training)[: len(rows)])
+        back = np.argsort(order).astype("int32")
+        return keras.ops.take(keras.ops.concatenate(found), back, axis=0)
+
+
+@contextlib.contextmanager
+def dtype(name: str) -> Any:
+    """Everything in float32 or float64, which JAX does not know by default."""
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx(name)
+    keras.config.set_dtype_policy(name)
+    wide = contextlib.nullcontext()
+    if toys.BACKEND == "jax" and name == "float64":
+        import jax
+
+        wide = jax.enable_x64(True)
+    try:
+        with wide:
+            yield
+    finally:
+        keras.config.set_floatx(before[0])
+        keras.config.set_dtype_policy(before[1])
+
+
+def train(
+    kind: type = cptk.ContrastiveTrainer,
+    optimizer: str = "SGD",
+    dropout: float = 0.1,
+    lora: int = 0,
+    epochs: int = 5,
+    pieces: int = 0,
+    **options: Any,
+) -> tuple[list[np.ndarray], dict[str, list[float]]]:
+    """Weights after `epochs` steps on all pairs, and the history."""
+    keras.utils.set_random_seed(1)
+    embedder = toys.embedder(dropout)
+    if lora:
+        cptk.training.enable_lora(embedder, lora)
+    trainer = kind(embedder, mask_equal_texts=True, seed=3, **options)
+    trainer.pieces = pieces
+    toys.compiled(trainer, OPTIMIZERS[optimizer]())
+    keras.utils.set_random_seed(7)  # Torch draws dropout from one generator for all.
+    history = toys.fit(trainer, PAIRS, batch_size=10, epochs=epochs, sample_weight=WEIGHTS)
+    return toys.weights(trainer), history
+
+
+def assert_same(first: Any, second: Any, atol: float) -> None:
+    toys.assert_same(first[0], second[0], atol)
+    for name, values in second[1].items():
+        np.testing.assert_allclose(first[1][name], values, rtol=0, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_all_at_once_is_the_plain_step_in_float64(optimizer):
+    with dtype("float64"):
+        # Torch and parts of KerasHub compute in float32 even so, but alike in both.
+        assert_same(
+            train(optimizer=optimizer, micro_batch_size=10), train(optimizer=optimizer), 1e-9
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [0, 2])
+def test_micro_batches_are_the_plain_step_of_the_same_pieces_in_float64(lora):
+    cached = {"optimizer": "AdamW", "lora": lora, "epochs": 3}
+    with dtype("float64"):
+        assert_same(train(micro_batch_size=4, **cached), train(InPieces, pieces=4, **cached), 1e-9)
+
+
+def test_micro_batches_are_the_plain_step_in_float32():
+    plain = train(dropout=0.0)
+    assert_same(train(dropout=0.0, micro_batch_size=3), plain, 1e-5)
+    assert_same(train(dropout=0.0, micro_batch_tokens=48), plain, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 7, 9, 11])
+def test_any_size(size):
+    assert_same(train(dropout=0.0, micro_batch_size=size), train(dropout=0.0), 1e-5)
+
+
+@pytest.mark.slow
+def test_loss_in_tiles_is_the_loss():
+    # The last batch has two pairs.
+    for options in ({"tile_size": 3}, {"tile_size": 3, "micro_batch_size": 2}):
+        trainer = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), seed=3, **options))
+        plain = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), seed=3))
+        assert_same(
+            (toys.fit(trainer) and toys.weights(trainer), {}),
+            (toys.fit(plain) and toys.weights(plain), {}),
+            1e-5,
+        )
+    found, expected = (m.evaluate(PAIRS, verbose=0, return_dict=True) for m in (trainer, plain))
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_another_head_is_asked_for_the_whole_matrix():
+    class Doubled(cptk.layers.ContrastiveHead):
+        def call(self, query, document):
+            return 2 * super().call(query, document)
+
+    losses = [
+        cptk.ContrastiveTrainer(toys.embedder(), Doubled(), seed=3, micro_batch_size=size)
+        for size in (None, 3)
+    ]
+    losses = [toys.fit(toys.compiled(model), epochs=1)["loss"] for model in losses]
+    np.testing.assert_allclose(*losses, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(toys.BACKEND == "torch", reason="Keras scales losses on TensorFlow and JAX")
+def test_scaled_losses_in_float16():
+    found = []
+    for size in (None, 3):
+        keras.utils.set_random_seed(1)
+        embedder = toys.embedder(dtype="mixed_float16")
+        trainer = cptk.ContrastiveTrainer(embedder, seed=3, micro_batch_size=size)
+        trainer.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05)))
+        toys.fit(trainer, PAIRS, batch_size=10, epochs=3)
+        found.append(toys.weights(trainer, trainable=True))
+    toys.assert_same(*found, atol=5e-3)
+    assert toys.difference(found[0], toys.weights(toys.trainer(), trainable=True)) > 0.02
+
+
+@pytest.mark.slow
+def test_nothing_below_frozen_layers_is_differentiated():
+    embedder = toys.embedder(num_layers=2)
+    for layer in embedder.backbone.layers[:-2]:
+        layer.trainable = False
+    before = toys.weights(embedder)
+    trainer = toys.compiled(cptk.ContrastiveTrainer(embedder, seed=3, micro_batch_size=3))
+    toys.fit(trainer)
+    moved = {
+        variable.path
+        for variable, value in zip(embedder.weights, before, strict=True)
+        if toys.difference([to_numpy(variable.value)], [value]) > 0
+    }
+    # All but the bias of the keys, whose gradient is zero.
+    trained = {variable.path for variable in embedder.trainable_weights}
+    assert moved <= trained
+    assert len(moved) >= len(trained) - 1 > 10
+
+
+@pytest.mark.slow
+def test_auto_says_what_it_took(capsys, monkeypatch):
+    monkeypatch.setattr(gradient_cache, "SIZES", (2, 4))
+    trainer = toys.compiled(
+        cptk.ContrastiveTrainer(toys.embedder(0.1), seed=3, micro_batch_size="auto")
+    )
+    toys.fit(trainer, verbose=2)
+    size = trainer.micro_batches.size
+    assert size in (2, 4)
+    assert f'micro_batch_size="auto" is {size}: ' in capsys.readouterr().out
+    assert trainer.get_config()["micro_batch_size"] == "auto"
+
+
+def test_auto_stops_where_memory_ends(monkeypatch):
+    def attempt(trainer, tokens):
+        if len(tokens["token_ids"]) > 8:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+        return lambda: None
+
+    monkeypatch.setattr(gradient_cache._backend(), "attempt", attempt)
+    trainer = cptk.ContrastiveTrainer(toys.embedder(), micro_batch_size="auto")
+    assert gradient_cache.settle(trainer, 24, verbose=False).size == 8
+    monkeypatch.setattr(gradient_cache._backend(), "free_memory", lambda: 2.0**30)
+    monkeypatch.setattr(gradient_cache._backend(), "attempt", lambda *_: lambda: None)
+    assert gradient_cache.settle(trainer, 24, verbose=False).size in gradient_cache.SIZES
+
+
+def test_a_text_whose_embedding_is_not_finite_is_named():
+    trainer = toys.trainer()
+    trainer = toys.compiled(
+        cptk.ContrastiveTrainer(trainer.embedder, seed=3, micro_batch_size=2), jit_compile=False
+    )
+    table = trainer.embedder.backbone.token_embedding
+    broken = np.array(to_numpy(table.embeddings.value))
+    pairs = {side: list(texts) for side, texts in toys.PAIRS.items()}
+    pairs["document"][1] = "a quite odd #"
+    broken[trainer.embedder.preprocessor.tokenizer.tokenize("#")] = np.nan
+    table.embeddings.assign(broken)
+    with pytest.raises(ValueError, match=r"embedding of a document is not finite: .*odd #"):
+        toys.fit(trainer, pairs)
+    # The weights are still there, and what was not broken is not.
+    assert np.isfinite(to_numpy(trainer.head.tau.value))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"micro_batch_size": 0}, ValueError, "`micro_batch_size` should be an integer of 1"),
+        ({"micro_batch_size": -2}, ValueError, 'or "auto". Received: -2'),
+        ({"micro_batch_size": 2.5}, ValueError, "Received: 2.5"),
+        ({"micro_batch_size": "many"}, ValueError, "Received: 'many'"),
+        ({"micro_batch_tokens": True}, ValueError, "Received: True"),
+        ({"micro_batch_tokens": "auto"}, ValueError, "of 1 or more. Received: 'auto'"),
+        ({"micro_batch_tokens": 23}, ValueError, "does not hold one text.*is 24"),
+        ({"micro_batch_size": 2, "micro_batch_tokens": 99}, ValueError, "not both"),
+        ({"tile_size": 0}, ValueError, "`tile_size` of 1 or more"),
+    ],
+)
+def test_bad_arguments(options, error, message):
+    with pytest.raises(error, match=message):
+        cptk.ContrastiveTrainer(toys.embedder(), **options)
+
+
+def test_an_embedder_that_a_forward_pass_changes_is_refused():
+    backbone = toys.embedder().backbone
+    normal = keras.layers.BatchNormalization(name="normal")
+    changed = keras.Model(backbone.input, normal(backbone(backbone.input)))
+    with pytest.raises(ValueError, match=r"normal/moving_mean.*LayerNormalization"):
+        cptk.ContrastiveTrainer(cptk.models.DecoderTextEmbedder(changed), micro_batch_size=2)
+
+
+@pytest.mark.skipif(toys.BACKEND != "tensorflow", reason="JAX always compiles")
+def test_compiling_the_loop_is_refused_on_tensorflow():
+    trainer = cptk.ContrastiveTrainer(toys.embedder(), micro_batch_size=2)
+    with pytest.raises(ValueError, match="does not work with micro-batches on TensorFlow"):
+        trainer.compile(jit_compile=True)
+
+
+def test_config():
+    trainer = cptk.ContrastiveTrainer(toys.embedder(), micro_batch_tokens=100, tile_size=64)
+    again = cptk.ContrastiveTrainer.from_config(trainer.get_config())
+    assert again.micro_batches == trainer.micro_batches == (None, 100)
+    assert again.tile_size == 64
