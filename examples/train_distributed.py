@@ -76,11 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter())
             ),
         ],
-        verbose=2 if distribution.is_chief() else 0,
+        verbose=2 if distribution.is_chief(trainer) else 0,
     ).history
     finished = time.perf_counter()
 
-    if distribution.is_chief():
+    if distribution.is_chief(trainer):
         options.output.mkdir(parents=True, exist_ok=True)
         embedder.save_to_preset(str(options.output / "embedder"))
         if ends:

@@ -7,7 +7,6 @@ from keras import ops
 from cptk.ops import as_tensor, dimension, off_diagonal, static_shape
 from cptk.types import Tensor, TensorLike
 
-
 _MIX = -1640531535
 """2**32 divided by the golden ratio, odd, as a signed integer of 32 bits (Knuth)."""
 

@@ -101,7 +101,7 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self.model._initial_epoch = epoch
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if not distribution.is_chief():
+        if not distribution.is_chief(self.model):
             return
         path = self.backup_dir / f"epoch-{epoch + 1}.safetensors"
         scratch = path.with_name(path.name + ".tmp")
@@ -127,7 +127,7 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_end(self, logs: Any = None) -> None:
         kept = not self.delete_checkpoint or not self.backup_dir.exists()
-        if kept or not distribution.is_chief():
+        if kept or not distribution.is_chief(self.model):
             return
         # Oldest first, so that what a kill leaves is the end. Files of others stay.
         for path in [*self.backup_dir.glob("epoch-*.safetensors.tmp"), *self._files()[::-1]]:

@@ -6,15 +6,17 @@ the data. TensorFlow runs the step once a replica, each with its share: embeddin
 each replica scores its own rows, and gradients and sums are added up.
 
 Everything here that works around Keras 3.15 or TensorFlow 2.21 is marked WORKAROUND, with the
-public issue where there is one.
+public issue where there is one; `tests/training/test_workarounds.py` says when one is no longer
+needed.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -49,29 +51,47 @@ def replicas(model: Any = None) -> Replicas:
     return Replicas()
 
 
-def is_chief() -> bool:
+def is_chief(model: Any = None) -> bool:
     """Whether this process is the one that writes files and prints.
 
     True for the only process there is, and for one of several: the first.
 
+    Args:
+        model: A model, or a `tf.distribute` strategy, to be asked for the processes it was made
+            with. Without it, and outside of the strategy's scope, TensorFlow knows them from
+            `TF_CONFIG` alone. JAX needs neither.
+
     Example:
 
     ```python
-    if cptk.training.distribution.is_chief():
+    if cptk.training.distribution.is_chief(trainer):
         trainer.embedder.save_to_preset("my_embedder")
     ```
     """
     if keras.config.backend() == "jax":
         return bool(import_module("jax").process_index() == 0)
-    return _tf_process() == 0
+    if keras.config.backend() == "tensorflow":
+        return _tf_process(getattr(model, "distribute_strategy", model)) == 0
+    return True
 
 
-def from_parts(strategy: Any, parts: Any, steps: Any) -> Any:
+def from_parts(strategy: Any, parts: Callable[[int, int], Any], steps: Any) -> Any:
     """A dataset of the replicas' parts of batches, on TensorFlow, as the strategy takes it.
 
     WORKAROUND. It reports the number of parts where Keras asks for the number of steps.
+
+    Args:
+        strategy: The strategy.
+        parts: Function from the first part and how many to a dataset of them. It is called once
+            for each process, or for each host of a TPU slice, that this process feeds.
+        steps: Number of batches.
     """
-    data = strategy.distribute_datasets_from_function(lambda _: parts)
+
+    def of_host(context: Any) -> Any:
+        own = strategy.num_replicas_in_sync // context.num_input_pipelines
+        return parts(context.input_pipeline_id * own, own)
+
+    data = strategy.distribute_datasets_from_function(of_host)
     data._cardinality = np.int64(steps)
     return data
 
@@ -111,7 +131,7 @@ def gather(tree: Any) -> Any:
     def of_all(tensor: Any) -> Any:
         kept = tensor.dtype
         if kept in (tf.bool, tf.uint8, tf.int8, tf.uint16, tf.int16):
-            tensor = tf.cast(tensor, tf.int32)  # The collectives know few dtypes.
+            tensor = tf.cast(tensor, tf.int32)  # WORKAROUND. The collectives know few dtypes.
         everything = context.all_gather(tensor, axis=0)
         offset = -context.replica_id_in_sync_group * tf.shape(tensor)[0]
         return tf.cast(tf.roll(everything, offset, axis=0), kept)
@@ -138,8 +158,11 @@ def copies() -> int:
 def tf_train_step(trainer: Any, data: Any, loss_and_gradients: Any = None) -> dict[str, Any]:
     """Keras's `train_step` on TensorFlow, with gradients summed before the optimizer sees them.
 
-    WORKAROUND. Keras clips each replica's gradients before it adds them up, and hands the rows of
-    an embedding that occur twice in a batch to the optimizer twice, which Adam squares apart.
+    WORKAROUND (tensorflow #33929, of TensorFlow's own Keras). Keras clips each replica's gradients
+    before it adds them up.
+
+    WORKAROUND (tensorflow #28090, of another optimizer). It hands the rows of an embedding that
+    occur twice in a batch to the optimizer twice, and Adam squares them apart.
     """
     import tensorflow as tf
 
@@ -172,7 +195,7 @@ def apply_gradients(optimizer: Any, gradients: list[Any], variables: list[Any]) 
     ]
     context = _tf_context()
     if context is not None:
-        # One call for each dtype: they are sent as one buffer.
+        # WORKAROUND. One call for each dtype: to other processes they are sent as one buffer.
         for dtype in {gradient.dtype for gradient, _ in pairs}:
             places = [i for i, (gradient, _) in enumerate(pairs) if gradient.dtype == dtype]
             values = [pairs[i][0] for i in places]
@@ -183,7 +206,10 @@ def apply_gradients(optimizer: Any, gradients: list[Any], variables: list[Any]) 
 
 
 def one_row(trainer: Any, logs: dict[str, Any]) -> dict[str, Any]:
-    """WORKAROUND (keras #20585). With several processes Keras takes means of logs over axis 0."""
+    """Logs as Keras can take their mean over axis 0, as it does with several processes.
+
+    WORKAROUND (keras #20585, tensorflow #72388). They are scalars and have no axis 0.
+    """
     if replicas(trainer).processes == 1:
         return logs
     return {name: keras.ops.reshape(value, (1,)) for name, value in logs.items()}
@@ -227,6 +253,7 @@ def check_compile(trainer: Any, optimizer: Any, options: Mapping[str, Any]) -> N
     if cut.total == 1:
         return
     name = type(trainer.distribute_strategy).__name__
+    # keras issue 19005.
     if options.get("jit_compile") is True and "TPU" not in name:
         raise ValueError(
             f"`jit_compile=True` does not work under {name}: TensorFlow cannot compile a step "
@@ -237,6 +264,7 @@ def check_compile(trainer: Any, optimizer: Any, options: Mapping[str, Any]) -> N
             f"`steps_per_execution` above 1 does not work under {name} (keras issue 19246). Leave "
             "it out."
         )
+    # keras issue 20582.
     for argument in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
         if getattr(_innermost(optimizer), argument, None):
             raise ValueError(
@@ -254,7 +282,10 @@ def check_compile(trainer: Any, optimizer: Any, options: Mapping[str, Any]) -> N
 
 
 def take_over(trainer: Any) -> None:
-    """Have the optimizer leave the adding up of gradients to the step. WORKAROUND."""
+    """Have the optimizer leave the adding up of gradients to the step.
+
+    WORKAROUND (keras #19308). Keras 3 has no argument to ask for it, as Keras 2 had.
+    """
     if keras.config.backend() == "tensorflow" and replicas(trainer).total > 1:
         _innermost(trainer.optimizer)._all_reduce_sum_gradients = list
 
@@ -279,12 +310,15 @@ def scope(model: Any) -> Any:
 
 @contextlib.contextmanager
 def running(trainer: Any) -> Iterator[None]:
-    """Around `fit`, `evaluate` and `predict`: data comes cut, and lost processes are named."""
+    """Around `fit` and `evaluate`: data comes cut, and lost processes are named.
+
+    WORKAROUND (keras #21430). On JAX, unless told that the data is cut, Keras would cut the shares
+    once more, and refuses all but tf.data.
+    """
     on_jax = keras.config.backend() == "jax"
     current: Any = keras.distribution.distribution() if on_jax else None
     sharding = getattr(current, "auto_shard_dataset", None)
     if sharding:
-        # It would cut the shares once more, and refuses all but tf.data.
         current.auto_shard_dataset = False
     try:
         yield
@@ -319,14 +353,16 @@ def layout_map(
         device_mesh: A `keras.distribution.DeviceMesh` with the two axes; by default all devices
             on the model axis.
         batch_axis: Axis over which a batch is divided.
-        model_axis: Axis over which the weights are divided; it must divide the number of heads.
+        model_axis: Axis over which the weights are divided. Its size must divide the numbers of
+            heads, of key and value heads and of inner units, and the width. A class does not know
+            them, and then JAX refuses when the model is made.
 
     Returns:
         A `keras.distribution.LayoutMap` for `keras.distribution.ModelParallel`.
 
     Raises:
         TypeError: Not a backbone that this knows.
-        ValueError: The mesh lacks one of the axes.
+        ValueError: The mesh lacks one of the axes, or its model axis divides the backbone badly.
 
     Example:
 
@@ -358,6 +394,18 @@ def layout_map(
             f"`device_mesh` should have the axes {batch_axis!r} and {model_axis!r}. Received: "
             f"{list(device_mesh.axis_names)}."
         )
+    size = device_mesh.shape[list(device_mesh.axis_names).index(model_axis)]
+    found = {name: getattr(backbone, name, None) for name in _MUST_DIVIDE}
+    sizes = {name: number for name, number in found.items() if isinstance(number, int)}
+    for name, number in sizes.items():
+        if number % size:
+            fits = math.gcd(size, *sizes.values())
+            raise ValueError(
+                f"The model axis {model_axis!r} has {size} devices, which do not divide the "
+                f"{kind.__name__}'s {name}={number}. Make a mesh whose model axis does: "
+                f"keras.distribution.DeviceMesh(({device_mesh.devices.size // fits}, {fits}), "
+                f"[{batch_axis!r}, {model_axis!r}])."
+            )
     layout = keras.distribution.LayoutMap(device_mesh)
     # Keras matches the whole path of a weight.
     layout[r".*(token|position)_embedding/embeddings"] = (None, model_axis)
@@ -372,6 +420,13 @@ def layout_map(
 
 
 _DIVIDED = ("GPT2", "Llama", "Mistral", "Qwen", "Gemma", "Phi3")
+_MUST_DIVIDE = (
+    "num_heads",
+    "num_query_heads",
+    "num_key_value_heads",
+    "intermediate_dim",
+    "hidden_dim",
+)
 
 
 # === TensorFlow and JAX ===
@@ -454,7 +509,8 @@ def _loss(error: Exception) -> str | None:
 def _end_in_time(seconds: int = 20) -> None:
     """Have this process end, once it wants to.
 
-    WORKAROUND. TensorFlow may wait for ever for the lost one when the interpreter shuts down.
+    WORKAROUND. TensorFlow may wait for ever for the lost one when the interpreter shuts down. (No
+    test tells when it no longer does: it has to be seen to wait for ever.)
     """
     if keras.config.backend() == "tensorflow" and hasattr(signal, "alarm"):
         atexit.register(signal.alarm, seconds)

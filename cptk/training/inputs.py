@@ -1,5 +1,6 @@
 """What `ContrastiveTrainer` checks of its data, and how it hands it to the backend."""
 
+import itertools
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -73,9 +74,12 @@ def to_backend(data: Any, model: Any) -> Any:
         from cptk.data import tensorflow as tf_data
 
         batches = data if is_tf_dataset(data) else tf_data.from_batches(data)
-        parts = tf_data.share(batches, cut.total, cut.first, cut.own, split=on_tensorflow)
+
+        def parts(first: int, own: int) -> Any:
+            return tf_data.share(batches, cut.total, first, own, split=on_tensorflow)
+
         if not on_tensorflow:
-            return parts
+            return parts(cut.first, cut.own)
         return distribution.from_parts(model.distribute_strategy, parts, batches.cardinality())
     if cut.total > 1:
         return map_batches(data, lambda batch: share_rows(batch, cut.total, cut.first, cut.own))
@@ -86,13 +90,16 @@ def to_backend(data: Any, model: Any) -> Any:
     return data
 
 
-def each_batch(data: Any) -> Iterator[Any]:
-    """`x` of each global batch of arrays, once over the data."""
+def each_batch(data: Any, steps: int | None = None) -> Iterator[Any]:
+    """`x` of each global batch of arrays, once over the data, or of the first `steps` of them."""
     if isinstance(data, keras.utils.PyDataset):
-        data = (data[index] for index in range(len(data)))
-    elif is_tf_dataset(data):
-        data = data.as_numpy_iterator()
-    for batch in data:
+        # A dataset without a number of batches goes on for ever; `steps` ends it.
+        count = data.num_batches
+        numbers = itertools.count() if count is None else range(count)
+        batches: Any = map(data.__getitem__, numbers)
+    else:
+        batches = data.as_numpy_iterator() if is_tf_dataset(data) else data
+    for batch in itertools.islice(batches, steps):
         yield batch[0] if isinstance(batch, tuple) else batch
 
 

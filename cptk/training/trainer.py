@@ -390,7 +390,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if distribution.replicas(self).total == 1:
             return super().predict(to_backend(data, self), **kwargs)
         # On this process alone: `predict` of Keras waits for the others, or fails.
-        parts = [self.predict_on_batch(batch) for batch in each_batch(data)]
+        batches = each_batch(data, kwargs.get("steps"))
+        parts = [self.predict_on_batch(batch) for batch in batches]
         return {side: np.concatenate([part[side] for part in parts]) for side in SIDES}
 
     def train_on_batch(

@@ -1,7 +1,8 @@
 """Trains toys on one kind of devices and saves what came of it; `test_distribution.py` starts it.
 
-Arguments: the kind (`single`, `mirrored:2`, `workers:2`, `devices:4`, `processes:2`, `mesh:2`), the
-file, and what is trained: names of `CASES` or `FEATURES`, or `features`; all cases by default.
+Arguments: the kind (`single`, `mirrored:2`, `tpu:2`, `workers:2`, `devices:4`, `processes:2`,
+`mesh:2`), the file, and what is trained: names of `CASES` or `FEATURES`, or `features`; all cases
+by default.
 Several processes find each other by what `examples/cluster/launch.py` sets.
 """
 
@@ -11,9 +12,7 @@ import sys
 from typing import Any
 
 KIND, _, COUNT = sys.argv[1].partition(":")
-DEVICES = {"mirrored": int(COUNT or 1), "devices": int(COUNT or 1), "processes": 2, "mesh": 4}.get(
-    KIND, 1
-)
+DEVICES = {"processes": 2, "mesh": 4}.get(KIND, int(COUNT or 1))
 if os.environ["KERAS_BACKEND"] == "jax":
     os.environ["XLA_FLAGS"] = (
         f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
@@ -83,7 +82,8 @@ def prepare() -> Any:
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES
         )
-        return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(DEVICES)]).scope
+        kind = tpu_strategy() if KIND == "tpu" else tf.distribute.MirroredStrategy
+        return kind([f"CPU:{i}" for i in range(DEVICES)]).scope
     if KIND == "processes":
         keras.distribution.initialize(
             os.environ["JAX_COORDINATOR_ADDRESS"], int(COUNT), int(os.environ["JAX_PROCESS_ID"])
@@ -91,6 +91,21 @@ def prepare() -> Any:
     if KIND != "mesh":
         keras.distribution.set_distribution(keras.distribution.DataParallel())
     return contextlib.nullcontext
+
+
+def tpu_strategy() -> Any:
+    """A stand-in for `tf.distribute.TPUStrategy` on CPUs, which Keras and cptk take for it."""
+    import tensorflow as tf
+
+    class TPUStrategy(tf.distribute.MirroredStrategy):
+        @property
+        def cluster_resolver(self) -> Any:
+            """As of `TPUClusterResolver(tpu="local")`."""
+            nobody = tf.train.ClusterSpec({})
+            return tf.distribute.cluster_resolver.SimpleClusterResolver(nobody, "", "worker", 0)
+
+    tf.distribute.TPUStrategy = TPUStrategy
+    return TPUStrategy
 
 
 def use_mesh(backbone: str) -> None:

@@ -26,7 +26,12 @@ import launch  # noqa: E402
 BACKEND = keras.backend.backend()
 FULL = bool(os.environ.get("CPTK_FULL"))
 KINDS = {
-    "tensorflow": ["mirrored:4", "workers:2", *(["mirrored:2", "workers:3"] if FULL else [])],
+    "tensorflow": [
+        "mirrored:4",
+        "tpu:2",
+        "workers:2",
+        *(["mirrored:2", "workers:3"] if FULL else []),
+    ],
     "jax": ["devices:4", "processes:2", "mesh:2", *(["devices:2", "devices:8"] if FULL else [])],
     "torch": [],
 }[BACKEND]
@@ -36,19 +41,23 @@ CASES = [] if FULL else "GPT2-2-float64-AdamW Llama3-0-float64-SGD GPT2-0-float3
 TOLERANCES = {"float64": 1e-9, "float32": 1e-5}
 
 
-def run(kind: str, path: Path, *cases: str) -> dict[str, np.ndarray]:
-    """What `parity_script.py` saves."""
+def run(
+    kind: str, path: Path, *cases: str, script: str = "parity_script.py"
+) -> dict[str, np.ndarray]:
+    """What a script saves."""
     name, _, count = kind.partition(":")
     processes = int(count) if name in ("workers", "processes") else 1
-    script = [sys.executable, str(HERE / "parity_script.py"), kind, str(path), *cases]
+    command = [sys.executable, str(HERE / script), kind, str(path), *cases]
     environment = {
         **os.environ,
         "KERAS_BACKEND": BACKEND,
-        "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent, ROOT))),
+        "PYTHONPATH": os.pathsep.join(
+            map(str, (HERE, HERE.parent, HERE.parent / "evaluation", ROOT))
+        ),
     }
     started = [
         subprocess.Popen(
-            script,
+            command,
             env={**environment, **(of_worker if processes > 1 else {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -108,6 +117,29 @@ def test_features(tmp_path):
                 np.testing.assert_allclose(
                     two[name], one[name], rtol=0, atol=tolerance, err_msg=name
                 )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "torch", reason="one process and one device on torch")
+def test_doors(tmp_path):
+    """What else a model is used by gives the same on one device, on two, and in two processes."""
+    kinds = {"tensorflow": ["mirrored:2", "workers:2"], "jax": ["devices:2", "processes:2"]}
+    one = run("single", tmp_path / "one.npz", script="doors_script.py")
+    for number, kind in enumerate(kinds[BACKEND]):
+        found = run(kind, tmp_path / f"{number}.npz", script="doors_script.py")
+        assert set(found) == set(one)
+        for name, expected in one.items():
+            np.testing.assert_allclose(
+                found[name], expected, rtol=0, atol=1e-5, err_msg=f"{name} on {kind}"
+            )
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX sees the global batch")
+@pytest.mark.parametrize("kind", [pytest.param("mirrored:2", marks=pytest.mark.slow), "tpu:2"])
+def test_replicas_against_numpy(kind, tmp_path):
+    """The tpu is a stand-in on CPUs."""
+    found = run(kind, tmp_path / "found.npz", script="replica_script.py")
+    assert len(found["passed"]) == 8
 
 
 MUTANTS = [
