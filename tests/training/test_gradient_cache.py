@@ -111,7 +111,8 @@ def assert_same(first: Any, second: Any, atol: float) -> None:
         np.testing.assert_allclose(first[1][name], values, rtol=0, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize("optimizer", ["SGD", pytest.param("AdamW", marks=pytest.mark.slow)])
 def test_all_at_once_is_the_plain_step_in_float64(optimizer):
     with dtype("float64"):
         # Torch and parts of KerasHub compute in float32 even so, but alike in both.
@@ -131,13 +132,13 @@ def test_micro_batches_are_the_plain_step_of_the_same_pieces_in_float64(lora):
 def test_micro_batches_are_the_plain_step_in_float32():
     plain = train(dropout=0.0)
     assert_same(train(dropout=0.0, micro_batch_size=3), plain, 1e-5)
-    assert_same(train(dropout=0.0, micro_batch_tokens=48), plain, 1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [1, 7, 9, 11])
-def test_any_size(size):
-    assert_same(train(dropout=0.0, micro_batch_size=size), train(dropout=0.0), 1e-5)
+@pytest.mark.parametrize("options", [{"size": 1}, {"size": 9}, {"size": 11}, {"tokens": 48}])
+def test_any_size(options):
+    options = {f"micro_batch_{name}": value for name, value in options.items()}
+    assert_same(train(dropout=0.0, **options), train(dropout=0.0), 1e-5)
 
 
 @pytest.mark.slow
@@ -230,6 +231,7 @@ def test_auto_stops_where_memory_ends(monkeypatch):
     assert gradient_cache.settle(trainer, 24, verbose=False).size in gradient_cache.SIZES
 
 
+@pytest.mark.slow_on_jax
 def test_a_text_whose_embedding_is_not_finite_is_named():
     trainer = toys.trainer()
     trainer = toys.compiled(
@@ -266,6 +268,7 @@ def test_bad_arguments(options, error, message):
         cptk.ContrastiveTrainer(toys.embedder(), **options)
 
 
+@pytest.mark.slow_on_jax
 def test_an_embedder_that_a_forward_pass_changes_is_refused():
     backbone = toys.embedder().backbone
     normal = keras.layers.BatchNormalization(name="normal")

@@ -78,9 +78,9 @@ def check_micro_batches(size: Any, tokens: Any, embedder: Any) -> MicroBatches |
             f"twice. This one changes {changed[:3]} (of a BatchNormalization, say), by micro-batch "
             "and not by batch. Use LayerNormalization, or train without micro-batches."
         )
-    return MicroBatches(
-        None if size is None else int(size), None if tokens is None else int(tokens)
-    )
+    if tokens is not None:
+        return MicroBatches(tokens=int(tokens))
+    return MicroBatches(size if size == "auto" else int(size))
 
 
 def lengths(longest: int) -> list[int]:
