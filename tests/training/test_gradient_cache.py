@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -289,3 +293,15 @@ def test_config():
     again = cptk.ContrastiveTrainer.from_config(trainer.get_config())
     assert again.micro_batches == trainer.micro_batches == (None, 100)
     assert again.tile_size == 64
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(toys.BACKEND == "torch", reason="one device on torch")
+def test_two_devices_with_dropout():
+    here = Path(__file__).parent
+    paths = map(str, (here, here.parent, here.parents[1]))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, str(here / "cached_script.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert done.stdout.count("-SGD") + done.stdout.count("-AdamW") == 3
