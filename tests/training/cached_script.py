@@ -1,4 +1,4 @@
-"""Cached steps against plain ones on two devices, dropout on; `test_gradient_cache.py` starts it."""
+"""Cached steps against plain ones on two devices; `test_gradient_cache.py` starts it."""
 
 import contextlib
 import os
@@ -9,11 +9,11 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 )
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import training_toys as toys  # noqa: E402
+import keras
+import numpy as np
+import training_toys as toys
 
-import cptk  # noqa: E402
+import cptk
 
 PAIRS = {side: texts[:8] for side, texts in toys.PAIRS.items()}
 CASES = {"float64-SGD": 1e-9, "float64-AdamW": 1e-9, "float32-SGD": 1e-5}

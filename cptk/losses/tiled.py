@@ -1,0 +1,559 @@
+"""InfoNCE from embeddings, tile by tile: the (n, m) matrix of logits is never in memory.
+
+The logits of one tile of rows and columns are a matrix product, used and forgotten. In the
+forward pass each row and each column keeps four running numbers (see `_merged`); the gradient,
+written by hand, computes every tile again. So the memory needed beside embeddings and gradients
+grows with n + m and the tile, and the time is that of four matrix products of the (n, m) matrix,
+one forward and three back, and little more.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import keras
+from keras import ops
+
+from cptk.ops import (
+    as_tensor,
+    check_embeddings,
+    dimension,
+    float32_or_higher,
+    is_known_mismatch,
+    l2_normalize,
+    static_shape,
+)
+from cptk.types import Tensor, TensorLike
+
+DEFAULT_TILE_SIZE = 1024
+"""Rows and columns of a tile. Measured on two CPU cores: with twice as many, 16 MiB a tile, it leaves
+the cache, and the passes over it cost more than larger matrix products save."""
+
+_LEFT_OUT = -1e30
+"""exp of it is exactly 0 in float32 and float64; finite, so that no inf - inf can arise."""
+
+
+def tiled_symmetric_info_nce(
+    query: TensorLike,
+    document: TensorLike,
+    temperature: TensorLike = 0.07,
+    *,
+    query_ids: TensorLike | None = None,
+    document_ids: TensorLike | None = None,
+    sample_weight: TensorLike | None = None,
+    tile_size: int | None = None,
+) -> Tensor:
+    """The paper's loss of batches whose (n, m) matrix of logits would not fit in memory.
+
+    Equal to
+
+        symmetric_info_nce(
+            cosine_logits(query, document, temperature),
+            same_text_mask(query_ids, document_ids),
+            sample_weight,
+        )
+
+    in value and gradient, in memory that grows with n + m instead of n * m. It takes the time
+    of four products of (n, d) with (d, m), and little more. On TensorFlow call it in a
+    `tf.function` and on JAX under `jax.jit`, as `fit` does: outside, every call builds its
+    loops anew.
+
+    Args:
+        query: (n, d), of any length: embeddings are normalised here.
+        document: (m, d) with m >= n. The positive of query i is document i; the documents from
+            n on are extra negatives of every query.
+        temperature: a positive number or a scalar tensor, with a gradient.
+        query_ids: (n,) integers, equal where the texts are. Query i then leaves out document j
+            if query j is the same text.
+        document_ids: (m,) integers. Query i leaves out document j if it is document i again.
+        sample_weight: (n,), multiplies each pair's loss.
+        tile_size: rows and columns of a tile, 1,024 by default. It changes no result but for
+            the order of sums.
+
+    Returns:
+        (n,) in float32 (float64 if the embeddings are). Not reduced: take the mean yourself.
+
+    Raises:
+        ValueError: if a rank or a known dimension does not fit, or the temperature or the tile
+            size is not above 0.
+        TypeError: if ids or the tile size are not integers.
+        NotImplementedError: if the gradient is differentiated again.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> query, document = [[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [0.0, 2.0]]
+    >>> loss = cptk.losses.tiled_symmetric_info_nce(query, document, temperature=0.5)
+    >>> [round(float(x), 4) for x in loss]
+    [0.1269, 0.1269]
+
+    ```
+
+    References:
+        Neelakantan et al. 2022, arXiv 2201.10005, section 2: the loss. Milakov and Gimelshein
+        2018, arXiv 1805.02867: sums of exponentials in one pass with a running maximum. Gao et
+        al. 2021, arXiv 2101.06983: why the loss, and not the encoder, bounds the batch. The
+        tiles of rows and columns at once are ours.
+    """
+    return _tiled("tiled_symmetric_info_nce", True, **locals())
+
+
+def tiled_info_nce(
+    query: TensorLike,
+    document: TensorLike,
+    temperature: TensorLike = 0.07,
+    *,
+    query_ids: TensorLike | None = None,
+    document_ids: TensorLike | None = None,
+    sample_weight: TensorLike | None = None,
+    tile_size: int | None = None,
+) -> Tensor:
+    """`info_nce` in tiles: the cross-entropy of each query against its document, rows alone.
+
+    Args:
+        query: (n, d), of any length.
+        document: (m, d) with m >= n.
+        temperature: as in `tiled_symmetric_info_nce`, and so are all further arguments.
+        query_ids: (n,) integers.
+        document_ids: (m,) integers.
+        sample_weight: (n,).
+        tile_size: rows and columns of a tile.
+
+    Returns:
+        (n,) in float32 (float64 if the embeddings are). Not reduced.
+
+    Raises:
+        ValueError: as `tiled_symmetric_info_nce` does, and so for the other errors.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> loss = cptk.losses.tiled_info_nce([[1.0, 0.0]], [[1.0, 0.0], [3.0, 0.0]])
+    >>> round(float(loss[0]), 4)  # log 2: one negative as near as the positive
+    0.6931
+
+    ```
+
+    References:
+        van den Oord et al. 2018, arXiv 1807.03748, equation 4.
+    """
+    return _tiled("tiled_info_nce", False, **locals())
+
+
+def streamed_info_nce(
+    query: Tensor,
+    document: Tensor,
+    scale: Tensor,
+    row_ids: tuple[Tensor, ...] | None = None,
+    column_ids: tuple[Tensor, ...] | None = None,
+    keep: Tensor | None = None,
+    symmetric: bool = True,
+    tile_size: int | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """Losses and in-batch scores of rows and columns, with gradients of all that is a float.
+
+    Args:
+        query: (n, d), of unit length.
+        document: (m, d), of unit length, m >= n.
+        scale: positive scalar; the logits are scale * query @ document^T.
+        row_ids: vectors (n,) of integers.
+        column_ids: as many vectors (m,). Entry (i, j), i != j, is left out where any of the
+            vectors has row_ids[i] = column_ids[j].
+        keep: (m,) boolean, False at places that hold no real pair: they are nobody's negatives,
+            and their own losses are finite and mean nothing.
+        symmetric: whether to compute columns.
+        tile_size: rows and columns of a tile.
+
+    Returns:
+        (row_losses, column_losses, row_scores, column_scores), each (n,): losses neither
+        weighted nor reduced; scores as `cptk.metrics.in_batch_scores` gives, without gradient.
+        The columns' are None if not symmetric.
+    """
+    query, document = float32_or_higher(query), float32_or_higher(document)
+    dtype = keras.backend.standardize_dtype(query.dtype)
+    scale = ops.cast(scale, dtype)
+    tile = DEFAULT_TILE_SIZE if tile_size is None else tile_size
+    ids = [vector for pair in zip(row_ids or (), column_ids or (), strict=True) for vector in pair]
+    # Arguments and no closure: on JAX `forward` may run again where an outer trace has ended.
+    masks = ids if keep is None else [*ids, keep]
+
+    def forward(
+        query: Tensor, document: Tensor, scale: Tensor, *masks: Tensor
+    ) -> tuple[Tensor, Callable[..., tuple[Tensor | None, ...]]]:
+        inputs = (query, document, scale)
+        query, document, scale = map(ops.stop_gradient, inputs)
+        pairs = tuple(zip(masks[: len(ids) : 2], masks[1 : len(ids) : 2], strict=True))
+        tiles = _Tiles(query, document, scale, pairs, None if keep is None else masks[-1], tile)
+        states = _states(tiles, symmetric)
+
+        def backward(
+            *arguments: Tensor, upstream: Tensor | None = None
+        ) -> tuple[Tensor | None, ...]:
+            # TensorFlow and JAX pass the upstream gradient alone, torch the arguments as well.
+            upstream = arguments[0] if upstream is None else upstream
+            of_losses = [ops.stop_gradient(upstream[2 * side]) for side in range(len(states))]
+            gradients = _gradients(tiles, states, of_losses)
+            once = [_differentiable_once(x, *inputs, upstream) for x in gradients]
+            return (*once, *(None for _ in masks))
+
+        results = [vector for state in states for vector in _losses_and_scores(state)]
+        return ops.stack(results), backward
+
+    results = ops.custom_gradient(forward)(query, document, scale, *masks)
+    columns = (results[2], ops.stop_gradient(results[3])) if symmetric else (None, None)
+    return results[0], columns[0], ops.stop_gradient(results[1]), columns[1]
+
+
+class _Tiles:
+    """The matrix of logits, cut into tiles: row tile i and column tile j start at i, j * tile.
+
+    All tiles are of one shape, which loops of JAX need: the last ones start early enough to
+    end with the matrix, and what the tile before has seen already is left out of them.
+    """
+
+    def __init__(
+        self,
+        query: Tensor,
+        document: Tensor,
+        scale: Tensor,
+        ids: tuple[tuple[Tensor, Tensor], ...],
+        keep: Tensor | None,
+        tile: int,
+    ) -> None:
+        self.query, self.document, self.scale = query, document, scale
+        self.ids, self.keep, self.tile = ids, keep, tile
+        self.rows, self.columns = dimension(query, 0), dimension(document, 0)
+        self.height, self.width = _smaller(tile, self.rows), _smaller(tile, self.columns)
+
+    def walk(self, visit: Callable[[_Tile, Any], Any], carry: Any) -> Any:
+        """The last of carry = visit(tile, carry) over all tiles, those with the diagonal first."""
+        down, across = -(-self.rows // self.tile), -(-self.columns // self.tile)
+        carry = ops.fori_loop(0, down, lambda i, c: visit(self._at(i, i, True), c), carry)
+        others = across - 1
+        if isinstance(others, int) and others <= 0:
+            return carry
+
+        def visit_other(step: Any, carry: Any) -> Any:
+            i = step // others
+            return visit(self._at(i, (i + 1 + step % others) % across, False), carry)
+
+        return ops.fori_loop(0, down * others, visit_other, carry)
+
+    def _at(self, i: Any, j: Any, diagonal: bool) -> _Tile:
+        top, left = i * self.tile, j * self.tile
+        row = _smaller(top, self.rows - self.height)
+        column = _smaller(left, self.columns - self.width)
+        return _Tile(row, column, top, left, diagonal)
+
+    def row_slice(self, array: Tensor, tile: _Tile) -> Tensor:
+        return _slice(array, tile.row, self.height)
+
+    def column_slice(self, array: Tensor, tile: _Tile) -> Tensor:
+        return _slice(array, tile.column, self.width)
+
+    def all_logits(self, tile: _Tile) -> Tensor:
+        query = ops.multiply(self.row_slice(self.query, tile), self.scale)
+        return query @ ops.transpose(self.column_slice(self.document, tile))
+
+    def indices(self, tile: _Tile) -> tuple[Tensor, Tensor]:
+        """Those of the rows, (height, 1), and of the columns, (1, width)."""
+        rows, columns = ops.arange(self.height) + tile.row, ops.arange(self.width) + tile.column
+        return ops.expand_dims(rows, 1), ops.expand_dims(columns, 0)
+
+    def negatives(self, tile: _Tile, logits: Tensor) -> Tensor:
+        """The logits with all that is no negative at -1e30: the diagonal, masked and seen."""
+        rows, columns = self.indices(tile)
+        left_out = [ops.equal(rows, columns)] if tile.diagonal else []
+        for row_ids, column_ids in self.ids:
+            first, second = self.row_slice(row_ids, tile), self.column_slice(column_ids, tile)
+            left_out.append(ops.equal(ops.expand_dims(first, 1), ops.expand_dims(second, 0)))
+        if self.keep is not None:
+            drop = ops.logical_not(self.keep)
+            left_out.append(ops.expand_dims(self.row_slice(drop, tile), 1))
+            left_out.append(ops.expand_dims(self.column_slice(drop, tile), 0))
+        if left_out:
+            logits = ops.where(functools.reduce(ops.logical_or, left_out), _LEFT_OUT, logits)
+        if _divides(self.height, self.rows) and _divides(self.width, self.columns):
+            return logits
+
+        def unseen() -> Tensor:
+            seen = ops.logical_or(ops.less(rows, tile.top), ops.less(columns, tile.left))
+            return ops.where(seen, _LEFT_OUT, logits)
+
+        return ops.cond((tile.row < tile.top) | (tile.column < tile.left), unseen, lambda: logits)
+
+
+class _Tile(NamedTuple):
+    row: Any
+    column: Any
+    """Of its first entry."""
+    top: Any
+    left: Any
+    """Of its first entry that no tile before has seen."""
+    diagonal: bool
+    """Whether it lies on the diagonal."""
+
+
+def _states(tiles: _Tiles, symmetric: bool) -> list[Tensor]:
+    """The four numbers of `_merged`, (n, 4): of the rows, and of the first n columns."""
+
+    def start(size: Any) -> Tensor:
+        zeros = ops.zeros((size,), dtype=tiles.query.dtype)
+        return ops.stack([zeros, zeros + _LEFT_OUT, zeros, zeros], axis=1)
+
+    def visit(tile: _Tile, carry: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        logits = tiles.all_logits(tile)
+        negatives = tiles.negatives(tile, logits)
+        starts = (tile.row, tile.column)
+        sizes = (tiles.height, tiles.width)
+        merged = []
+        for axis, state in zip((1, 0), carry, strict=False):
+            part = _slice(state, starts[1 - axis], sizes[1 - axis])
+            if tile.diagonal:
+                part = _with_positives(part, tiles, tile, logits, axis)
+            merged.append(_write(state, starts[1 - axis], _merged(part, negatives, axis)))
+        return tuple(merged)
+
+    sizes = (tiles.rows, tiles.columns) if symmetric else (tiles.rows,)
+    return [state[: tiles.rows] for state in tiles.walk(visit, tuple(map(start, sizes)))]
+
+
+def _with_positives(part: Tensor, tiles: _Tiles, tile: _Tile, logits: Tensor, axis: int) -> Tensor:
+    rows, columns = tiles.indices(tile)
+    own = ops.logical_and(ops.equal(rows, columns), ops.greater_equal(rows, tile.top))
+    positives = ops.sum(ops.where(own, logits, 0.0), axis=axis)
+    return ops.concatenate([part[:, :1] + ops.expand_dims(positives, 1), part[:, 1:]], axis=1)
+
+
+def _merged(state: Tensor, negatives: Tensor, axis: int) -> Tensor:
+    """The state of rows (axis 1) or columns (axis 0) after one more tile of negatives.
+
+    It is, side by side: the logit of the positive; the highest logit so far, t; the sum of
+    exp(l - t) over negatives; the number of negatives that equal the positive.
+    """
+    positive, top, total, ties = ops.unstack(state, num=4, axis=1)
+    highest = ops.max(negatives, axis=axis)
+    new_top = _larger(_larger(top, positive), highest)
+    sums = ops.sum(ops.exp(negatives - ops.expand_dims(new_top, axis)), axis=axis)
+    total = total * ops.exp(top - new_top) + sums
+
+    def count() -> Tensor:
+        equal = ops.equal(negatives, ops.expand_dims(positive, axis))
+        return ties + ops.sum(ops.cast(equal, ties.dtype), axis=axis)
+
+    ties = ops.cond(ops.any(ops.equal(highest, positive)), count, lambda: ties)
+    return ops.stack([positive, new_top, total, ties], axis=1)
+
+
+def _losses_and_scores(state: Tensor) -> tuple[Tensor, Tensor]:
+    positive, top, total, ties = ops.unstack(state, num=4, axis=1)
+    # log(1 + exp(x)), where x = log sum_{negatives} exp(l - positive), -inf without any.
+    x = ops.log(total) + (top - positive)
+    losses = ops.where(ops.less(x, 0.0), 0.0, x) + ops.log1p(ops.exp(-ops.abs(x)))
+    scores = ops.where(ops.less_equal(top, positive), 1.0 / (1.0 + ties), 0.0)
+    return losses, scores
+
+
+def _gradients(
+    tiles: _Tiles, states: list[Tensor], upstream: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of query, document and scale, for the upstream gradients of the rows' and columns' losses.
+
+    A softmax is exp(l - t) / z with t the highest logit and z = total + exp(positive - t), and
+    the gradient of its loss is the softmax, less 1 at the positive. That difference is
+    -total / z there, exact where the loss is nearly 0, and so is taken out of the tiles.
+    """
+    own = 0.0
+    sides = []
+    for state, weights in zip(states, upstream, strict=True):
+        positive, top, total, _ = ops.unstack(state, num=4, axis=1)
+        weights = weights * tiles.scale / (total + ops.exp(positive - top))
+        own = own - weights * total
+        sides.append((top, weights))
+    extra = [[0, tiles.columns - tiles.rows]]
+    if len(sides) == 2:  # Extra negatives have no loss of their own: exp(l - 1e30) is 0.
+        top, weights = sides[1]
+        sides[1] = (ops.pad(top, extra, constant_values=-_LEFT_OUT), ops.pad(weights, extra))
+
+    def visit(tile: _Tile, carry: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        negatives = tiles.negatives(tile, tiles.all_logits(tile))
+        parts = []
+        cuts = ((1, tiles.row_slice), (0, tiles.column_slice))
+        for (axis, cut), side in zip(cuts, sides, strict=False):
+            top, weights = (ops.expand_dims(cut(vector, tile), axis) for vector in side)
+            parts.append(weights * ops.exp(negatives - top))
+        gradient = functools.reduce(ops.add, parts)
+        of_query, of_document = carry
+        by_query = gradient @ tiles.column_slice(tiles.document, tile)
+        by_document = ops.transpose(gradient) @ tiles.row_slice(tiles.query, tile)
+        return (
+            _write(of_query, tile.row, tiles.row_slice(of_query, tile) + by_query),
+            _write(of_document, tile.column, tiles.column_slice(of_document, tile) + by_document),
+        )
+
+    own = ops.expand_dims(own, 1)
+    of_positives = (
+        own * tiles.document[: tiles.rows],
+        ops.pad(own * tiles.query, [*extra, [0, 0]]),
+    )
+    of_query, of_document = tiles.walk(visit, of_positives)
+    of_scale = ops.sum(ops.sum(tiles.query * of_query, axis=1)) / tiles.scale
+    return of_query, of_document, of_scale
+
+
+def _differentiable_once(gradient: Tensor, *inputs: Tensor) -> Tensor:
+    """The gradient, tied to what it depends on, so as to refuse being differentiated."""
+
+    def refuse(*arguments: Tensor, upstream: Tensor | None = None) -> NoReturn:
+        raise NotImplementedError(
+            "The tiled InfoNCE can be differentiated once. Received: a request for its second "
+            "derivative. Take cptk.losses.symmetric_info_nce of cptk.losses.cosine_logits "
+            "there, which holds the matrix of logits."
+        )
+
+    return ops.custom_gradient(lambda gradient, *inputs: (gradient, refuse))(gradient, *inputs)
+
+
+def _slice(array: Tensor, start: Any, size: Any) -> Tensor:
+    """array[start : start + size], where both may be known at run time alone."""
+    further = range(1, len(array.shape))
+    sizes = (size, *(dimension(array, axis) for axis in further))
+    return ops.slice(array, (start, *(0 for _ in further)), sizes)
+
+
+def _write(array: Tensor, start: Any, rows: Tensor) -> Tensor:
+    """The array with array[start : start + len(rows)] = rows, in place inside a loop.
+
+    `ops.slice_update` copies the whole array on TensorFlow and torch, once for every tile.
+    """
+    backend = keras.backend.backend()
+    if backend == "torch":
+        array[start : start + len(rows)] = rows
+        return array
+    if backend == "tensorflow":
+        indices = ops.arange(dimension(rows, 0)) + start
+        return ops.scatter_update(array, ops.expand_dims(indices, 1), rows)
+    return ops.slice_update(array, (start, 0), rows)
+
+
+def _larger(first: Tensor, second: Tensor) -> Tensor:
+    """Not `ops.maximum`, which returns float32 for float64 on torch (Keras 3.15)."""
+    return ops.where(ops.greater(first, second), first, second)
+
+
+def _smaller(first: Any, second: Any) -> Any:
+    """An int if both are: `ops.minimum` would make a tensor of them."""
+    if isinstance(first, int) and isinstance(second, int):
+        return min(first, second)
+    return ops.minimum(first, second)
+
+
+def _divides(size: Any, total: Any) -> bool:
+    """Whether tiles of the size are known to cover the total without overlap."""
+    return isinstance(size, int) and isinstance(total, int) and total % max(size, 1) == 0
+
+
+def _tiled(
+    caller: str,
+    symmetric: bool,
+    query: Any,
+    document: Any,
+    temperature: Any,
+    query_ids: Any,
+    document_ids: Any,
+    sample_weight: Any,
+    tile_size: Any,
+) -> Tensor:
+    """The two public functions: arguments checked, embeddings normalised, losses weighted."""
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ValueError(
+            f"{caller} expects a `temperature` above 0. "
+            f"Received: temperature={temperature!r}. Usual values lie from 0.01 to 0.1."
+        )
+    _check_tile_size(caller, tile_size)
+    query, document = l2_normalize(query), l2_normalize(document)
+    n, m = _check_batch(caller, static_shape(query), static_shape(document))
+    temperature = as_tensor(temperature)
+    if static_shape(temperature) != ():
+        raise ValueError(
+            f"{caller} expects a scalar `temperature`. Received: temperature.shape="
+            f"{static_shape(temperature)}."
+        )
+    query_ids = _vector(caller, "query_ids", query_ids, n, integers=True)
+    document_ids = _vector(caller, "document_ids", document_ids, m, integers=True)
+    sample_weight = _vector(caller, "sample_weight", sample_weight, n)
+
+    rows, columns = dimension(query, 0), dimension(document, 0)
+    ids = []
+    if document_ids is not None:
+        ids.append((document_ids[:rows], document_ids))
+    if query_ids is not None:
+        # Numbered from 0, so that -1, for the extra negatives, is no query's id.
+        query_ids = ops.searchsorted(ops.sort(query_ids), query_ids)
+        extra = [[0, columns - rows]]
+        ids.append((query_ids, ops.pad(query_ids, extra, constant_values=-1)))
+    row_losses, column_losses, _, _ = streamed_info_nce(
+        query,
+        document,
+        1.0 / ops.cast(temperature, query.dtype),
+        row_ids=tuple(first for first, _ in ids),
+        column_ids=tuple(second for _, second in ids),
+        symmetric=symmetric,
+        tile_size=tile_size,
+    )
+    losses = row_losses if column_losses is None else (row_losses + column_losses) * 0.5
+    return losses if sample_weight is None else losses * ops.cast(sample_weight, losses.dtype)
+
+
+def _check_tile_size(caller: str, tile_size: Any) -> None:
+    if tile_size is None:
+        return
+    if not isinstance(tile_size, int) or isinstance(tile_size, bool):
+        raise TypeError(
+            f"{caller} expects `tile_size` to be a positive int or None. "
+            f"Received: tile_size={tile_size!r}."
+        )
+    if tile_size < 1:
+        raise ValueError(
+            f"{caller} expects `tile_size` of 1 or more. Received: tile_size={tile_size}. "
+            f"None takes {DEFAULT_TILE_SIZE:,}."
+        )
+
+
+def _check_batch(caller: str, query: Any, document: Any) -> tuple[int | None, int | None]:
+    """The sizes n and m, where known, refused unless m >= n."""
+    check_embeddings(query, document, caller)
+    n, m = query[0], document[0]
+    if n is not None and m is not None and m < n:
+        raise ValueError(
+            f"{caller} expects at least as many documents as queries: the positive of query i "
+            "is document i, further documents are extra negatives. Received: "
+            f"query.shape={query}, document.shape={document}. Did you swap them?"
+        )
+    return n, m
+
+
+def _vector(
+    caller: str, name: str, values: Any, size: int | None, integers: bool = False
+) -> Tensor | None:
+    if values is None:
+        return None
+    values = as_tensor(values)
+    shape, dtype = static_shape(values), keras.backend.standardize_dtype(values.dtype)
+    if len(shape) != 1 or is_known_mismatch(shape[0], size):
+        side = "document" if name == "document_ids" else "query"
+        raise ValueError(
+            f"{caller} expects `{name}` of shape ({size},), one number per {side}. "
+            f"Received: {name}.shape={shape}."
+            + (" Number the texts first, equal texts alike." if integers else "")
+        )
+    if integers and not dtype.startswith(("int", "uint")):
+        raise TypeError(
+            f"{caller} expects `{name}` of integers, equal where the texts are. "
+            f"Received: {name}.dtype={dtype}. Number the texts first."
+        )
+    return values
