@@ -5,8 +5,8 @@ batch as one array, however many devices and processes hold it, so nothing is do
 the data. TensorFlow runs the step once a replica, each with its share: embeddings are gathered,
 each replica scores its own rows, and gradients and sums are added up.
 
-Everything here that works around Keras 3.15 or TensorFlow 2.21 is marked WORKAROUND, with the
-public issue where there is one; `tests/training/test_workarounds.py` says when one is no longer
+Everything here that works around Keras 3.15, TensorFlow 2.21 or JAX 0.10 is marked WORKAROUND, with
+the public issue where there is one; `tests/training/test_workarounds.py` says when one is no longer
 needed.
 """
 
@@ -286,8 +286,11 @@ def take_over(trainer: Any) -> None:
 
     WORKAROUND (keras #19308). Keras 3 has no argument to ask for it, as Keras 2 had.
     """
-    if keras.config.backend() == "tensorflow" and replicas(trainer).total > 1:
+    cut = replicas(trainer)
+    if keras.config.backend() == "tensorflow" and cut.total > 1:
         _innermost(trainer.optimizer)._all_reduce_sum_gradients = list
+    if keras.config.backend() == "jax" and cut.processes > 1:
+        _compile_anew()
 
 
 def build(trainer: Any) -> None:
@@ -506,11 +509,27 @@ def _loss(error: Exception) -> str | None:
     return None
 
 
+def _compile_anew() -> None:
+    """Have JAX compile its programs, and read none from its compilation cache, on CPUs.
+
+    WORKAROUND. There the first process alone finds programs in the cache (the keys of the others
+    differ), and such a program runs its collectives in another order than one just compiled: a
+    training that was started again would wait for ever in its first steps. (No test tells when it
+    no longer does: two processes have to be seen to wait.)
+    """
+    jax = import_module("jax")
+    if jax.default_backend() == "cpu" and jax.config.jax_enable_compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+        # It is asked whether there is a cache once.
+        import_module("jax.experimental.compilation_cache.compilation_cache").reset_cache()
+
+
 def _end_in_time(seconds: int = 20) -> None:
     """Have this process end, once it wants to.
 
-    WORKAROUND. TensorFlow may wait for ever for the lost one when the interpreter shuts down. (No
-    test tells when it no longer does: it has to be seen to wait for ever.)
+    WORKAROUND. TensorFlow may wait for ever for the lost one when the interpreter shuts down, and
+    JAX for the 100 seconds of a missed heartbeat. (No test tells when they no longer do: they have
+    to be seen to wait.)
     """
-    if keras.config.backend() == "tensorflow" and hasattr(signal, "alarm"):
+    if hasattr(signal, "alarm"):
         atexit.register(signal.alarm, seconds)

@@ -1,6 +1,6 @@
 """One worker of a training that is killed again and again; `test_distribution_faults.py` starts it.
 
-Arguments: the folder of backups, the file for the weights at the end.
+Arguments: the folder of backups, the file for the weights at the end, the number of epochs.
 """
 
 import os
@@ -17,8 +17,6 @@ import training_toys as toys
 
 from cptk.training import ExactBackupAndRestore, distribution
 
-EPOCHS, STEPS = 60, 2
-
 
 class Pace(keras.callbacks.Callback):
     """Says when training begins, and takes its time, so that there is something to kill."""
@@ -31,7 +29,7 @@ class Pace(keras.callbacks.Callback):
         time.sleep(0.1)
 
 
-def main(folder: str, path: str) -> None:
+def main(folder: str, path: str, epochs: int) -> None:
     scope = keras.name_scope("alone")
     if toys.BACKEND == "tensorflow":
         import tensorflow as tf
@@ -50,8 +48,15 @@ def main(folder: str, path: str) -> None:
     with scope:
         trainer = toys.trainer(keras.optimizers.AdamW(0.01), dropout=0.1, lora=2)
     backup = ExactBackupAndRestore(folder, delete_checkpoint=False)
+    # Epochs of half a pass, and batches of one shape: it is compiled once.
     toys.fit(
-        trainer, shuffle=True, epochs=EPOCHS, steps_per_epoch=STEPS, callbacks=[backup, Pace()]
+        trainer,
+        toys.EVEN,
+        batch_size=2,
+        shuffle=True,
+        epochs=epochs,
+        steps_per_epoch=2,
+        callbacks=[backup, Pace()],
     )
     weights = {str(i): value for i, value in enumerate(toys.weights(trainer))}
     if distribution.is_chief():
@@ -60,4 +65,4 @@ def main(folder: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

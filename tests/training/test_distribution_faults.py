@@ -22,24 +22,27 @@ sys.path.append(str(HERE.parent.parent / "examples" / "cluster"))
 import launch  # noqa: E402
 
 #: CPTK_FULL=1 for ten.
-KILLS, WORKERS = 10 if os.environ.get("CPTK_FULL") else 3, 2
+KILLS, EPOCHS = (10, 60) if os.environ.get("CPTK_FULL") else (3, 25)
+WORKERS = 2
 BOUND = 60  # Seconds in which the others must have ended.
 LOST = "was lost or cannot be reached"
 
 
-def start(folder: Path, run: str, cache: Path) -> list[tuple[subprocess.Popen[bytes], Path]]:
+def start(
+    folder: Path, run: str, request: pytest.FixtureRequest
+) -> list[tuple[subprocess.Popen[bytes], Path]]:
     workers = []
     for index, environment in enumerate(launch.local_cluster(WORKERS)):
         log = folder / f"{run}-{index}.log"
         command = [sys.executable, str(HERE / "faulty_script.py")]
-        command += [str(folder / "backup"), str(folder / "end.npz")]
+        command += [str(folder / "backup"), str(folder / "end.npz"), str(EPOCHS)]
         with open(log, "wb") as file:
             process = subprocess.Popen(
                 command,
                 env={
                     **os.environ,
                     **environment,
-                    "JAX_COMPILATION_CACHE_DIR": str(cache),
+                    "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),  # Not read.
                     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                     "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1]))),
                 },
@@ -47,6 +50,7 @@ def start(folder: Path, run: str, cache: Path) -> list[tuple[subprocess.Popen[by
                 stderr=subprocess.STDOUT,
             )
         workers.append((process, log))
+        request.addfinalizer(process.kill)
     return workers
 
 
@@ -65,15 +69,15 @@ def end(workers: list[tuple[subprocess.Popen[bytes], Path]]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="seen to pass on TensorFlow")
-def test_killed_again_and_again(tmp_path):
-    whole, broken, cache = tmp_path / "whole", tmp_path / "broken", tmp_path / "cache"
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="one process there")
+def test_killed_again_and_again(tmp_path, request):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    end(start(whole, "run", cache))
-    rng, begun, said = random.Random(0), [], 0
+    end(start(whole, "run", request))
+    rng, begun = random.Random(0), []
     for number in range(KILLS):
-        workers = start(broken, f"run{number}", cache)
+        workers = start(broken, f"run{number}", request)
         wait_for("step", workers)
         time.sleep(rng.uniform(0, 1.5))
         victims = rng.choice([[0], [1], [0, 1]])
@@ -83,14 +87,14 @@ def test_killed_again_and_again(tmp_path):
             code = process.wait(timeout=BOUND)
             if index not in victims:
                 assert code != 0
-                said += bool(re.search(f"{LOST}|distributed service|coordination", read(log)))
+                said = re.search(f"{LOST}|distributed service|coordination", read(log))
+                assert said, read(log)[-3000:]
         begun.append(int(re.search(r"epoch (\d+) begins", read(workers[0][1])).group(1)))
-    workers = start(broken, "last", cache)
+    workers = start(broken, "last", request)
     end(workers)
-    assert "epoch 59 begins" in read(workers[0][1])
+    assert f"epoch {EPOCHS - 1} begins" in read(workers[0][1])
     assert begun == sorted(begun)
     assert begun[-1] > 0, "no run went on where another was killed"
-    assert said > 0 or KILLS < 10
     expected, got = np.load(whole / "end.npz"), np.load(broken / "end.npz")
     assert len(expected.files) == len(got.files) > 10
     for name in expected.files:
