@@ -277,7 +277,9 @@ def train(
 
     embedder.preprocessor.sequence_length = recipe.sequence_length
     cptk.training.enable_lora(embedder, recipe.lora_rank)
-    trainer = cptk.ContrastiveTrainer(embedder, seed=options.seed)
+    # A larger batch goes through the decoder in pieces: the same step, in the memory of a small one.
+    pieces = Recipe.batch_size if recipe.batch_size > Recipe.batch_size else None
+    trainer = cptk.ContrastiveTrainer(embedder, seed=options.seed, micro_batch_size=pieces)
     trainer.compile(
         optimizer=keras.optimizers.AdamW(
             linear_schedule(recipe.learning_rate, min(recipe.warmup_steps, steps - 1), steps),

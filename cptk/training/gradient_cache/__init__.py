@@ -122,7 +122,7 @@ def settle(trainer: Any, length: int, verbose: bool) -> MicroBatches:
             break
     best = distribution.agree(max(best, 1), trainer)
     if verbose:
-        keras.utils.io_utils.print_msg(f'micro_batch_size="auto" is {best}: {why}.')
+        print(f'micro_batch_size="auto" is {best}: {why}.', flush=True)
     return MicroBatches(best)
 
 
