@@ -127,10 +127,7 @@ def _add_gradients(trainer: Any, cut: _Cut, upstream: Any, gradients: list[Any])
             vectors = trainer.embedder(tokens, training=True)
         found = tape.gradient(vectors, variables, output_gradients=upstream[start:end])
         reached.update(i for i, gradient in enumerate(found) if gradient is not None)
-        return end, *(
-            total if gradient is None else total + tf.convert_to_tensor(gradient)
-            for total, gradient in zip(sums, found, strict=True)
-        )
+        return end, *(_plus(*pair) for pair in zip(sums, found, strict=True))
 
     # A weight's gradient has the dtype of the weight; one that gets none costs a scalar.
     begin = [
@@ -146,3 +143,13 @@ def _add_gradients(trainer: Any, cut: _Cut, upstream: Any, gradients: list[Any])
         total if gradient is not None or i in reached else None
         for i, (total, gradient) in enumerate(zip(sums, gradients, strict=True))
     ]
+
+
+def _plus(total: Any, gradient: Any) -> Any:
+    if gradient is None:
+        return total
+    if isinstance(gradient, tf.IndexedSlices):
+        # The rows of an embedding that occur, in place: a vocabulary is far larger.
+        rows = tf.expand_dims(gradient.indices, 1)
+        return tf.tensor_scatter_nd_add(total, rows, gradient.values)
+    return total + gradient
