@@ -28,8 +28,8 @@ from cptk.ops import (
 from cptk.types import Tensor, TensorLike
 
 DEFAULT_TILE_SIZE = 1024
-"""Rows and columns of a tile. Measured on two CPU cores: with twice as many, 16 MiB a tile, it leaves
-the cache, and the passes over it cost more than larger matrix products save."""
+"""Rows and columns of a tile. Measured on two CPU cores: with twice as many, 16 MiB a tile, the
+passes over a tile cost more than larger matrix products save."""
 
 _LEFT_OUT = -1e30
 """exp of it is exactly 0 in float32 and float64; finite, so that no inf - inf can arise."""

@@ -524,7 +524,7 @@ def _compile_anew() -> None:
         import_module("jax.experimental.compilation_cache.compilation_cache").reset_cache()
 
 
-def _end_in_time(seconds: int = 20) -> None:
+def _end_in_time(seconds: int = 10) -> None:
     """Have this process end, once it wants to.
 
     WORKAROUND. TensorFlow may wait for ever for the lost one when the interpreter shuts down, and

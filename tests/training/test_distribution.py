@@ -28,15 +28,14 @@ FULL = bool(os.environ.get("CPTK_FULL"))
 KINDS = {
     "tensorflow": [
         "mirrored:4",
-        "tpu:2",
         "workers:2",
-        *(["mirrored:2", "workers:3"] if FULL else []),
+        *(["mirrored:2", "tpu:2", "workers:3"] if FULL else []),
     ],
     "jax": ["devices:4", "processes:2", "mesh:2", *(["devices:2", "devices:8"] if FULL else [])],
     "torch": [],
 }[BACKEND]
 #: The rest of parity_script's: the other optimizer, LoRA where this has none, and so on.
-CASES = [] if FULL else "GPT2-2-float64-AdamW Llama3-0-float64-SGD GPT2-0-float32-SGD".split()
+CASES = [] if FULL else "GPT2-0-float32-SGD Llama3-2-float64-AdamW-cached".split()
 #: float64 to 1e-9; float32, of weights after SGD and of all that is shown, to 1e-5.
 TOLERANCES = {"float64": 1e-9, "float32": 1e-5}
 
@@ -82,7 +81,7 @@ def one_device(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray
 def test_same_as_one_device(kind, one_device, tmp_path):
     found = run(kind, tmp_path / "found.npz", *CASES)
     assert set(found) == set(one_device)
-    assert len(found) > 3 * 6
+    assert len(found) > 2 * 6
     for name, expected in one_device.items():
         case, part = name.split("/")
         tolerance = TOLERANCES[case.split("-")[2]]
@@ -122,10 +121,10 @@ def test_features(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "torch", reason="one process and one device on torch")
 def test_doors(tmp_path):
-    """What else a model is used by gives the same on one device, on two, and in two processes."""
+    """What else a model is used by gives the same on one device and in two processes (and on two)."""
     kinds = {"tensorflow": ["mirrored:2", "workers:2"], "jax": ["devices:2", "processes:2"]}
     one = run("single", tmp_path / "one.npz", script="doors_script.py")
-    for number, kind in enumerate(kinds[BACKEND]):
+    for number, kind in enumerate(kinds[BACKEND][0 if FULL else 1 :]):
         found = run(kind, tmp_path / f"{number}.npz", script="doors_script.py")
         assert set(found) == set(one)
         for name, expected in one.items():
