@@ -121,7 +121,7 @@ def test_features(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "torch", reason="one process and one device on torch")
 def test_doors(tmp_path):
-    """What else a model is used by gives the same on one device and in two processes (and on two)."""
+    """What else a model is used by gives the same on one device and in two processes."""
     kinds = {"tensorflow": ["mirrored:2", "workers:2"], "jax": ["devices:2", "processes:2"]}
     one = run("single", tmp_path / "one.npz", script="doors_script.py")
     for number, kind in enumerate(kinds[BACKEND][0 if FULL else 1 :]):
