@@ -111,8 +111,9 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.head = ContrastiveHead() if head is None else head
         self.mask_equal_texts = mask_equal_texts
         self.seed = check_seed(seed)
-        self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.micro_batches = check_micro_batches(micro_batch_size, micro_batch_tokens, embedder)
+        asked = self.micro_batches or gradient_cache.MicroBatches()
+        self.micro_batch_size, self.micro_batch_tokens = asked
         _check_tile_size("ContrastiveTrainer", tile_size)
         self.tile_size = tile_size
         self.not_finite = gradient_cache.NotFinite()
@@ -132,6 +133,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Tensor]:
         """Embeddings `(n, dim)` of each side; `token_ids` and `padding_mask` are `(n, length)`."""
+        if self.micro_batches is not None and not training:
+            return gradient_cache.embed(self, inputs)  # type: ignore[no-any-return]
         return {side: self.embedder(inputs[side], training=training) for side in SIDES}
 
     def compute_loss(
@@ -272,6 +275,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if keras.config.backend() == "tensorflow":
             # XLA compiles each batch length anew and is slower on CPUs; ask for it on a GPU.
             kwargs.setdefault("jit_compile", False)
+            if self.micro_batches is not None and kwargs["jit_compile"] == "auto":
+                kwargs["jit_compile"] = False
         distribution.check_compile(self, optimizer, kwargs)
         with distribution.scope(self):
             super().compile(optimizer=optimizer, **kwargs)
@@ -346,7 +351,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if isinstance(data, PairDataset):
             steps_per_epoch = None
             callbacks.insert(0, SetEpoch(data, set_seed=not own_data))
-        if self.micro_batches is not None:
+        if self.micro_batches is not None and keras.config.backend() == "jax":
             callbacks.insert(0, gradient_cache.StopNotFinite())
         if validation_data is not None:
             val_x, val_y, val_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
@@ -355,7 +360,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             validation_data = to_backend(
                 self._batches(val_x, val_y, val_weight, validation_batch_size, False), self
             )
-        with distribution.running(self), self.not_finite.named(self):
+        with self.not_finite.named(self), distribution.running(self):
             return super().fit(
                 to_backend(data, self),
                 epochs=epochs,

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -32,7 +33,6 @@ from cptk.training import distribution
 
 LENGTHS = 4
 """Lengths that a micro-batch may have on JAX, each compiled once: quarters of the batch's."""
-
 
 SIZES = (8, 32, 128)
 """Micro-batches that "auto" tries. Each is compiled, hence few; between two the speed differs
@@ -47,7 +47,9 @@ class MicroBatches(NamedTuple):
 
     def rows(self, length: Any) -> Any:
         """Texts in a micro-batch of this length; an integer, or a tensor if `length` is one."""
-        return self.size if self.tokens is None else self.tokens // length
+        if self.tokens is not None:
+            return self.tokens // length
+        return 2**30 if self.size == "auto" else self.size  # All, until it is settled.
 
 
 def check_micro_batches(size: Any, tokens: Any, embedder: Any) -> MicroBatches | None:
@@ -62,7 +64,7 @@ def check_micro_batches(size: Any, tokens: Any, embedder: Any) -> MicroBatches |
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if value is not None and (not whole or value < 1):
             or_auto = ', or "auto"' if tokens is None else ""
-            raise ValueError(
+            raise (ValueError if whole else TypeError)(
                 f"`{name}` should be an integer of 1 or more{or_auto}. Received: {value!r}."
             )
     longest = getattr(embedder.preprocessor, "sequence_length", 1)
@@ -71,13 +73,7 @@ def check_micro_batches(size: Any, tokens: Any, embedder: Any) -> MicroBatches |
             f"`micro_batch_tokens={tokens}` does not hold one text: the preprocessor's "
             f"sequence_length is {longest}. Use {longest} or more."
         )
-    changed = _changed_in_forward_pass(embedder)
-    if changed:
-        raise ValueError(
-            "Micro-batches need an embedder that a forward pass leaves as it is: each text passes "
-            f"twice. This one changes {changed[:3]} (of a BatchNormalization, say), by micro-batch "
-            "and not by batch. Use LayerNormalization, or train without micro-batches."
-        )
+    _check_forward_pass(embedder)
     if tokens is not None:
         return MicroBatches(tokens=int(tokens))
     return MicroBatches(size if size == "auto" else int(size))
@@ -95,6 +91,8 @@ def settle(trainer: Any, length: int, verbose: bool) -> MicroBatches:
     The size is that at which most texts a second go forward and back; a larger one is taken
     where it gains 5% or more, and tried where what the last one took leaves room for it.
     """
+    distribution.build(trainer)  # Its moments take memory too, and so do sums of gradients.
+    sums = sum(4.0 * np.prod(weight.shape) for weight in trainer.trainable_weights)
     best, most, why = 0, 0.0, f"the largest tried, at {length} tokens a text"
     for size in SIZES:
         tokens = {
@@ -117,11 +115,13 @@ def settle(trainer: Any, length: int, verbose: bool) -> MicroBatches:
             break
         best, most = size, speed
         larger = (free[0] - free[1]) * SIZES[1] / SIZES[0]
-        if larger > 0.8 * free[0]:
+        if larger > 0.8 * (free[0] - sums):
             why = f"more would not fit in the {free[0] / 2**30:.1f} GiB that are free"
             break
     best = distribution.agree(max(best, 1), trainer)
-    if verbose:
+    if keras.config.backend() == "jax":
+        best *= distribution.replicas().total  # There it is cut among the devices.
+    if verbose and distribution.is_chief(trainer):
         print(f'micro_batch_size="auto" is {best}: {why}.', flush=True)
     return MicroBatches(best)
 
@@ -133,8 +133,7 @@ class StopNotFinite(keras.callbacks.Callback):  # type: ignore[misc]
         self.model.not_finite.raise_if_any(self.model)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if keras.config.backend() == "jax":
-            import_module("jax").effects_barrier()
+        import_module("jax").effects_barrier()
         self.model.not_finite.raise_if_any(self.model)
 
 
@@ -173,7 +172,7 @@ class NotFinite:
         try:
             yield
         except Exception as error:
-            found = re.search(rf"{self.SIGN}\W+(\w+)\W+\[([-\d ]+)\]", str(error))
+            found = re.search(rf"{self.SIGN}\W+(?:b')?(\w+)\W+\[([-\d\s]+)\]", str(error))
             if found is None:
                 raise
             self.note(found[1], map(int, found[2].split()))
@@ -207,11 +206,15 @@ def _memory() -> Iterator[list[float]]:
 
 def host_memory() -> float:
     """Bytes that programs on this machine can still have."""
+    free = float("inf")  # Not Linux: only an allocation that fails is seen.
     with contextlib.suppress(OSError), open("/proc/meminfo") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return float(line.split()[1]) * 1024
-    return float("inf")  # Not Linux: only an allocation that fails is seen.
+        free = next(1024.0 * int(line.split()[1]) for line in file if line.startswith("MemAvail"))
+    with contextlib.suppress(OSError, ValueError):  # What a container may have, where there is one.
+        limit, used = (
+            int(Path(f"/sys/fs/cgroup/memory.{n}").read_text()) for n in ("max", "current")
+        )
+        free = min(free, float(limit - used))
+    return free
 
 
 def _backend() -> Any:
@@ -220,34 +223,57 @@ def _backend() -> Any:
 
 def train_step(trainer: Any, *args: Any) -> Any:
     """`trainer.train_step(*args)`, on any backend."""
+    for weight in trainer.trainable_weights:
+        if keras.backend.standardize_dtype(weight.dtype) in ("bfloat16", "float16"):
+            raise ValueError(
+                f"Gradients of many micro-batches cannot be added up in {weight.dtype}, the dtype "
+                f"of {weight.path}. Use the policy mixed_{weight.dtype}: its weights are float32."
+            )
     return _backend().train_step(trainer, *args)
+
+
+def embed(trainer: Any, x: Any) -> Any:
+    """Embeddings of each side of a batch, outside of training."""
+    return _backend().embed(trainer, x)
+
+
+def too_long(longest: int, tokens: int) -> str:
+    """What is said of a budget that does not hold a text of the batch."""
+    return (
+        f"`micro_batch_tokens={tokens}` does not hold one text: the batch's are {longest} tokens "
+        f"long, padding included. Use {longest} or more."
+    )
 
 
 def seed_states(embedder: Any) -> list[Any]:
     """The variables from which an embedder draws its dropout."""
-    found = {}
-    for layer in embedder._flatten_layers():
-        for value in vars(layer).values():
-            if isinstance(value, keras.random.SeedGenerator):
-                found[id(value)] = value.state
-    return list(found.values())
+    return [seed.state for layer in embedder._flatten_layers() for seed in layer._seed_generators]
 
 
-def _changed_in_forward_pass(embedder: Any) -> list[str]:
-    """Names of variables, seeds excepted, that training assigns to in the forward pass."""
-    seeds = set(map(id, seed_states(embedder)))
-    suspects = [
-        variable
-        for layer in embedder._flatten_layers()
-        for variable in layer._non_trainable_variables
-        if id(variable) not in seeds
-    ]
-    if not suspects:
-        return []
+def _check_forward_pass(embedder: Any) -> None:
+    """Refuse what would differ by micro-batch: state that changes, and losses of activations."""
+    layers = list(embedder._flatten_layers())
+    suspects = [variable for layer in layers for variable in layer._non_trainable_variables]
+    known = ("keras", "keras_hub", "cptk")
+    strange = [layer for layer in layers if type(layer).__module__.split(".")[0] not in known]
+    if not suspects and not strange and not any(layer.activity_regularizer for layer in layers):
+        return
     tokens = {
         "token_ids": np.zeros((2, 2), "int32"),
         "padding_mask": np.ones((2, 2), "bool"),
     }
-    with keras.StatelessScope() as scope:
+    with keras.StatelessScope(collect_losses=True) as scope:
         embedder(tokens, training=True)
-    return [v.path for v in suspects if scope.get_current_value(v) is not None]
+    changed = [v.path for v in suspects if scope.get_current_value(v) is not None]
+    if changed:
+        raise ValueError(
+            "Micro-batches need an embedder that a forward pass leaves as it is: each text passes "
+            f"twice. This one changes {changed[:3]} (of a BatchNormalization, say), by micro-batch "
+            "and not by batch. Use LayerNormalization, or train without micro-batches."
+        )
+    if scope.losses:
+        raise ValueError(
+            "Micro-batches need an embedder that adds no loss in the forward pass, as an activity "
+            f"regularizer does: this one adds {len(scope.losses)}, for each micro-batch and not "
+            "for the batch. Regularize weights, or train without micro-batches."
+        )

@@ -10,7 +10,8 @@ from jax import lax
 from jax import numpy as jnp
 
 from cptk.data.batching import SIDES
-from cptk.training.gradient_cache import MicroBatches, host_memory, lengths
+from cptk.training import distribution
+from cptk.training.gradient_cache import MicroBatches, host_memory, lengths, too_long
 
 
 def train_step(trainer: Any, state: Any, data: Any) -> Any:
@@ -38,9 +39,12 @@ def train_step(trainer: Any, state: Any, data: Any) -> Any:
         gradients, others = _add_gradients(
             trainer, weights, others, cuts[side], upstream[side], gradients
         )
-    # No step is taken that would break the weights: `StopNotFinite` ends training.
-    gradients = [jnp.where(is_finite, gradient, 0) for gradient in gradients]
-    weights, of_optimizer = trainer.optimizer.stateless_apply(of_optimizer, gradients, weights)
+    taken = trainer.optimizer.stateless_apply(of_optimizer, gradients, weights)
+    # A step that would break the weights is not taken: `StopNotFinite` ends training.
+    weights, of_optimizer = (
+        [jnp.where(is_finite, new, old) for new, old in zip(*pair, strict=True)]
+        for pair in zip(taken, (weights, of_optimizer), strict=True)
+    )
     logs, of_metrics = trainer._update_metrics_variables(
         of_metrics, loss, x, y, vectors, sample_weight
     )
@@ -81,13 +85,25 @@ def free_memory() -> float:
     return float(stats["bytes_limit"] - stats["peak_bytes_in_use"]) if stats else host_memory()
 
 
+def embed(trainer: Any, x: Any) -> dict[str, Any]:
+    """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
+
+    def of_side(tokens: Any) -> Any:
+        cut = _Cut(trainer.micro_batches, tokens)
+        return _vectors(cut, lambda tokens, _: (trainer.embedder(tokens, training=False), ()), ())
+
+    return {side: of_side(x[side])[0] for side in SIDES}
+
+
 class _Cut:
     """One side's texts, longest first, and the shapes of micro-batches there may be."""
 
     def __init__(self, micro_batches: MicroBatches, tokens: Any) -> None:
         ids, mask = tokens["token_ids"], tokens["padding_mask"].astype(bool)
         self.texts, longest = ids.shape
-        parts = _parts()
+        if micro_batches.tokens is not None and micro_batches.tokens < longest:
+            raise ValueError(too_long(longest, micro_batches.tokens))
+        parts = distribution.replicas().total
         self.shapes = []
         for length in lengths(longest):
             rows = min(max(micro_batches.rows(length), 1), self.texts)
@@ -132,15 +148,20 @@ class _Cut:
 
 
 def _embed(trainer: Any, weights: Any, others: Any, cut: _Cut) -> tuple[Any, Any]:
-    """Embeddings `(n, dim)` of a side, in its own order, and the state they leave."""
+    """Embeddings `(n, dim)` of a side, and the state they leave."""
+    return _vectors(cut, lambda tokens, now: _forward(trainer, weights, now, tokens), others)
+
+
+def _vectors(cut: _Cut, forward: Any, others: Any) -> tuple[Any, Any]:
+    """`vectors, others = forward(tokens, others)` of all micro-batches, in the texts' own order."""
 
     def body(start: Any, tokens: Any, carry: Any) -> Any:
         found, others = carry
-        vectors, others = _forward(trainer, weights, others, tokens)
+        vectors, others = forward(tokens, others)
         return lax.dynamic_update_slice(found, vectors, (start, 0)), others
 
     few = {name: value[:1] for name, value in cut.tokens.items()}
-    one = jax.eval_shape(lambda: _forward(trainer, weights, others, few)[0])
+    one = jax.eval_shape(lambda: forward(few, others)[0])
     found = jnp.zeros((cut.rows, one.shape[1]), one.dtype)
     found, others = cut.loop(body, (found, others))
     own = jnp.zeros((cut.texts, one.shape[1]), one.dtype)
@@ -174,15 +195,6 @@ def _forward(trainer: Any, weights: Any, others: Any, tokens: Any) -> tuple[Any,
     with keras.StatelessScope(values) as scope:
         vectors = trainer.embedder(tokens, training=True)
     return vectors, [scope.get_current_value(variable) for variable in names]
-
-
-def _parts() -> int:
-    """In how many parts a batch is divided among devices."""
-    current = keras.distribution.distribution()
-    if current is None:
-        return 1
-    mesh = current.device_mesh
-    return int(mesh.shape[list(mesh.axis_names).index(current.batch_dim_name)])
 
 
 def _divided(tensor: Any) -> Any:

@@ -23,7 +23,7 @@ def loss_and_gradients(
     cuts = {side: _Cut(trainer.micro_batches, x[side]) for side in SIDES}
     seeds = seed_states(trainer.embedder)
     before = [tf.identity(seed) for seed in seeds]
-    vectors = {side: _embed(trainer.embedder, cuts[side]) for side in SIDES}
+    vectors = {side: _embed(trainer.embedder, cuts[side], training=True) for side in SIDES}
     with tf.control_dependencies([_check_finite(vectors[side], x[side], side) for side in SIDES]):
         vectors = {side: tf.identity(vectors[side]) for side in SIDES}
     with tf.GradientTape() as tape:
@@ -31,10 +31,13 @@ def loss_and_gradients(
         loss = trainer.compute_loss(x, y, vectors, sample_weight, training=True)
         scaled = trainer.optimizer.scale_loss(loss)
     of_vectors, gradients = tape.gradient(scaled, (vectors, trainer.trainable_weights))
+    if not trainer.embedder.trainable_weights:
+        return loss, gradients, vectors
     for seed, value in zip(seeds, before, strict=True):
         seed.assign(value)
     for side in SIDES:
-        gradients = _add_gradients(trainer, cuts[side], of_vectors[side], gradients)
+        if of_vectors[side] is not None:
+            gradients = _add_gradients(trainer, cuts[side], of_vectors[side], gradients)
     return loss, gradients, vectors
 
 
@@ -50,7 +53,8 @@ def attempt(trainer: Any, tokens: Any) -> Any:
         found = tape.gradient(vectors, trainer.embedder.trainable_weights)
         for seed, value in zip(seeds, before, strict=True):
             seed.assign(value)
-        return tf.add_n([tf.reduce_sum(tf.cast(g, tf.float32)) for g in found if g is not None])
+        sums = [tf.reduce_sum(tf.cast(g, tf.float32)) for g in found if g is not None]
+        return tf.add_n([tf.reduce_sum(tf.cast(vectors, tf.float32)), *sums])
 
     run(tokens).numpy()
     return lambda: run(tokens).numpy()
@@ -59,6 +63,12 @@ def attempt(trainer: Any, tokens: Any) -> Any:
 def free_memory() -> float:
     """Bytes that are free: of the host, since TensorFlow does not say it of a GPU."""
     return float("inf") if tf.config.list_physical_devices("GPU") else host_memory()
+
+
+def embed(trainer: Any, x: Any) -> dict[str, Any]:
+    """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
+    cuts = {side: _Cut(trainer.micro_batches, x[side]) for side in SIDES}
+    return {side: _embed(trainer.embedder, cuts[side], training=False) for side in SIDES}
 
 
 class _Cut:
@@ -97,13 +107,13 @@ def _check_finite(vectors: Any, tokens: Any, side: str) -> Any:
     return tf.debugging.Assert(tf.reduce_all(finite), message, summarize=100_000)
 
 
-def _embed(embedder: Any, cut: _Cut) -> Any:
+def _embed(embedder: Any, cut: _Cut, training: bool) -> Any:
     """Embeddings `(n, dim)` of a side, in its own order."""
     width, dtype = embedder.output.shape[1], embedder.output.dtype
 
     def more(start: Any, count: Any, found: Any) -> Any:
         tokens, end = cut.take(start)
-        return end, count + 1, found.write(count, embedder(tokens, training=True))
+        return end, count + 1, found.write(count, embedder(tokens, training=training))
 
     found = tf.TensorArray(
         dtype, 0, dynamic_size=True, infer_shape=False, element_shape=(None, width)

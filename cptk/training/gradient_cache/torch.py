@@ -9,20 +9,18 @@ import keras
 import torch
 
 from cptk.data.batching import SIDES
-from cptk.training.gradient_cache import MicroBatches, host_memory
+from cptk.training.gradient_cache import MicroBatches, host_memory, seed_states, too_long
 
 
 def train_step(trainer: Any, data: Any) -> Any:
     """As `train_step` of Keras on torch: the logs."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     cuts = {side: list(_cut(trainer.micro_batches, x[side])) for side in SIDES}
-    drawn_from = _random_state()
+    drawn_from = _random_state(trainer.embedder)
     vectors = {}
     with torch.no_grad():
         for side, cut in cuts.items():
-            found = torch.cat([trainer.embedder(tokens, training=True) for _, tokens in cut])
-            order = torch.cat([rows for rows, _ in cut])
-            vectors[side] = torch.empty_like(found).index_copy_(0, order, found)
+            vectors[side] = _embed(trainer.embedder, cut, training=True)
             bad = (~torch.isfinite(vectors[side]).all(1)).nonzero()
             if len(bad):
                 ids = torch.where(x[side]["padding_mask"].bool(), x[side]["token_ids"], -1)
@@ -37,6 +35,8 @@ def train_step(trainer: Any, data: Any) -> Any:
     _set_random_state(drawn_from)
     for side, cut in cuts.items():
         upstream = vectors[side].grad
+        if upstream is None or not trainer.embedder.trainable_weights:
+            continue
         for rows, tokens in cut:
             trainer.embedder(tokens, training=True).backward(upstream[rows])
     variables = list(trainer.trainable_weights)
@@ -49,8 +49,10 @@ def attempt(trainer: Any, tokens: Any) -> Any:
     """One micro-batch forward and back; what is returned does it again."""
 
     def run() -> None:
-        state = _random_state()
-        trainer.embedder(tokens, training=True).sum().backward()
+        state = _random_state(trainer.embedder)
+        total = trainer.embedder(tokens, training=True).sum()
+        if total.requires_grad:
+            total.backward()
         trainer.zero_grad()
         _set_random_state(state)
         if torch.cuda.is_available():
@@ -58,6 +60,21 @@ def attempt(trainer: Any, tokens: Any) -> Any:
 
     run()
     return run
+
+
+def embed(trainer: Any, x: Any) -> dict[str, Any]:
+    """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
+    return {
+        side: _embed(trainer.embedder, list(_cut(trainer.micro_batches, x[side])), training=False)
+        for side in SIDES
+    }
+
+
+def _embed(embedder: Any, cut: list[tuple[Any, dict[str, Any]]], training: bool) -> Any:
+    """Embeddings `(n, dim)` of a side, in its own order."""
+    found = torch.cat([embedder(tokens, training=training) for _, tokens in cut])
+    order = torch.cat([rows for rows, _ in cut])
+    return torch.empty_like(found).index_copy(0, order, found)
 
 
 def free_memory() -> float:
@@ -71,6 +88,8 @@ def _cut(micro_batches: MicroBatches, tokens: Any) -> Iterator[tuple[Any, dict[s
     """Rows and tokens of each micro-batch, longest texts first."""
     ids, mask = tokens["token_ids"], tokens["padding_mask"].bool()
     texts, longest = ids.shape
+    if micro_batches.tokens is not None and micro_batches.tokens < longest:
+        raise ValueError(too_long(longest, micro_batches.tokens))
     places = torch.arange(1, longest + 1, device=ids.device)
     lengths = torch.where(mask, places, 0).amax(1)
     if micro_batches.rows(longest) >= texts:
@@ -86,15 +105,16 @@ def _cut(micro_batches: MicroBatches, tokens: Any) -> Iterator[tuple[Any, dict[s
         yield rows, {"token_ids": ids[rows, :length], "padding_mask": mask[rows, :length]}
 
 
-def _random_state() -> tuple[Any, Any]:
-    """The state of torch's generators: Keras draws dropout from them."""
-    return (
-        torch.get_rng_state(),
-        torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    )
+def _random_state(embedder: Any) -> list[tuple[Any, Any]]:
+    """What dropout is drawn from: torch's generators and, with a seed of its own, Keras's."""
+    state = [(torch.set_rng_state, torch.get_rng_state())]
+    if torch.cuda.is_available():
+        state.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    if torch.backends.mps.is_available():
+        state.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
+    return state + [(seed.assign, seed.value.clone()) for seed in seed_states(embedder)]
 
 
-def _set_random_state(state: tuple[Any, Any]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
+def _set_random_state(state: list[tuple[Any, Any]]) -> None:
+    for setter, value in state:
+        setter(value)
