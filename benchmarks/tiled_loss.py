@@ -197,7 +197,10 @@ def run_fresh(backend, contender, size, arguments, folder):
     environment = {**os.environ, "KERAS_BACKEND": backend}
     run = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
     if run.returncode != 0:
-        raise SystemExit(f"{backend}, {contender}: failed:\n{run.stderr[-3000:]}")
+        raise SystemExit(
+            f"{backend}, {contender} failed with status {run.returncode}, nothing is written:\n"
+            f"{run.stderr[-3000:]}"
+        )
     return json.loads(result.read_text())
 
 

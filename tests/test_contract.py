@@ -69,6 +69,9 @@ SPECS = {
     "losses.same_text_mask": Spec(
         (np.array([1, 2, 1, 3], "int32"), np.arange(4, dtype="int32")), differentiable=0
     ),
+    "losses.text_ids": Spec((np.array([[1, 2], [2, 1], [1, 2], [3, 3]], "int32"),), 0),
+    "losses.tiled_info_nce": Spec((QUERY, DOCUMENT, np.float32(0.1)), differentiable=3),
+    "losses.tiled_symmetric_info_nce": Spec((QUERY, DOCUMENT, np.float32(0.1)), differentiable=3),
     "metrics.InBatchAccuracy": Spec(
         (LOGITS, WEIGHTS), options={"direction": "document_to_query", "name": "accuracy"}
     ),
@@ -291,7 +294,8 @@ def test_function_in_every_precision(name: str, dtype: str) -> None:
         output = function(*tensors(spec, dtype))
         np.testing.assert_allclose(to_numpy(output), reference, rtol=3e-2, atol=2e-1)
         if not spec.differentiable:
-            assert keras.backend.standardize_dtype(output.dtype) == "bool"
+            integers = {"losses.text_ids": "int32"}
+            assert keras.backend.standardize_dtype(output.dtype) == integers.get(name, "bool")
             return
         at_least_float32 = "float64" if dtype == "float64" else "float32"
         assert keras.backend.standardize_dtype(output.dtype) == at_least_float32
@@ -311,9 +315,15 @@ def test_function_takes_numpy_and_lists(name: str) -> None:
 @each_function
 def test_function_trains_one_step(name: str) -> None:
     function = find(name)
-    if name == "losses.cosine_logits":
+    if name in ("losses.cosine_logits", "losses.tiled_info_nce", "losses.tiled_symmetric_info_nce"):
         spec = Spec((QUERY, DOCUMENT))
         model = OneStep(lambda query, document: function(query, document, 0.1), spec)
+    elif name == "losses.text_ids":
+        spec = Spec((LOGITS, *SPECS[name].inputs))
+        mask, loss = cptk.losses.same_text_mask, cptk.losses.symmetric_info_nce
+        model = OneStep(
+            lambda logits, tokens: loss(logits, mask(function(tokens), function(tokens))), spec
+        )
     elif name == "losses.same_text_mask":
         spec = Spec((LOGITS, np.array([1, 2, 1, 3], "int32"), np.arange(4, dtype="int32")))
         loss = cptk.losses.symmetric_info_nce

@@ -264,6 +264,11 @@ class _Tiles:
         rows, columns = ops.arange(self.height) + tile.row, ops.arange(self.width) + tile.column
         return ops.expand_dims(rows, 1), ops.expand_dims(columns, 0)
 
+    def positives(self, tile: _Tile) -> Tensor:
+        """Boolean, True where the diagonal runs through what no tile before has seen."""
+        rows, columns = self.indices(tile)
+        return ops.logical_and(ops.equal(rows, columns), ops.greater_equal(rows, tile.top))
+
     def negatives(self, tile: _Tile, logits: Tensor) -> Tensor:
         """The logits with all that is no negative at -1e30: the diagonal, masked and seen."""
         rows, columns = self.indices(tile)
@@ -323,9 +328,7 @@ def _states(tiles: _Tiles, symmetric: bool) -> list[Tensor]:
 
 
 def _with_positives(part: Tensor, tiles: _Tiles, tile: _Tile, logits: Tensor, axis: int) -> Tensor:
-    rows, columns = tiles.indices(tile)
-    own = ops.logical_and(ops.equal(rows, columns), ops.greater_equal(rows, tile.top))
-    positives = ops.sum(ops.where(own, logits, 0.0), axis=axis)
+    positives = ops.sum(ops.where(tiles.positives(tile), logits, 0.0), axis=axis)
     return ops.concatenate([part[:, :1] + ops.expand_dims(positives, 1), part[:, 1:]], axis=1)
 
 
@@ -365,7 +368,7 @@ def _gradients(
 
     A softmax is exp(l - t) / z with t the highest logit and z = total + exp(positive - t), and
     the gradient of its loss is the softmax, less 1 at the positive. That difference is
-    -total / z there, exact where the loss is nearly 0, and so is taken out of the tiles.
+    -total / z there, exact where the loss is nearly 0.
     """
     own = 0.0
     sides = []
@@ -379,7 +382,7 @@ def _gradients(
         top, weights = sides[1]
         sides[1] = (ops.pad(top, extra, constant_values=-_LEFT_OUT), ops.pad(weights, extra))
 
-    def visit(tile: _Tile, carry: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def visit(tile: _Tile, carry: list[Any]) -> list[Any]:
         negatives = tiles.negatives(tile, tiles.all_logits(tile))
         parts = []
         cuts = ((1, tiles.row_slice), (0, tiles.column_slice))
@@ -387,20 +390,20 @@ def _gradients(
             top, weights = (ops.expand_dims(cut(vector, tile), axis) for vector in side)
             parts.append(weights * ops.exp(negatives - top))
         gradient = functools.reduce(ops.add, parts)
+        if tile.diagonal:
+            of_positives = ops.expand_dims(tiles.row_slice(own, tile), 1)
+            gradient = ops.where(tiles.positives(tile), of_positives, gradient)
         of_query, of_document = carry
         by_query = gradient @ tiles.column_slice(tiles.document, tile)
         by_document = ops.transpose(gradient) @ tiles.row_slice(tiles.query, tile)
-        return (
-            _write(of_query, tile.row, tiles.row_slice(of_query, tile) + by_query),
-            _write(of_document, tile.column, tiles.column_slice(of_document, tile) + by_document),
-        )
+        return [
+            _add(of_query, tile.row, tile.top // tiles.tile, by_query),
+            _add(of_document, tile.column, tile.left // tiles.tile, by_document),
+        ]
 
-    own = ops.expand_dims(own, 1)
-    of_positives = (
-        own * tiles.document[: tiles.rows],
-        ops.pad(own * tiles.query, [*extra, [0, 0]]),
-    )
-    of_query, of_document = tiles.walk(visit, of_positives)
+    sums = tiles.walk(visit, [_open_sum(x, tiles.tile) for x in (tiles.query, tiles.document)])
+    of_query = _close_sum(sums[0], tiles.rows, tiles.tile)
+    of_document = _close_sum(sums[1], tiles.columns, tiles.tile)
     of_scale = ops.sum(ops.sum(tiles.query * of_query, axis=1)) / tiles.scale
     return of_query, of_document, of_scale
 
@@ -426,9 +429,10 @@ def _slice(array: Tensor, start: Any, size: Any) -> Tensor:
 
 
 def _write(array: Tensor, start: Any, rows: Tensor) -> Tensor:
-    """The array with array[start : start + len(rows)] = rows, in place inside a loop.
+    """The array with array[start : start + len(rows)] = rows.
 
-    `ops.slice_update` copies the whole array on TensorFlow and torch, once for every tile.
+    In place on torch, where `ops.slice_update` copies the array, and in loops of JAX. TensorFlow
+    always copies it, which is cheap as long as the array is narrow.
     """
     backend = keras.backend.backend()
     if backend == "torch":
@@ -438,6 +442,53 @@ def _write(array: Tensor, start: Any, rows: Tensor) -> Tensor:
         indices = ops.arange(dimension(rows, 0)) + start
         return ops.scatter_update(array, ops.expand_dims(indices, 1), rows)
     return ops.slice_update(array, (start, 0), rows)
+
+
+# Sums of the shape of embeddings, of what the tiles add to their rows: an array on JAX and torch.
+# On TensorFlow, which copies an array to change a part of it, a list with a part for each tile.
+
+
+def _open_sum(like: Tensor, tile: int) -> Any:
+    """Zeros."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.zeros_like(like)
+    import tensorflow as tf
+
+    size = dimension(like, 0)
+    zeros = ops.zeros_like(like[: _smaller(tile, size)])
+    count = _start_of_last(size, tile) // tile + 1
+    # Cleared, a part could be read but once.
+    parts = tf.TensorArray(zeros.dtype, count, clear_after_read=False, element_shape=zeros.shape)
+    return ops.fori_loop(0, count, lambda i, parts: parts.write(i, zeros), parts)
+
+
+def _add(total: Any, start: Any, index: Any, rows: Tensor) -> Any:
+    """The sum after a tile, the index-th from `start` on, has added its rows."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return total.write(index, total.read(index) + rows)
+    if backend == "torch":
+        total[start : start + len(rows)] += rows
+        return total
+    return _write(total, start, _slice(total, start, len(rows)) + rows)
+
+
+def _close_sum(total: Any, size: Any, tile: int) -> Tensor:
+    """The sum as an array."""
+    if keras.backend.backend() != "tensorflow":
+        return total
+    parts = total.stack()
+    rows = ops.reshape(parts, (-1, dimension(parts, 2)))
+    if _divides(_smaller(tile, size), size):
+        return rows
+    before = _start_of_last(size, tile)
+    return ops.concatenate([rows[:before], rows[dimension(rows, 0) - (size - before) :]], axis=0)
+
+
+def _start_of_last(size: Any, tile: int) -> Any:
+    """The first index that only the last tile sees."""
+    last = max(size - 1, 0) if isinstance(size, int) else ops.maximum(size - 1, 0)
+    return last // tile * tile
 
 
 def _larger(first: Tensor, second: Tensor) -> Tensor:

@@ -170,7 +170,8 @@ def tf_train_step(trainer: Any, data: Any, loss_and_gradients: Any = None) -> di
     loss_and_gradients = loss_and_gradients or _tf_loss_and_gradients
     loss, gradients, y_pred = loss_and_gradients(trainer, x, y, sample_weight)
     trainer._loss_tracker.update_state(loss, sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
-    apply_gradients(trainer.optimizer, gradients, trainer.trainable_weights)
+    with tf.control_dependencies([loss]):  # No weight decays in a step whose loss ends in an error.
+        apply_gradients(trainer.optimizer, gradients, trainer.trainable_weights)
     return one_row(trainer, trainer.compute_metrics(x, y, y_pred, sample_weight))
 
 

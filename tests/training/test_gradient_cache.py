@@ -228,7 +228,7 @@ def test_auto_stops_where_memory_ends(monkeypatch):
         return lambda: None
 
     monkeypatch.setattr(gradient_cache._backend(), "attempt", attempt)
-    trainer = cptk.ContrastiveTrainer(toys.embedder(), micro_batch_size="auto")
+    trainer = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), micro_batch_size="auto"))
     assert gradient_cache.settle(trainer, 24, verbose=False).size == 8
     monkeypatch.setattr(gradient_cache._backend(), "free_memory", lambda: 2.0**30)
     monkeypatch.setattr(gradient_cache._backend(), "attempt", lambda *_: lambda: None)
