@@ -21,24 +21,32 @@ def pytest_configure() -> None:
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
-# These, and those of data sets, do not touch Keras: once is enough in the default run.
-NUMPY_ALONE = {
+# These, and those of data sets and benchmarks, do not depend on the backend (benchmarks are started
+# in processes of their own): they run on TensorFlow.
+OF_NO_BACKEND = {
     f"test_{name}.py"
     for name in (
-        "bootstrap code_search docstrings evaluate_cli knn linear_probe metrics ranking retrieval "
-        "scores_and_labels search similarity tasks_registry visualization zero_shot"
+        "batch_size_study bootstrap code_search docstrings evaluate_cli knn linear_probe "
+        "metrics ranking retrieval scores_and_labels search similarity tasks_registry "
+        "visualization zero_shot"
     ).split()
 }
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave to the slow tier what costs most on JAX and tells little beside TensorFlow's run."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On JAX: run once what is alike on both, and later what costs most and tells little."""
+    if keras.backend.backend() != "jax":
+        return
+    alike = [
+        item
+        for item in items
+        if item.path.parent.name in ("datasets", "benchmarks") or item.path.name in OF_NO_BACKEND
+    ]
+    config.hook.pytest_deselected(items=alike)
+    items[:] = [item for item in items if item not in set(alike)]
     for item in items:
-        only_numpy = item.path.parent.name == "datasets" or item.path.name in NUMPY_ALONE
-        if keras.backend.backend() == "jax" and (
-            only_numpy or item.get_closest_marker("slow_on_jax")
-        ):
+        if item.get_closest_marker("slow_on_jax"):
             item.add_marker(pytest.mark.slow)
 
 
