@@ -286,6 +286,13 @@ def test_an_embedder_that_a_forward_pass_changes_is_refused():
         cptk.ContrastiveTrainer(cptk.models.DecoderTextEmbedder(changed), micro_batch_size=2)
 
 
+def test_rematerialisation_is_refused():
+    with keras.RematScope(mode="full"):
+        embedder = toys.embedder()
+    with pytest.raises(ValueError, match=r"made in a keras\.RematScope"):
+        cptk.ContrastiveTrainer(embedder, micro_batch_size=2)
+
+
 @pytest.mark.slow_on_jax
 def test_an_embedder_that_adds_losses_is_refused():
     backbone = toys.embedder().backbone

@@ -253,6 +253,11 @@ def seed_states(embedder: Any) -> list[Any]:
 def _check_forward_pass(embedder: Any) -> None:
     """Refuse what would differ by micro-batch: state that changes, and losses of activations."""
     layers = list(embedder._flatten_layers())
+    if any(getattr(layer, "_remat_mode", None) is not None for layer in layers):
+        raise ValueError(
+            "The embedder was made in a keras.RematScope, and Keras 3.15 cannot train KerasHub's "
+            "decoders that way. Make it outside: micro-batches save more memory."
+        )
     suspects = [variable for layer in layers for variable in layer._non_trainable_variables]
     known = ("keras", "keras_hub", "cptk")
     strange = [layer for layer in layers if type(layer).__module__.split(".")[0] not in known]
