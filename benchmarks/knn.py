@@ -151,7 +151,7 @@ def compare(rows):
 
 def to_markdown(report):
     """The tables that the documentation shows."""
-    machine, setup = report["machine"], report["setup"]
+    setup = report["setup"]
     rows = []
     for row in report["contenders"]:
         cells = [str(row["k"]), NAMES[row["contender"]]]
@@ -167,7 +167,6 @@ def to_markdown(report):
         + [row["limit"], row["within_limit"]]
         for row in report["comparisons"]
     ]
-    load = machine["load_average"]
     return f"""# Exact nearest neighbours
 
 {setup["queries"]:,} queries × {setup["documents"]:,} documents of {setup["size"]} numbers, \
@@ -180,10 +179,7 @@ cptk's time / the other's.
 
 {reporting.markdown_table(["k", "against", "time", "CPU time", "time at most", "kept"], ratios)}
 
-{machine["cpu"]}, {machine["usable_cores"]} cores, {machine["system"]}, Python \
-{machine["python"]}, load average {load["before"]} before and {load["after"]} after (other work \
-on the machine stretches the seconds; CPU seconds less so); \
-{", ".join(f"{name} {version}" for name, version in report["versions"].items())}; {report["date"]}.
+{reporting.footer(report)}
 """
 
 

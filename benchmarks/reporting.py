@@ -99,6 +99,19 @@ def markdown_table(header, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
+def footer(report):
+    """One line on the machine, the versions and the day."""
+    machine = report["machine"]
+    load = machine["load_average"]
+    packages = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return (
+        f"{machine['cpu']}, {machine['usable_cores']} cores, {machine['system']}, Python "
+        f"{machine['python']}, load average {load['before']} before and {load['after']} after "
+        "(other work on the machine stretches the seconds; CPU seconds less so); "
+        f"{packages}; {report['date']}."
+    )
+
+
 def write_atomically(path, text):
     """Write beside the file's place and rename: a reader never sees half of it."""
     path = Path(path)

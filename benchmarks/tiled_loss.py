@@ -216,7 +216,7 @@ def check_losses(rows):
 
 def to_markdown(report):
     """The tables that the documentation shows."""
-    machine, setup = report["machine"], report["setup"]
+    setup = report["setup"]
     rows = []
     for row in report["contenders"]:
         cells = [f"{row['size']:,}", row["backend"], NAMES[row["contender"]]]
@@ -230,7 +230,6 @@ def to_markdown(report):
         *("n", "backend", "loss", "s", "CPU s", "products alone, s"),
         *("ratio", "CPU ratio", "memory, GiB"),
     ]
-    load = machine["load_average"]
     return f"""# The loss in tiles
 
 Symmetric InfoNCE of n queries and n documents of {setup["width"]} numbers, float32, with its \
@@ -242,10 +241,7 @@ the process held above its inputs and their gradients, compilation included.
 
 Limits: a ratio of {RATIO_LIMIT}, and {MEMORY_LIMIT:.0f} GiB, at n = 65,536.
 
-{machine["cpu"]}, {machine["usable_cores"]} cores, {machine["system"]}, Python \
-{machine["python"]}, load average {load["before"]} before and {load["after"]} after (other work \
-on the machine stretches the seconds; CPU seconds less so); \
-{", ".join(f"{name} {version}" for name, version in report["versions"].items())}; {report["date"]}.
+{reporting.footer(report)}
 """
 
 

@@ -68,8 +68,8 @@ def same_text_mask(query_ids: TensorLike, document_ids: TensorLike) -> Tensor:
         query_ids = text_ids(query_ids)
     if len(document_shape) == 2:
         document_ids = text_ids(document_ids)
-    same_document = _equal(document_ids[:rows], document_ids)
-    same_query = ops.pad(_equal(query_ids, query_ids), [[0, 0], [0, columns - rows]])
+    same_document = equal_ids(document_ids[:rows], document_ids)
+    same_query = ops.pad(equal_ids(query_ids, query_ids), [[0, 0], [0, columns - rows]])
     return ops.logical_and(ops.logical_or(same_document, same_query), off_diagonal(rows, columns))
 
 
@@ -109,5 +109,6 @@ def text_ids(tokens: TensorLike) -> Tensor:
     return ops.take(numbers, ops.argsort(order), axis=0)
 
 
-def _equal(first: Tensor, second: Tensor) -> Tensor:
+def equal_ids(first: Tensor, second: Tensor) -> Tensor:
+    """(n,) and (m,) -> (n, m), True where the numbers are equal."""
     return ops.equal(ops.expand_dims(first, 1), ops.expand_dims(second, 0))

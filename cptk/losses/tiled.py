@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import keras
 from keras import ops
 
+from cptk.losses.masks import equal_ids
 from cptk.ops import (
     as_tensor,
     check_embeddings,
@@ -275,7 +276,7 @@ class _Tiles:
         left_out = [ops.equal(rows, columns)] if tile.diagonal else []
         for row_ids, column_ids in self.ids:
             first, second = self.row_slice(row_ids, tile), self.column_slice(column_ids, tile)
-            left_out.append(ops.equal(ops.expand_dims(first, 1), ops.expand_dims(second, 0)))
+            left_out.append(equal_ids(first, second))
         if self.keep is not None:
             drop = ops.logical_not(self.keep)
             left_out.append(ops.expand_dims(self.row_slice(drop, tile), 1))
@@ -525,7 +526,7 @@ def _tiled(
             f"{caller} expects a `temperature` above 0. "
             f"Received: temperature={temperature!r}. Usual values lie from 0.01 to 0.1."
         )
-    _check_tile_size(caller, tile_size)
+    check_tile_size(caller, tile_size)
     query, document = l2_normalize(query), l2_normalize(document)
     n, m = _check_batch(caller, static_shape(query), static_shape(document))
     temperature = as_tensor(temperature)
@@ -560,7 +561,8 @@ def _tiled(
     return losses if sample_weight is None else losses * ops.cast(sample_weight, losses.dtype)
 
 
-def _check_tile_size(caller: str, tile_size: Any) -> None:
+def check_tile_size(caller: str, tile_size: Any) -> None:
+    """Refuses anything but a positive int or None."""
     if tile_size is None:
         return
     if not isinstance(tile_size, int) or isinstance(tile_size, bool):

@@ -22,7 +22,8 @@ from cptk.data.batching import (
     pad_tokens,
 )
 from cptk.layers import ContrastiveHead
-from cptk.losses.tiled import _check_tile_size, streamed_info_nce
+from cptk.losses.masks import equal_ids
+from cptk.losses.tiled import check_tile_size, streamed_info_nce
 from cptk.models.encode import forward
 from cptk.ops import float32_or_higher, l2_normalize
 from cptk.training import distribution, gradient_cache
@@ -114,7 +115,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.micro_batches = check_micro_batches(micro_batch_size, micro_batch_tokens, embedder)
         asked = self.micro_batches or gradient_cache.MicroBatches()
         self.micro_batch_size, self.micro_batch_tokens = asked
-        _check_tile_size("ContrastiveTrainer", tile_size)
+        check_tile_size("ContrastiveTrainer", tile_size)
         self.tile_size = tile_size
         self.not_finite = gradient_cache.NotFinite()
         self.lora_state = LoraState(embedder)
@@ -192,7 +193,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         else:
             columns = ops.transpose(self.head(every["query"], own["document"]))
         # The mask is that of the rows, and of the columns too.
-        masks = [ops.equal(ops.expand_dims(a, 1), ops.expand_dims(b, 0)) for a, b in ids]
+        masks = [equal_ids(own_ids, all_ids) for own_ids, all_ids in ids]
         if pairs is not None:
             no_pair = ops.expand_dims(ops.logical_not(pairs), 0)
             masks.append(ops.broadcast_to(no_pair, ops.shape(rows)))
