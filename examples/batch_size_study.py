@@ -262,9 +262,7 @@ def report(
             "versions": versions("cptk", "keras", "keras-hub", options.backend, "numpy"),
         },
     )
-    scratch = options.output / f".scratch-{os.getpid()}-table.md"
-    scratch.write_text(table, encoding="utf-8")
-    scratch.replace(options.output / "table.md")
+    shelf.write_text("table.md", table)
     shelf.save_figure("figure.png", draw(rows, options))
 
 

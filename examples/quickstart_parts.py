@@ -99,7 +99,11 @@ class Shelf:
     def write_json(self, name: str, content: Any) -> None:
         """Writes a JSON file in one step."""
         text = json.dumps(content, indent=None if name == "pairs.json" else 2, ensure_ascii=False)
-        self._replace(name, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        self.write_text(name, text + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a text file in one step."""
+        self._replace(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def read_arrays(self, name: str, key: str) -> tuple[np.ndarray, ...] | None:
         """What `write_arrays` was given under this name and key, or `None`."""

@@ -66,7 +66,7 @@ def test_all_arms_compute_the_same_loss_of_the_same_tokens(tmp_path):
     run = _run(tmp_path, "--batch-sizes", "8")
     assert run.returncode == 0, run.stdout + run.stderr
     rows = json.loads((tmp_path / "large_batch.json").read_text())["rows"]
-    assert [row["status"] for row in rows] == ["measured"] * 5
+    assert [row["status"] for row in rows] == ["measured"] * 6
     assert len({row["tokens"] for row in rows}) == 1
     losses = [row["loss"] for row in rows]
     assert max(losses) - min(losses) < 1e-4
@@ -87,7 +87,7 @@ def _row(arm, size, speed, **more):
 def test_ratios_and_answers(benchmark):
     rows = benchmark.results.with_ratios(
         [
-            _row("cptk-plain", 256, 50.0),
+            _row("cptk-tensorflow-plain", 256, 50.0),
             _row("cptk-tensorflow", 256, 60.0),
             _row("cptk-tensorflow", 1024, 60.0),
             _row("cptk-tensorflow", 2048, 45.0, loss=5.2),
@@ -114,6 +114,13 @@ def test_ratios_and_answers(benchmark):
         ("4.50 GiB", "no"),
         ("0.90", "yes"),  # 54 / 60, of 0.85 or more
     ]
+
+
+def test_each_backend_is_held_to_its_own_plain_step(benchmark):
+    arms = ("cptk-tensorflow-plain", "cptk-jax", "st-cached", "st-plain", "cptk-jax-plain")
+    rows = [_row(arm, 64, speed) for arm, speed in zip(arms, (50, 60, 30, 40, 80), strict=True)]
+    ratios = {row["arm"]: row["to_plain"] for row in benchmark.results.with_ratios(rows)}
+    assert (ratios["cptk-jax"], ratios["st-cached"]) == (60 / 80, 30 / 40)
 
 
 def test_a_row_that_fails_is_listed_and_the_next_is_measured(benchmark, monkeypatch, tmp_path):
@@ -161,7 +168,15 @@ def test_plain_steps_end_where_memory_does(benchmark, monkeypatch, tmp_path):
     )  # fmt: skip
     benchmark.main(
         _inside(
-            tmp_path, "--arms", "cptk-plain", "--batch-sizes", "8", "4", "6", "--plain-limit", "6"
+            tmp_path,
+            "--arms",
+            "cptk-tensorflow-plain",
+            "--batch-sizes",
+            "8",
+            "4",
+            "6",
+            "--plain-limit",
+            "6",
         )
     )
     assert sizes == [4, 6]

@@ -34,6 +34,10 @@ from cptk.training import distribution
 LENGTHS = 4
 """Lengths that a micro-batch may have on JAX, each compiled once: quarters of the batch's."""
 
+STEP = 2
+"""Where nothing is compiled, a micro-batch is as long as its longest text, up to this: so that
+oneDNN, which keeps a kernel for each shape, does not run out of room for them."""
+
 SIZES = (8, 32, 128)
 """Micro-batches that "auto" tries. Each is compiled, hence few; between two the speed differs
 little."""
@@ -115,6 +119,8 @@ def settle(trainer: Any, length: int, verbose: bool) -> MicroBatches:
             break
         best, most = size, speed
         larger = (free[0] - free[1]) * SIZES[1] / SIZES[0]
+        if keras.config.backend() == "tensorflow":
+            larger *= _backend().in_flight(trainer.embedder)
         if larger > 0.8 * (free[0] - sums):
             why = f"more would not fit in the {free[0] / 2**30:.1f} GiB that are free"
             break

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from cptk.data.batching import SIDES
 from cptk.training import distribution
-from cptk.training.gradient_cache import MicroBatches, NotFinite, host_memory, seed_states
+from cptk.training.gradient_cache import STEP, MicroBatches, NotFinite, host_memory, seed_states
 
 
 def train_step(trainer: Any, data: Any) -> dict[str, Any]:
@@ -39,6 +39,16 @@ def loss_and_gradients(
         if of_vectors[side] is not None:
             gradients = _add_gradients(trainer, cuts[side], of_vectors[side], gradients)
     return loss, gradients, vectors
+
+
+def in_flight(embedder: Any) -> int:
+    """Micro-batches that are worked on at once.
+
+    On a CPU a second one fills the gaps that the first leaves idle, where an operation is too
+    small for all cores. Dropout has to be drawn in order.
+    """
+    idle = not seed_states(embedder) and not tf.config.list_physical_devices("GPU")
+    return 2 if idle else 1
 
 
 def attempt(trainer: Any, tokens: Any) -> Any:
@@ -92,8 +102,7 @@ class _Cut:
 
     def take(self, start: Any) -> tuple[dict[str, Any], Any]:
         """The micro-batch that begins at a place, and the place where it ends."""
-        # In steps of eight: kernels like it, and so few shapes occur.
-        length = tf.minimum(-(-tf.maximum(self.lengths[start], 1) // 8) * 8, self.longest)
+        length = tf.minimum(-(-tf.maximum(self.lengths[start], 1) // STEP) * STEP, self.longest)
         rows = tf.maximum(self.micro_batches.rows(length), 1)
         end = tf.minimum(start + rows, self.texts)
         return {name: value[start:end, :length] for name, value in self.tokens.items()}, end
@@ -119,7 +128,10 @@ def _embed(embedder: Any, cut: _Cut, training: bool) -> Any:
         dtype, 0, dynamic_size=True, infer_shape=False, element_shape=(None, width)
     )
     found = tf.while_loop(
-        lambda start, *_: start < cut.texts, more, (0, 0, found), parallel_iterations=1
+        lambda start, *_: start < cut.texts,
+        more,
+        (0, 0, found),
+        parallel_iterations=in_flight(embedder),
     )[-1]
     vectors = tf.gather(found.concat(), tf.math.invert_permutation(cut.order))
     return tf.ensure_shape(vectors, (None, width))
@@ -147,7 +159,10 @@ def _add_gradients(trainer: Any, cut: _Cut, upstream: Any, gradients: list[Any])
         for variable, gradient in zip(variables, gradients, strict=True)
     ]
     sums = tf.while_loop(
-        lambda start, *_: start < cut.texts, more, (0, *begin), parallel_iterations=1
+        lambda start, *_: start < cut.texts,
+        more,
+        (0, *begin),
+        parallel_iterations=in_flight(trainer.embedder),
     )[1:]
     return [
         total if gradient is not None or i in reached else None

@@ -9,7 +9,7 @@ import keras
 import torch
 
 from cptk.data.batching import SIDES
-from cptk.training.gradient_cache import MicroBatches, host_memory, seed_states, too_long
+from cptk.training.gradient_cache import STEP, MicroBatches, host_memory, seed_states, too_long
 
 
 def train_step(trainer: Any, data: Any) -> Any:
@@ -99,7 +99,7 @@ def _cut(micro_batches: MicroBatches, tokens: Any) -> Iterator[tuple[Any, dict[s
     order = torch.argsort(-lengths, stable=True)
     start = 0
     while start < texts:
-        length = min(-(-max(int(lengths[order[start]]), 1) // 8) * 8, longest)
+        length = min(-(-max(int(lengths[order[start]]), 1) // STEP) * STEP, longest)
         rows = order[start : start + max(micro_batches.rows(length), 1)]
         start += len(rows)
         yield rows, {"token_ids": ids[rows, :length], "padding_mask": mask[rows, :length]}
