@@ -155,9 +155,10 @@ def to_markdown(report):
 {lengths} tokens, no delimiters; float32, AdamW, micro-batches of {setup["micro_batch_size"]} \
 texts; {setup["steps"]} timed steps, one from batch {FEWER_STEPS:,} on. Each row is a process of \
 its own. The first step compiles. Memory is the peak since the model was there, compilation \
-included: above the level at that moment, and in all. The last column compares with \
-the plain step of the same tool on the same backend; cptk's pads each batch to one length. Where it \
-was not measured, because memory ends, the largest batch below stands for it, in brackets.
+included: above the level at that moment, and in all. The last column compares with the plain step \
+of the same tool and backend; cptk's pads each batch to one length. Where it was not measured, \
+because memory ends, the largest batch below stands for it, in brackets. On TensorFlow cptk works \
+on two micro-batches at once where there is no GPU, each on half of the cores.
 
 {chr(10).join(parts)}
 
