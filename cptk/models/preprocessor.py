@@ -180,8 +180,8 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         """
         prefix, suffix = self.affixes(self.resolve_role(role))
         room = self.sequence_length - len(prefix) - len(suffix)
-        ids = self.reference.encode_batch(check_texts(texts))
-        return [[*prefix, *row[:room], *suffix] for row in ids]
+        ids = self.reference.encode_batch(check_texts(texts), room)
+        return [[*prefix, *row, *suffix] for row in ids]
 
     def call(
         self, x: Any, y: Any = None, sample_weight: Any = None, role: str | None = None

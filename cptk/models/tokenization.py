@@ -52,6 +52,8 @@ _FAMILIES = {
 }
 
 
+#: Texts that the `tokenizers` library is given at once: beside each id it holds the token's text.
+_SLICE = 1024
 #: Printable ASCII as byte-level vocabularies write it: the space is Ġ.
 _ASCII = ["Ġ", *map(chr, range(ord("!"), ord("~") + 1))]
 
@@ -243,8 +245,8 @@ class ReferenceTokenizer:
         """Whether ids come from the `tokenizers` library rather than from KerasHub."""
         return self.spec is not None
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text: none added, none cut.
+    def encode_batch(self, texts: Sequence[str], longest: int | None = None) -> list[list[int]]:
+        """Token ids of each text, none added.
 
         A vocabulary that lacks some of the 256 byte symbols cannot spell every text. One that can
         spell ASCII (SmolLM2's lacks a few bytes of rare characters and control codes) does as
@@ -253,6 +255,7 @@ class ReferenceTokenizer:
 
         Args:
             texts: A sequence of n strings.
+            longest: Ids of a text that are kept, the first ones. Defaults to all.
 
         Returns:
             n lists of ids; that of an empty string is empty.
@@ -265,18 +268,22 @@ class ReferenceTokenizer:
         items = _check(texts)
         if self.spec is None:
             self._check_vocabulary()
-            return [_ids(row) for row in _rows(self.tokenizer.tokenize(items))] if items else []
+            rows = _rows(self.tokenizer.tokenize(items)) if items else []
+            return [_ids(row)[:longest] for row in rows]
         _, _, pipeline, complete = self._current()
-        encoded = pipeline.encode_batch_fast(items, add_special_tokens=False)
-        ids: list[list[int]] = [encoding.ids for encoding in encoded]
-        if not complete:
-            for index, (text, row) in enumerate(zip(items, ids, strict=True)):
-                if not self._spells(row, text):
+        ids: list[list[int]] = []
+        for start in range(0, len(items), _SLICE):
+            part = items[start : start + _SLICE]
+            encoded = pipeline.encode_batch_fast(part, add_special_tokens=False)
+            for index, (text, encoding) in enumerate(zip(part, encoded, strict=True), start):
+                row = encoding.ids
+                if not complete and not self._spells(row, text):
                     raise ValueError(
                         f"Text {index} has characters that are not in the vocabulary"
                         f"{self._culprits(text)}: {_shorten(text)}. Use a vocabulary with all 256 "
                         "byte symbols: `tokenizers.pre_tokenizers.ByteLevel.alphabet()`."
                     )
+                ids.append(row[:longest])
         return ids
 
     def encode_exactly(self, text: str) -> list[int]:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from cptk.models import tokenization
 from cptk.models.llama_tokenizer import LlamaBPETokenizer
 from cptk.models.tokenization import (
     ReferenceTokenizer,
@@ -371,3 +372,13 @@ def test_llama_tokenizer_survives_a_preset(tmp_path):
     inputs = ["ab<x>c\n\n", "<|im_end|>"]
     expected = ReferenceTokenizer(plain).encode_batch(inputs)
     assert ReferenceTokenizer(back).encode_batch(inputs) == expected
+
+
+def test_many_texts_are_cut_and_counted_across_slices(gpt2, monkeypatch):
+    monkeypatch.setattr(tokenization, "_SLICE", 3)
+    reference = ReferenceTokenizer(gpt2)
+    texts = [f"text number {i} of many" for i in range(8)]
+    whole = [reference.encode_batch([text])[0] for text in texts]
+    assert reference.encode_batch(texts) == whole
+    assert reference.encode_batch(texts, 2) == [row[:2] for row in whole]
+    assert len(whole[0]) > 2
