@@ -140,7 +140,10 @@ def main(arguments=None):
                     "largest_difference_of_losses": difference,
                 }
             )
-    machine = {**reporting.machine(), "load": {"before": before, "after": reporting.load_average()}}
+    machine = {
+        **reporting.machine(),
+        "load_average": {"before": before, "after": reporting.load_average()},
+    }
     report = {
         "setup": {key: getattr(options, key) for key in ("workers", "batch_size", "steps")},
         "rows": rows,
@@ -157,7 +160,7 @@ def main(arguments=None):
 
 def to_markdown(report):
     """The table that the documentation shows."""
-    setup, machine = report["setup"], report["machine"]
+    setup = report["setup"]
     count = setup["workers"]
     rows = []
     for row in report["rows"]:
@@ -172,10 +175,7 @@ GPT-2, 4 layers of 256, 64 + 64 tokens, global batch {setup["batch_size"]}, Adam
 
 {reporting.markdown_table([*header, "kept"], rows)}
 
-{machine["cpu"]}, {machine["usable_cores"]} cores, {machine["system"]}, Python \
-{machine["python"]}, load average {machine["load"]["before"]} before and \
-{machine["load"]["after"]} after; \
-{", ".join(f"{name} {version}" for name, version in report["versions"].items())}; {report["date"]}.
+{reporting.footer(report)}
 """
 
 

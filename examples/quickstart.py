@@ -278,7 +278,7 @@ def train(
     embedder.preprocessor.sequence_length = recipe.sequence_length
     cptk.training.enable_lora(embedder, recipe.lora_rank)
     # A larger batch goes through in pieces: the same step, in the memory of a small one.
-    pieces = 8 if recipe.batch_size > Recipe.batch_size else None
+    pieces = 4 if recipe.batch_size > Recipe.batch_size else None
     trainer = cptk.ContrastiveTrainer(embedder, seed=options.seed, micro_batch_size=pieces)
     trainer.compile(
         optimizer=keras.optimizers.AdamW(
