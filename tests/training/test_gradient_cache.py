@@ -51,7 +51,8 @@ class InPieces(cptk.ContrastiveTrainer):
         order, found = np.argsort(-own, kind="stable"), []
         for start in range(0, len(own), self.pieces):
             rows = order[start : start + self.pieces]
-            length = min(-(-int(own[rows[0]]) // 8) * 8, longest)
+            step = gradient_cache.STEP
+            length = min(-(-int(own[rows[0]]) // step) * step, longest)
             filler = 0
             if toys.BACKEND == "jax":  # Shapes are few there.
                 length = next(n for n in gradient_cache.lengths(longest) if n >= own[rows[0]])
@@ -143,6 +144,17 @@ def test_micro_batches_are_the_plain_step_in_float32():
 def test_any_size(options):
     options = {f"micro_batch_{name}": value for name, value in options.items()}
     assert_same(train(dropout=0.0, **options), train(dropout=0.0), 1e-5)
+
+
+@pytest.mark.skipif(toys.BACKEND != "tensorflow", reason="one at a time on JAX and torch")
+def test_two_at_once_unless_dropout_is_drawn():
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("one at a time on a GPU")
+    module = gradient_cache._backend()
+    assert module.in_flight(toys.embedder(0.0)) == 2
+    assert module.in_flight(toys.embedder(0.1)) == 1
 
 
 @pytest.mark.slow
