@@ -5,7 +5,8 @@
 A GPT-2 of 4 layers of 256 takes the same steps in one process and in several, which find each
 other on this machine. Counted are the CPU seconds of all processes from the end of the first epoch
 to that of the last, without start and compilation: on a machine with few cores the wall time says
-nothing. Writes distributed.json and distributed.md.
+nothing; and the bytes that the loopback device carried meanwhile, beside the formula of
+docs/scaling.md. Writes distributed.json and distributed.md.
 """
 
 import argparse
@@ -62,7 +63,9 @@ def work(backend, workers, arguments, result):
         "padding_mask": np.ones((size, 64), bool),
     }
     ends = []
-    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append(cpu()))
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: ends.append((cpu(), sent()))
+    )
     history = trainer.fit(
         {"query": features, "document": features},
         batch_size=arguments.batch_size,
@@ -70,7 +73,15 @@ def work(backend, workers, arguments, result):
         callbacks=[note],
         verbose=0,
     ).history
-    Path(result).write_text(json.dumps({"cpu": ends[-1] - ends[0], "loss": history["loss"]}))
+    seconds, sent_bytes = np.subtract(ends[-1], ends[0]).tolist()
+    trained = sum(int(np.prod(weight.shape)) for weight in trainer.trainable_weights)
+    found = {
+        "cpu": seconds,
+        "sent": sent_bytes / (arguments.steps * (EPOCHS - 1)),
+        "formula": (workers - 1) * (24 * arguments.batch_size * width + 8 * trained),
+        "loss": history["loss"],
+    }
+    Path(result).write_text(json.dumps(found))
 
 
 def cpu():
@@ -79,8 +90,17 @@ def cpu():
     return used.ru_utime + used.ru_stime
 
 
+def sent():
+    """Bytes that went through the loopback device so far, of all programs; NaN outside Linux."""
+    try:
+        lines = Path("/proc/net/dev").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.split()[0] == "lo:")
+    except (OSError, StopIteration):
+        return float("nan")
+
+
 def run(backend, workers, arguments, folder):
-    """CPU seconds of all processes together, and the losses of the first."""
+    """CPU seconds of all processes together, and what the first one found."""
     from launch import local_cluster
 
     results = [folder / f"{backend}-{workers}-{index}.json" for index in range(workers)]
@@ -100,7 +120,7 @@ def run(backend, workers, arguments, folder):
                 other.kill()
             raise SystemExit(f"{backend} failed, nothing is written:\n{error[-3000:]}")
     found = [json.loads(result.read_text()) for result in results]
-    return sum(one["cpu"] for one in found), found[0]["loss"]
+    return sum(one["cpu"] for one in found), found[0]
 
 
 def main(arguments=None):
@@ -110,8 +130,8 @@ def main(arguments=None):
     )
     parser.add_argument("--backends", nargs="+", default=["tensorflow", "jax"])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=64, help="the global batch")
-    parser.add_argument("--steps", type=int, default=8, help="in an epoch, of which there are 4")
+    parser.add_argument("--batch-size", type=int, default=128, help="the global batch")
+    parser.add_argument("--steps", type=int, default=4, help="in an epoch, of which there are 4")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--tiny", action="store_true", help="a toy for a test: no real figures")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
@@ -125,9 +145,10 @@ def main(arguments=None):
     rows, before = [], reporting.load_average()
     with tempfile.TemporaryDirectory() as folder:
         for backend in options.backends:
-            alone, loss = run(backend, 1, options, Path(folder))
-            together, shared_loss = run(backend, options.workers, options, Path(folder))
-            difference = max(abs(a - b) for a, b in zip(loss, shared_loss, strict=True))
+            alone, single = run(backend, 1, options, Path(folder))
+            together, shared = run(backend, options.workers, options, Path(folder))
+            pairs = zip(single["loss"], shared["loss"], strict=True)
+            difference = max(abs(a - b) for a, b in pairs)
             if difference > 1e-3:
                 raise SystemExit(f"The losses should agree. They differ by {difference:.2g}.")
             rows.append(
@@ -137,6 +158,8 @@ def main(arguments=None):
                     "cpu_seconds_together": together,
                     "ratio": together / alone,
                     "within_limit": "yes" if together / alone <= LIMIT else "no",
+                    "bytes_a_step": shared["sent"],
+                    "bytes_by_formula": shared["formula"],
                     "largest_difference_of_losses": difference,
                 }
             )
@@ -166,14 +189,16 @@ def to_markdown(report):
     for row in report["rows"]:
         seconds = [f"{row[f'cpu_seconds_{key}']:.1f}" for key in ("alone", "together")]
         ratio = [f"{row['ratio']:.2f}", LIMIT, row["within_limit"]]
-        rows.append([row["backend"], *seconds, *ratio])
+        sent = [f"{row[f'bytes_{key}'] / 1e6:.1f}" for key in ("a_step", "by_formula")]
+        rows.append([row["backend"], *seconds, *ratio, *sent])
     header = ["backend", "CPU s, one process", f"CPU s, {count} processes", "ratio", "at most"]
+    header += ["kept", "MB sent a step", "by the formula"]
     return f"""# Several processes against one
 
 GPT-2, 4 layers of 256, 64 + 64 tokens, global batch {setup["batch_size"]}, AdamW, \
 {(EPOCHS - 1) * setup["steps"]} steps.
 
-{reporting.markdown_table([*header, "kept"], rows)}
+{reporting.markdown_table(header, rows)}
 
 {reporting.footer(report)}
 """
