@@ -246,6 +246,15 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             return distribution.one_row(self, logs)
         return logs
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """Called by Keras; on TensorFlow the optimizer's variables are made first.
+
+        Made in the step, they would have it traced twice: a minute for a deep decoder.
+        """
+        if keras.config.backend() == "tensorflow":
+            distribution.build(self)
+        return super().make_train_function(force)
+
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Called by Keras on TensorFlow; this model is built, but for the optimizer."""
         if self._distribute_strategy is not None:

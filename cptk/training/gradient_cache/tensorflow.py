@@ -10,6 +10,9 @@ from cptk.data.batching import SIDES
 from cptk.training import distribution
 from cptk.training.gradient_cache import STEP, MicroBatches, NotFinite, host_memory, seed_states
 
+SMALL = 2**26
+"""Weights of a small model."""
+
 
 def train_step(trainer: Any, data: Any) -> dict[str, Any]:
     """As `distribution.tf_train_step`, on each replica."""
@@ -23,7 +26,8 @@ def loss_and_gradients(
     cuts = {side: _Cut(trainer.micro_batches, x[side]) for side in SIDES}
     seeds = seed_states(trainer.embedder)
     before = [tf.identity(seed) for seed in seeds]
-    vectors = {side: _embed(trainer.embedder, cuts[side], training=True) for side in SIDES}
+    forward, pull = _forward(trainer.embedder, training=True), _pull(trainer)
+    vectors = {side: _embed(trainer.embedder, cuts[side], forward) for side in SIDES}
     with tf.control_dependencies([_check_finite(vectors[side], x[side], side) for side in SIDES]):
         vectors = {side: tf.identity(vectors[side]) for side in SIDES}
     with tf.GradientTape() as tape:
@@ -37,18 +41,20 @@ def loss_and_gradients(
         seed.assign(value)
     for side in SIDES:
         if of_vectors[side] is not None:
-            gradients = _add_gradients(trainer, cuts[side], of_vectors[side], gradients)
+            gradients = _add_gradients(trainer, cuts[side], of_vectors[side], gradients, pull)
     return loss, gradients, vectors
 
 
 def in_flight(embedder: Any) -> int:
-    """Micro-batches that are worked on at once.
+    """Micro-batches that are worked on at once: two of a small model on a CPU.
 
-    On a CPU a second one fills the gaps that the first leaves idle, where an operation is too
-    small for all cores. Dropout has to be drawn in order.
+    Its operations are too small for all cores, and a second micro-batch fills the gaps. What a
+    large one derives from its weights (16-bit copies, sums with LoRA's) would take memory twice.
+    Dropout has to be drawn in order.
     """
-    idle = not seed_states(embedder) and not tf.config.list_physical_devices("GPU")
-    return 2 if idle else 1
+    small = embedder.count_params() <= SMALL
+    on_cpu = not tf.config.list_physical_devices("GPU")
+    return 2 if small and on_cpu and not seed_states(embedder) else 1
 
 
 def attempt(trainer: Any, tokens: Any) -> Any:
@@ -78,7 +84,36 @@ def free_memory() -> float:
 def embed(trainer: Any, x: Any) -> dict[str, Any]:
     """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
     cuts = {side: _Cut(trainer.micro_batches, x[side]) for side in SIDES}
-    return {side: _embed(trainer.embedder, cuts[side], training=False) for side in SIDES}
+    forward = _forward(trainer.embedder, training=False)
+    return {side: _embed(trainer.embedder, cuts[side], forward) for side in SIDES}
+
+
+def _once(embedder: Any, function: Any) -> Any:
+    """A function of micro-batches that the graph of a large model holds once, not for each side.
+
+    A deep decoder's graph takes minutes and gigabytes. Calls of such a function wait for one
+    another, so that a small model, which works on two micro-batches, has it twice.
+    """
+    if in_flight(embedder) > 1:
+        return function
+    attributes = {"_noinline": True}
+    return tf.function(function, autograph=False, experimental_attributes=attributes)
+
+
+def _forward(embedder: Any, training: bool) -> Any:
+    """`vectors = forward(tokens)` of a micro-batch."""
+    return _once(embedder, lambda tokens: embedder(tokens, training=training))
+
+
+def _pull(trainer: Any) -> Any:
+    """`gradients = pull(tokens, upstream)`: of all weights, `None` of those that get none."""
+
+    def pull(tokens: Any, upstream: Any) -> Any:
+        with tf.GradientTape() as tape:
+            vectors = trainer.embedder(tokens, training=True)
+        return tape.gradient(vectors, trainer.trainable_weights, output_gradients=upstream)
+
+    return _once(trainer.embedder, pull)
 
 
 class _Cut:
@@ -116,13 +151,13 @@ def _check_finite(vectors: Any, tokens: Any, side: str) -> Any:
     return tf.debugging.Assert(tf.reduce_all(finite), message, summarize=100_000)
 
 
-def _embed(embedder: Any, cut: _Cut, training: bool) -> Any:
+def _embed(embedder: Any, cut: _Cut, forward: Any) -> Any:
     """Embeddings `(n, dim)` of a side, in its own order."""
     width, dtype = embedder.output.shape[1], embedder.output.dtype
 
     def more(start: Any, count: Any, found: Any) -> Any:
         tokens, end = cut.take(start)
-        return end, count + 1, found.write(count, embedder(tokens, training=training))
+        return end, count + 1, found.write(count, forward(tokens))
 
     found = tf.TensorArray(
         dtype, 0, dynamic_size=True, infer_shape=False, element_shape=(None, width)
@@ -137,7 +172,9 @@ def _embed(embedder: Any, cut: _Cut, training: bool) -> Any:
     return tf.ensure_shape(vectors, (None, width))
 
 
-def _add_gradients(trainer: Any, cut: _Cut, upstream: Any, gradients: list[Any]) -> list[Any]:
+def _add_gradients(
+    trainer: Any, cut: _Cut, upstream: Any, gradients: list[Any], pull: Any
+) -> list[Any]:
     """Gradients of the weights, with those that come by the embeddings of a side added."""
     variables = trainer.trainable_weights
     upstream = tf.gather(upstream, cut.order)
@@ -145,9 +182,7 @@ def _add_gradients(trainer: Any, cut: _Cut, upstream: Any, gradients: list[Any])
 
     def more(start: Any, *sums: Any) -> Any:
         tokens, end = cut.take(start)
-        with tf.GradientTape() as tape:
-            vectors = trainer.embedder(tokens, training=True)
-        found = tape.gradient(vectors, variables, output_gradients=upstream[start:end])
+        found = pull(tokens, upstream[start:end])
         reached.update(i for i, gradient in enumerate(found) if gradient is not None)
         return end, *(_plus(*pair) for pair in zip(sums, found, strict=True))
 
