@@ -26,7 +26,7 @@ import reporting
 
 PACKAGES = "cptk keras keras-hub tensorflow jax torch transformers sentence-transformers".split()
 LETTERS = 2000  # of a text that are kept; at most 128 tokens of it count
-# For two micro-batches at once, each on its own half of the cores: docs/large-batches.md.
+# For two micro-batches of a small model, each on its own half of the cores: docs/large-batches.md.
 CORES = {
     "TF_NUM_INTEROP_THREADS": "2",
     "TF_NUM_INTRAOP_THREADS": str(max(1, (reporting.machine()["usable_cores"] or 1) // 2)),
@@ -77,7 +77,7 @@ def run_fresh(task, missing):
         command = [sys.executable, __file__, "--worker", json.dumps(task), str(result)]
         environment = {
             "TF_CPP_MIN_LOG_LEVEL": "2",
-            **(CORES if task["arm"] == "cptk-tensorflow" else {}),
+            **(CORES if (task["model"], task["arm"]) == ("gpt2", "cptk-tensorflow") else {}),
             **os.environ,
             "KERAS_BACKEND": task["backend"],
             # On a GPU: float32 is float32 for all, and none takes all memory at the start.
