@@ -157,8 +157,8 @@ texts; {setup["steps"]} timed steps, one from batch {FEWER_STEPS:,} on. Each row
 its own. The first step compiles. Memory is the peak since the model was there, compilation \
 included: above the level at that moment, and in all. The last column compares with the plain step \
 of the same tool and backend; cptk's pads each batch to one length. Where it was not measured, \
-because memory ends, the largest batch below stands for it, in brackets. On TensorFlow without a GPU cptk \
-works on two micro-batches of a small model at once, each on half of the cores.
+because memory ends, the largest batch below stands for it, in brackets. On TensorFlow \
+without a GPU cptk works on two micro-batches of a small model at once, each on half of the cores.
 
 {chr(10).join(parts)}
 
