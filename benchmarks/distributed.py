@@ -174,7 +174,6 @@ def main(arguments=None):
         "versions": reporting.versions(PACKAGES),
         "date": datetime.date.today().isoformat(),
     }
-    options.output.mkdir(parents=True, exist_ok=True)
     text = to_markdown(report)
     reporting.write_atomically(options.output / "distributed.json", json.dumps(report, indent=1))
     reporting.write_atomically(options.output / "distributed.md", text)

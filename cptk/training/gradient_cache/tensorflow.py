@@ -142,6 +142,12 @@ class _Cut:
         end = tf.minimum(start + rows, self.texts)
         return {name: value[start:end, :length] for name, value in self.tokens.items()}, end
 
+    def loop(self, more: Any, carry: Any, at_once: int) -> Any:
+        """The last carry of `end, *carry = more(start, *carry)` over all micro-batches."""
+        return tf.while_loop(
+            lambda start, *_: start < self.texts, more, (0, *carry), parallel_iterations=at_once
+        )[1:]
+
 
 def _check_finite(vectors: Any, tokens: Any, side: str) -> Any:
     finite = tf.reduce_all(tf.math.is_finite(vectors), axis=1)
@@ -162,12 +168,7 @@ def _embed(embedder: Any, cut: _Cut, forward: Any) -> Any:
     found = tf.TensorArray(
         dtype, 0, dynamic_size=True, infer_shape=False, element_shape=(None, width)
     )
-    found = tf.while_loop(
-        lambda start, *_: start < cut.texts,
-        more,
-        (0, 0, found),
-        parallel_iterations=in_flight(embedder),
-    )[-1]
+    _, found = cut.loop(more, (0, found), in_flight(embedder))
     vectors = tf.gather(found.concat(), tf.math.invert_permutation(cut.order))
     return tf.ensure_shape(vectors, (None, width))
 
@@ -193,12 +194,7 @@ def _add_gradients(
         else tf.convert_to_tensor(gradient)
         for variable, gradient in zip(variables, gradients, strict=True)
     ]
-    sums = tf.while_loop(
-        lambda start, *_: start < cut.texts,
-        more,
-        (0, *begin),
-        parallel_iterations=in_flight(trainer.embedder),
-    )[1:]
+    sums = cut.loop(more, begin, in_flight(trainer.embedder))
     return [
         total if gradient is not None or i in reached else None
         for i, (total, gradient) in enumerate(zip(sums, gradients, strict=True))
