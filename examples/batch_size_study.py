@@ -37,14 +37,14 @@ REFERENCE_BATCH = 256  # of which `learning_rate` is the rate
 class Recipe:
     """What all runs share."""
 
-    pairs: int = 65_536  # seen in a run: of a smaller training set, in several passes
-    learning_rate: float = 1e-3
+    pairs: int = 262_144  # seen in a run: of a smaller training set, in several passes
+    learning_rate: float = 4e-3
     weight_decay: float = 0.01
     micro_batch_size: int = 256
-    sequence_length: int = 64
+    sequence_length: int = 32
     held_out: int = 1000
     num_layers: int = 2
-    hidden_dim: int = 128
+    hidden_dim: int = 64
     vocabulary_size: int = 8192
     lora_rank: int = 16  # of SmolLM2 alone
 

@@ -27,7 +27,7 @@ from cptk.losses.tiled import check_tile_size, streamed_info_nce
 from cptk.models.encode import forward
 from cptk.ops import float32_or_higher, l2_normalize
 from cptk.training import distribution, gradient_cache
-from cptk.training.gradient_cache import check_micro_batches
+from cptk.training.gradient_cache import check_first_pass, check_micro_batches
 from cptk.training.inputs import (
     SetEpoch,
     check_seed,
@@ -71,6 +71,9 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             By default all pass at once, in one plain step.
         micro_batch_tokens: Instead of a number of texts, a budget of tokens, padding included:
             micro-batches of short texts hold more of them.
+        first_pass_dtype: "bfloat16" or "float16": the first of the two passes, which gives the
+            loss its embeddings, computes in 16 bits. Quicker where the hardware is, and no longer
+            exact: the loss is that of slightly other embeddings. None, the default, is exact.
         tile_size: Rows and columns of the tiles in which the loss is computed, so that the matrix
             of logits is never held. By default tiles of 1,024 with micro-batches, and the whole
             matrix without: there the activations of a batch are far larger.
@@ -99,6 +102,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         seed: int | None = None,
         micro_batch_size: int | str | None = None,
         micro_batch_tokens: int | None = None,
+        first_pass_dtype: str | None = None,
         tile_size: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -115,6 +119,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.micro_batches = check_micro_batches(micro_batch_size, micro_batch_tokens, embedder)
         asked = self.micro_batches or gradient_cache.MicroBatches()
         self.micro_batch_size, self.micro_batch_tokens = asked
+        self.first_pass_dtype = check_first_pass(first_pass_dtype, self.micro_batches, embedder)
         check_tile_size("ContrastiveTrainer", tile_size)
         self.tile_size = tile_size
         self.not_finite = gradient_cache.NotFinite()
@@ -564,6 +569,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             "seed": self.seed,
             "micro_batch_size": self.micro_batch_size,
             "micro_batch_tokens": self.micro_batch_tokens,
+            "first_pass_dtype": self.first_pass_dtype,
             "tile_size": self.tile_size,
             "training_state": training_state(self.embedder),
         }

@@ -204,6 +204,17 @@ def test_scaled_losses_in_float16():
 
 
 @pytest.mark.slow
+def test_first_pass_in_16_bits():
+    options = {"dropout": 0.0, "micro_batch_size": 4, "epochs": 1}
+    exact, of_exact = train(**options)
+    low, of_low = train(first_pass_dtype="bfloat16", **options)
+    # The loss is that of other embeddings; the second pass is in 32 bits, and the step nearly so.
+    assert 1e-6 < abs(of_low["loss"][0] - of_exact["loss"][0]) < 0.05
+    moved = toys.difference(exact, toys.weights(toys.trainer()))
+    assert 1e-7 < toys.difference(low, exact) < 0.05 * moved
+
+
+@pytest.mark.slow
 def test_nothing_below_frozen_layers_is_differentiated():
     embedder = toys.embedder(num_layers=2)
     for layer in embedder.backbone.layers[:-2]:
@@ -282,6 +293,14 @@ def test_a_text_whose_embedding_is_not_finite_is_named():
         ({"micro_batch_tokens": 23}, ValueError, "does not hold one text.*is 24"),
         ({"micro_batch_size": 2, "micro_batch_tokens": 99}, ValueError, "not both"),
         ({"tile_size": 0}, ValueError, "`tile_size` of 1 or more"),
+        ({"first_pass_dtype": "bfloat16"}, ValueError, "needs micro-batches"),
+        ({"micro_batch_size": 2, "first_pass_dtype": "int8"}, ValueError, "Received: 'int8'"),
+        pytest.param(
+            {"micro_batch_size": 2, "first_pass_dtype": "float16"},
+            ValueError,
+            "no float16 products",
+            marks=pytest.mark.skipif(toys.BACKEND != "jax", reason="elsewhere there are"),
+        ),
     ],
 )
 def test_bad_arguments(options, error, message):
@@ -314,6 +333,19 @@ def test_an_embedder_that_adds_losses_is_refused():
         cptk.ContrastiveTrainer(cptk.models.DecoderTextEmbedder(added), micro_batch_size=2)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "mixed_bfloat16"}, "This one computes in bfloat16: leave it out"),
+        ({"dropout": 0.1}, "Make it with `dropout=0`"),
+    ],
+)
+def test_first_pass_in_16_bits_is_refused(options, message):
+    embedder = toys.embedder(**options)
+    with pytest.raises(ValueError, match=message):
+        cptk.ContrastiveTrainer(embedder, micro_batch_size=2, first_pass_dtype="bfloat16")
+
+
 def test_16_bit_weights_are_refused():
     embedder = toys.embedder(dtype="bfloat16")
     trainer = toys.compiled(cptk.ContrastiveTrainer(embedder, seed=3, micro_batch_size=2))
@@ -329,10 +361,11 @@ def test_compiling_the_loop_is_refused_on_tensorflow():
 
 
 def test_config():
-    trainer = cptk.ContrastiveTrainer(toys.embedder(), micro_batch_tokens=100, tile_size=64)
+    options = {"micro_batch_tokens": 100, "first_pass_dtype": "bfloat16", "tile_size": 64}
+    trainer = cptk.ContrastiveTrainer(toys.embedder(), **options)
     again = cptk.ContrastiveTrainer.from_config(trainer.get_config())
     assert again.micro_batches == trainer.micro_batches == (None, 100)
-    assert again.tile_size == 64
+    assert (again.first_pass_dtype, again.tile_size) == ("bfloat16", 64)
 
 
 @pytest.mark.slow

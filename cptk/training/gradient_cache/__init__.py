@@ -83,6 +83,58 @@ def check_micro_batches(size: Any, tokens: Any, embedder: Any) -> MicroBatches |
     return MicroBatches(size if size == "auto" else int(size))
 
 
+def check_first_pass(dtype: Any, micro_batches: MicroBatches | None, embedder: Any) -> str | None:
+    """The argument of `ContrastiveTrainer`, or an error that says what is wrong with it."""
+    if dtype is None:
+        return None
+    if dtype not in ("bfloat16", "float16"):
+        raise ValueError(
+            f'`first_pass_dtype` should be "bfloat16", "float16" or None. Received: {dtype!r}.'
+        )
+    if micro_batches is None:
+        raise ValueError(
+            f"`first_pass_dtype={dtype!r}` needs micro-batches: only with them are there two "
+            "passes. Pass `micro_batch_size` too, or leave it out."
+        )
+    if embedder.backbone.compute_dtype != "float32":
+        raise ValueError(
+            "`first_pass_dtype` is for backbones that compute in float32. This one computes in "
+            f"{embedder.backbone.compute_dtype}: leave it out."
+        )
+    if seed_states(embedder):
+        raise ValueError(
+            "`first_pass_dtype` needs a backbone without dropout, whose draws in 16 bits would not "
+            "be those of the second pass. Make it with `dropout=0`, or leave this argument out."
+        )
+    on_jax = keras.config.backend() == "jax"
+    if dtype == "float16" and on_jax and import_module("jax").default_backend() == "cpu":
+        raise ValueError('JAX has no float16 products on CPUs: use `first_pass_dtype="bfloat16"`.')
+    return str(dtype)
+
+
+@contextlib.contextmanager
+def first_pass(trainer: Any) -> Iterator[None]:
+    """Called within, the backbone computes in `trainer.first_pass_dtype`; its weights stay."""
+    if trainer.first_pass_dtype is None:
+        yield
+        return
+    layers = [
+        layer
+        for layer in trainer.embedder.backbone._flatten_layers()
+        if layer.compute_dtype == "float32" and layer.quantization_mode is None
+    ]
+    # Not by `dtype_policy`, which edits a map of policies that many layers may share.
+    before = [layer._dtype_policy for layer in layers]
+    low = keras.DTypePolicy(f"mixed_{trainer.first_pass_dtype}")
+    try:
+        for layer in layers:
+            layer._dtype_policy = low
+        yield
+    finally:
+        for layer, policy in zip(layers, before, strict=True):
+            layer._dtype_policy = policy
+
+
 def lengths(longest: int) -> list[int]:
     """The lengths to which micro-batches are padded where each is compiled: a few, in order."""
     quarters = {-(-longest * part // (8 * LENGTHS)) * 8 for part in range(1, LENGTHS + 1)}

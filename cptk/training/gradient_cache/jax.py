@@ -11,7 +11,7 @@ from jax import numpy as jnp
 
 from cptk.data.batching import SIDES
 from cptk.training import distribution
-from cptk.training.gradient_cache import MicroBatches, host_memory, lengths, too_long
+from cptk.training.gradient_cache import MicroBatches, first_pass, host_memory, lengths, too_long
 
 
 def train_step(trainer: Any, state: Any, data: Any) -> Any:
@@ -21,7 +21,8 @@ def train_step(trainer: Any, state: Any, data: Any) -> Any:
     cuts = {side: _Cut(trainer.micro_batches, x[side]) for side in SIDES}
     vectors, after = {}, others
     for side in SIDES:
-        vectors[side], after = _embed(trainer, weights, after, cuts[side])
+        with first_pass(trainer):
+            vectors[side], after = _embed(trainer, weights, after, cuts[side])
 
     is_finite = jnp.array([_note_if_not_finite(trainer, vectors[s], x[s], s) for s in SIDES]).all()
 

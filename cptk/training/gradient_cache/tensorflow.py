@@ -8,7 +8,14 @@ import tensorflow as tf
 
 from cptk.data.batching import SIDES
 from cptk.training import distribution
-from cptk.training.gradient_cache import STEP, MicroBatches, NotFinite, host_memory, seed_states
+from cptk.training.gradient_cache import (
+    STEP,
+    MicroBatches,
+    NotFinite,
+    first_pass,
+    host_memory,
+    seed_states,
+)
 
 SMALL = 2**26
 """Weights of a small model."""
@@ -26,7 +33,7 @@ def loss_and_gradients(
     cuts = {side: _Cut(trainer.micro_batches, x[side]) for side in SIDES}
     seeds = seed_states(trainer.embedder)
     before = [tf.identity(seed) for seed in seeds]
-    forward, pull = _forward(trainer.embedder, training=True), _pull(trainer)
+    forward, pull = _first_pass(trainer), _pull(trainer)
     vectors = {side: _embed(trainer.embedder, cuts[side], forward) for side in SIDES}
     with tf.control_dependencies([_check_finite(vectors[side], x[side], side) for side in SIDES]):
         vectors = {side: tf.identity(vectors[side]) for side in SIDES}
@@ -84,7 +91,7 @@ def free_memory() -> float:
 def embed(trainer: Any, x: Any) -> dict[str, Any]:
     """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
     cuts = {side: _Cut(trainer.micro_batches, x[side]) for side in SIDES}
-    forward = _forward(trainer.embedder, training=False)
+    forward = _once(trainer.embedder, lambda tokens: trainer.embedder(tokens, training=False))
     return {side: _embed(trainer.embedder, cuts[side], forward) for side in SIDES}
 
 
@@ -100,9 +107,14 @@ def _once(embedder: Any, function: Any) -> Any:
     return tf.function(function, autograph=False, experimental_attributes=attributes)
 
 
-def _forward(embedder: Any, training: bool) -> Any:
+def _first_pass(trainer: Any) -> Any:
     """`vectors = forward(tokens)` of a micro-batch."""
-    return _once(embedder, lambda tokens: embedder(tokens, training=training))
+
+    def forward(tokens: Any) -> Any:
+        with first_pass(trainer):
+            return trainer.embedder(tokens, training=True)
+
+    return _once(trainer.embedder, forward)
 
 
 def _pull(trainer: Any) -> Any:

@@ -9,7 +9,14 @@ import keras
 import torch
 
 from cptk.data.batching import SIDES
-from cptk.training.gradient_cache import STEP, MicroBatches, host_memory, seed_states, too_long
+from cptk.training.gradient_cache import (
+    STEP,
+    MicroBatches,
+    first_pass,
+    host_memory,
+    seed_states,
+    too_long,
+)
 
 
 def train_step(trainer: Any, data: Any) -> Any:
@@ -20,7 +27,8 @@ def train_step(trainer: Any, data: Any) -> Any:
     vectors = {}
     with torch.no_grad():
         for side, cut in cuts.items():
-            vectors[side] = _embed(trainer.embedder, cut, training=True)
+            with first_pass(trainer):
+                vectors[side] = _embed(trainer.embedder, cut, training=True)
             bad = (~torch.isfinite(vectors[side]).all(1)).nonzero()
             if len(bad):
                 ids = torch.where(x[side]["padding_mask"].bool(), x[side]["token_ids"], -1)
