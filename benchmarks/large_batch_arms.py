@@ -121,12 +121,14 @@ def write_smollm2(folder):
 def cptk_steps(task, memory):
     """A function of (queries, documents) that takes a step and returns `(loss, tokens)`."""
     import keras
-    import tensorflow as tf
 
     import cptk
     from cptk.data.batching import bucket_length, pad_tokens
 
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+    if task["backend"] == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
     keras.utils.set_random_seed(SEED % 2**32)
     longest = max(task["lengths"])
     # No delimiters, as sentence-transformers has none: the same tokens, the state at the last one.

@@ -156,8 +156,8 @@ def to_markdown(report):
 texts; {setup["steps"]} timed steps, one from batch {FEWER_STEPS:,} on. Each row is a process of \
 its own. The first step compiles. Memory is the peak since the model was there, compilation \
 included: above the level at that moment, and in all. The last column compares with the plain step \
-of the same tool and backend; cptk's pads each batch to one length. Where it was not measured, \
-because memory ends, the largest batch below stands for it, in brackets. On TensorFlow \
+of the same tool and backend; cptk's pads each batch to one length. Above the largest \
+batch of plain steps, `--plain-limit`, that one stands for it, in brackets. On TensorFlow \
 without a GPU cptk works on two micro-batches of a small model at once, each on half of the cores.
 
 {chr(10).join(parts)}
@@ -166,8 +166,7 @@ without a GPU cptk works on two micro-batches of a small model at once, each on 
 
 {reporting.markdown_table(header, claims)}
 
-{machine["cpu"]}, {machine["usable_cores"]} cores, {machine["system"]}, Python \
-{machine["python"]}; {load}\
+{reporting.described(machine)}; {load}\
 {", ".join(f"{name} {version}" for name, version in report["versions"].items())}; {report["date"]}.
 """
 

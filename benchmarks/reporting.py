@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import subprocess
 import time
 from pathlib import Path
 
@@ -70,11 +71,31 @@ def machine():
     usable = getattr(os, "sched_getaffinity", None)
     return {
         "cpu": cpu,
+        "gpu": gpu(),
         "cores": os.cpu_count(),
         "usable_cores": len(usable(0)) if usable else os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
+
+
+def gpu():
+    """The names of NVIDIA's GPUs that are here, or `None`."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ", ".join(found.stdout.split("\n")[:-1]) or None if found.returncode == 0 else None
+
+
+def described(machine):
+    """Processor, cores, GPU, system and Python in words."""
+    gpu = f"{machine['gpu']}, " if machine.get("gpu") else ""
+    return (
+        f"{gpu}{machine['cpu']}, {machine['usable_cores']} cores, {machine['system']}, "
+        f"Python {machine['python']}"
+    )
 
 
 def load_average():
@@ -105,8 +126,7 @@ def footer(report):
     load = machine["load_average"]
     packages = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return (
-        f"{machine['cpu']}, {machine['usable_cores']} cores, {machine['system']}, Python "
-        f"{machine['python']}, load average {load['before']} before and {load['after']} after "
+        f"{described(machine)}, load average {load['before']} before and {load['after']} after "
         "(other work on the machine stretches the seconds; CPU seconds less so); "
         f"{packages}; {report['date']}."
     )

@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     say(f"{len(training):,} pairs to train on, {len(data['held_out']):,} held out.")
 
+    vocabulary_key = fingerprint(pairs_key, recipe.vocabulary_size, len(training))
     key = fingerprint(
         pairs_key, dataclasses.asdict(recipe), len(training), options.model, options.backend
     )
@@ -91,10 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for size, seed in wanted:
         if (size, seed) in runs:
             continue
-        vocabulary = shelf.read("vocabulary.json", pairs_key)
+        vocabulary = shelf.read("vocabulary.json", vocabulary_key)
         if vocabulary is None and options.model == "gpt2":
             vocabulary = learn_vocabulary(training, recipe.vocabulary_size)
-            shelf.write("vocabulary.json", pairs_key, vocabulary)
+            shelf.write("vocabulary.json", vocabulary_key, vocabulary)
         run = one_run(size, seed, training, data["held_out"], vocabulary, options)
         shelf.write(f"batch_{size}_seed_{seed}.json", key, run)
         runs[size, seed] = run

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from cptk.ops import (
@@ -142,19 +143,25 @@ def cosine_logits(
 
     ```
     """
-    if isinstance(temperature, int | float) and not temperature > 0:
+    temperature = check_temperature("cosine_logits", temperature)
+    cosine = cosine_similarity(query, document)
+    return ops.divide(cosine, ops.cast(temperature, cosine.dtype))
+
+
+def check_temperature(caller: str, temperature: Any) -> Tensor:
+    """A scalar tensor; a number that is not above 0 is refused."""
+    if isinstance(temperature, int | float | np.number) and not temperature > 0:
         raise ValueError(
-            "cosine_logits expects a `temperature` above 0. "
+            f"{caller} expects a `temperature` above 0. "
             f"Received: temperature={temperature!r}. Usual values lie from 0.01 to 0.1."
         )
-    cosine = cosine_similarity(query, document)
     temperature = as_tensor(temperature)
     if static_shape(temperature) != ():
         raise ValueError(
-            "cosine_logits expects a scalar `temperature`. Received: temperature.shape="
+            f"{caller} expects a scalar `temperature`. Received: temperature.shape="
             f"{static_shape(temperature)}."
         )
-    return ops.divide(cosine, ops.cast(temperature, cosine.dtype))
+    return temperature
 
 
 def _rows(logits: Tensor, mask: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import keras
 from keras import ops
 
+from cptk.losses.info_nce import check_temperature
 from cptk.losses.masks import equal_ids
 from cptk.ops import (
     as_tensor,
@@ -521,20 +522,10 @@ def _tiled(
     tile_size: Any,
 ) -> Tensor:
     """The two public functions: arguments checked, embeddings normalised, losses weighted."""
-    if isinstance(temperature, int | float) and not temperature > 0:
-        raise ValueError(
-            f"{caller} expects a `temperature` above 0. "
-            f"Received: temperature={temperature!r}. Usual values lie from 0.01 to 0.1."
-        )
+    temperature = check_temperature(caller, temperature)
     check_tile_size(caller, tile_size)
     query, document = l2_normalize(query), l2_normalize(document)
     n, m = _check_batch(caller, static_shape(query), static_shape(document))
-    temperature = as_tensor(temperature)
-    if static_shape(temperature) != ():
-        raise ValueError(
-            f"{caller} expects a scalar `temperature`. Received: temperature.shape="
-            f"{static_shape(temperature)}."
-        )
     query_ids = _vector(caller, "query_ids", query_ids, n, integers=True)
     document_ids = _vector(caller, "document_ids", document_ids, m, integers=True)
     sample_weight = _vector(caller, "sample_weight", sample_weight, n)

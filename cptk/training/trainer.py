@@ -42,6 +42,9 @@ from cptk.training.lora import LoraState, restore_training_state, training_state
 from cptk.training.running_mean import PairMean
 from cptk.types import Tensor
 
+LARGE = 4096
+"""Pairs in a batch from which on the loss of a plain step is taken in tiles, too."""
+
 
 @keras.saving.register_keras_serializable(package="cptk")
 class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
@@ -75,8 +78,9 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             loss its embeddings, computes in 16 bits. Quicker where the hardware is, and no longer
             exact: the loss is that of slightly other embeddings. None, the default, is exact.
         tile_size: Rows and columns of the tiles in which the loss is computed, so that the matrix
-            of logits is never held. By default tiles of 1,024 with micro-batches, and the whole
-            matrix without: there the activations of a batch are far larger.
+            of logits is never held. By default tiles of 1,024 with micro-batches and for a
+            `batch_size` of 4,096 or more, and else the whole matrix. One tile for the whole batch
+            is the whole matrix.
 
     Example:
 
@@ -122,6 +126,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.first_pass_dtype = check_first_pass(first_pass_dtype, self.micro_batches, embedder)
         check_tile_size("ContrastiveTrainer", tile_size)
         self.tile_size = tile_size
+        self.large_batches = False
         self.not_finite = gradient_cache.NotFinite()
         self.lora_state = LoraState(embedder)
         self._accuracies = [
@@ -188,7 +193,14 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     def _in_tiles(self) -> bool:
         """Whether the matrix of logits is never held: another head's may be of any form."""
         stock = type(self.head).call is ContrastiveHead.call
-        return stock and (self.micro_batches is not None or self.tile_size is not None)
+        asked = self.micro_batches is not None or self.tile_size is not None
+        return stock and (asked or self.large_batches)
+
+    def _choose_loss(self, pairs: Any) -> None:
+        """Tiles from now on, if a batch is large; a step that was traced without is dropped."""
+        if isinstance(pairs, int) and pairs >= LARGE and not self.large_batches:
+            self.large_batches = True
+            self.train_function = self.test_function = None
 
     def _whole(self, own: Any, every: Any, ids: Any, pairs: Any) -> tuple[Tensor, ...]:
         """Losses of the own queries and of the own documents, then their in-batch scores."""
@@ -261,9 +273,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         return super().make_train_function(force)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Called by Keras on TensorFlow; this model is built, but for the optimizer."""
-        if self._distribute_strategy is not None:
-            distribution.build(self)
+        """Called by Keras on TensorFlow: all that is missing is made in `make_train_function`."""
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
@@ -360,6 +370,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.seed = distribution.agree(self.seed, self)
         data = self._batches(x, y, sample_weight, batch_size, shuffle, steps_per_epoch)
         self._settle_micro_batches(data, verbose)
+        self._choose_loss(getattr(data, "batch_size", None))
         callbacks = list(callbacks.callbacks) if hasattr(callbacks, "callbacks") else callbacks
         callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
         callbacks = list(callbacks or [])
@@ -400,8 +411,11 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     ) -> Any:
         """Loss and metrics on pairs, in their order. Data as for `fit`."""
         if not kwargs.get("_use_cached_eval_dataset", False):
-            x = to_backend(self._batches(x, y, sample_weight, batch_size, shuffle=False), self)
-        with distribution.running(self):
+            x = self._batches(x, y, sample_weight, batch_size, shuffle=False)
+            self._settle_micro_batches(x, verbose)
+            self._choose_loss(getattr(x, "batch_size", None))
+            x = to_backend(x, self)
+        with self.not_finite.named(self), distribution.running(self):
             return super().evaluate(x, verbose=verbose, **kwargs)
 
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
@@ -420,14 +434,19 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         """One step on a batch of pairs, of strings or of tokens."""
         x, weights = self._checked_batch(x, y, sample_weight)
         self._settle_micro_batches([x])
+        self._choose_loss(len(x["query"]["token_ids"]))
         x, weights = distribution.spread((x, weights), self)
         with self.not_finite.named(self):
             return super().train_on_batch(x, sample_weight=weights, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Loss and metrics on one batch of pairs, of strings or of tokens."""
-        x, weights = distribution.spread(self._checked_batch(x, y, sample_weight), self)
-        return super().test_on_batch(x, sample_weight=weights, **kwargs)
+        x, weights = self._checked_batch(x, y, sample_weight)
+        self._settle_micro_batches([x])
+        self._choose_loss(len(x["query"]["token_ids"]))
+        x, weights = distribution.spread((x, weights), self)
+        with self.not_finite.named(self):
+            return super().test_on_batch(x, sample_weight=weights, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
         """`{"query", "document"}` embeddings of one batch of pairs, of strings or of tokens."""
@@ -487,6 +506,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         """Have "auto" be a number, by the length that a text may have."""
         if self.micro_batches is None or self.micro_batches.size != "auto":
             return
+        self._assert_compile_called("fit")
         longest = getattr(self.embedder.preprocessor, "sequence_length", None)
         if longest is None:
             try:

@@ -229,7 +229,7 @@ def test_refuses_shapes_that_do_not_fit(loss, logits, mask, weight, message):
         loss(np.zeros(logits, "float32"), mask, weight)
 
 
-@pytest.mark.parametrize("temperature", [0, -0.1, math.nan])
+@pytest.mark.parametrize("temperature", [0, -0.1, math.nan, np.float32(0)])
 def test_refuses_a_temperature_that_is_not_positive(temperature):
     with pytest.raises(ValueError, match="`temperature` above 0"):
         cosine_logits([[1.0]], [[1.0]], temperature)

@@ -29,6 +29,7 @@ WEIGHTS = np.linspace(0.5, 2, 10)
 EXACT = {"float64": 1e-9, "float32": 1e-5}
 OPTIMIZERS = {
     "SGD": lambda: keras.optimizers.SGD(0.05, momentum=0.5, global_clipnorm=0.5),
+    "gradients alone": lambda: keras.optimizers.SGD(1.0),
     "AdamW": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1, use_ema=True),
 }
 
@@ -127,9 +128,9 @@ def test_all_at_once_is_the_plain_step_in_float64(optimizer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [0, 2])
-def test_micro_batches_are_the_plain_step_of_the_same_pieces_in_float64(lora):
-    cached = {"optimizer": "AdamW", "lora": lora, "epochs": 3}
+@pytest.mark.parametrize(("lora", "optimizer"), [(0, "SGD"), (2, "AdamW")])
+def test_micro_batches_are_the_plain_step_of_the_same_pieces_in_float64(lora, optimizer):
+    cached = {"optimizer": optimizer, "lora": lora}
     with dtype("float64"):
         assert_same(train(micro_batch_size=4, **cached), train(InPieces, pieces=4, **cached), 1e-9)
 
@@ -137,6 +138,12 @@ def test_micro_batches_are_the_plain_step_of_the_same_pieces_in_float64(lora):
 def test_micro_batches_are_the_plain_step_in_float32():
     plain = train(dropout=0.0)
     assert_same(train(dropout=0.0, micro_batch_size=3), plain, 1e-5)
+
+
+@pytest.mark.slow
+def test_gradients_in_float32():
+    step = {"optimizer": "gradients alone", "dropout": 0.0, "epochs": 1}
+    assert_same(train(micro_batch_size=3, **step), train(**step), 1e-5)
 
 
 @pytest.mark.slow
@@ -214,6 +221,47 @@ def test_first_pass_in_16_bits():
     assert 1e-7 < toys.difference(low, exact) < 0.05 * moved
 
 
+def products(trainer: Any, rows: int) -> int:
+    """Matrix products in the program of a step of so many pairs."""
+    tokens = {"token_ids": np.ones((rows, 16), "int32"), "padding_mask": np.ones((rows, 16), bool)}
+    batch = dict.fromkeys(SIDES, tokens)
+    if toys.BACKEND == "jax":
+        import jax
+
+        trainer.optimizer.build(trainer.trainable_variables)
+        state = (
+            trainer.trainable_variables, trainer.non_trainable_variables,
+            trainer.optimizer.variables, trainer.metrics_variables,
+        )  # fmt: skip
+        values = tuple([variable.value for variable in part] for part in state)
+        return str(jax.make_jaxpr(trainer.train_step)(values, (batch,))).count(" dot_general[")
+    import tensorflow as tf
+
+    step = tf.function(
+        lambda x: gradient_cache._backend().loss_and_gradients(trainer, x, None, None),
+        autograph=False,
+    )
+    graph = step.get_concrete_function(tf.nest.map_structure(tf.constant, batch)).graph
+    whole = graph.as_graph_def()
+    nodes = [*whole.node, *(node for f in whole.library.function for node in f.node_def)]
+    return sum(node.op in ("MatMul", "BatchMatMulV2", "Einsum") for node in nodes)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(toys.BACKEND == "torch", reason="nothing is compiled")
+def test_program_of_a_step_grows_with_what_is_trained_and_not_with_the_batch():
+    def trainer(trained: int) -> Any:
+        embedder = toys.embedder(num_layers=2)
+        for layer in embedder.backbone.layers:
+            layer.trainable = layer is embedder.backbone.transformer_layers[trained]
+        return toys.compiled(cptk.ContrastiveTrainer(embedder, seed=3, micro_batch_size=4))
+
+    upper = trainer(1)
+    assert products(upper, 8) == products(upper, 40) > 20
+    # On the way back to the lower layer the upper one, though frozen, is passed, too.
+    assert products(trainer(0), 8) > products(upper, 8)
+
+
 @pytest.mark.slow
 def test_nothing_below_frozen_layers_is_differentiated():
     embedder = toys.embedder(num_layers=2)
@@ -255,9 +303,44 @@ def test_auto_stops_where_memory_ends(monkeypatch):
     monkeypatch.setattr(gradient_cache._backend(), "attempt", attempt)
     trainer = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), micro_batch_size="auto"))
     assert gradient_cache.settle(trainer, 24, verbose=False).size == 8
+    monkeypatch.setattr(gradient_cache, "SIZES", (16, 32))
+    assert gradient_cache.settle(trainer, 24, verbose=False).size == 1
+    monkeypatch.setattr(gradient_cache, "_is_out_of_memory", lambda _: True)
+    monkeypatch.setattr(gradient_cache._backend(), "attempt", lambda *_: 1 / 0)
+    with pytest.raises(MemoryError, match=r"one text of 24 tokens.*Use a smaller model"):
+        gradient_cache.settle(trainer, 24, verbose=False)
+    monkeypatch.undo()
     monkeypatch.setattr(gradient_cache._backend(), "free_memory", lambda: 2.0**30)
     monkeypatch.setattr(gradient_cache._backend(), "attempt", lambda *_: lambda: None)
     assert gradient_cache.settle(trainer, 24, verbose=False).size in gradient_cache.SIZES
+
+
+def test_auto_is_settled_by_evaluate_too_and_needs_compile():
+    trainer = cptk.ContrastiveTrainer(toys.embedder(), micro_batch_size="auto")
+    with pytest.raises(ValueError, match="compile"):
+        trainer.fit(toys.PAIRS, verbose=0)
+    toys.compiled(trainer).evaluate(toys.PAIRS, verbose=0)
+    assert trainer.micro_batches.size in gradient_cache.SIZES
+
+
+def test_a_batch_longer_than_the_budget_is_refused():
+    long = {"token_ids": np.ones((4, 40), "int32"), "padding_mask": np.ones((4, 40), bool)}
+    trainer = cptk.ContrastiveTrainer(toys.embedder(), micro_batch_tokens=24)
+    with pytest.raises(ValueError, match="24` does not hold one text: the batch's are 40 tokens"):
+        toys.compiled(trainer).train_on_batch({"query": long, "document": long})
+
+
+@pytest.mark.slow_on_jax
+def test_large_batches_take_their_loss_in_tiles(monkeypatch):
+    monkeypatch.setattr("cptk.training.trainer.LARGE", 8)
+    trainer = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), seed=3))
+    toys.fit(trainer, PAIRS, batch_size=4, epochs=1)
+    assert not trainer._in_tiles()
+    held = trainer.evaluate(PAIRS, batch_size=4, verbose=0)
+    tiled = trainer.evaluate(PAIRS, batch_size=10, verbose=0)
+    assert trainer._in_tiles()
+    assert trainer.evaluate(PAIRS, batch_size=4, verbose=0) == pytest.approx(held, abs=1e-5)
+    assert np.isfinite(tiled).all()
 
 
 @pytest.mark.slow_on_jax

@@ -150,7 +150,9 @@ def settle(trainer: Any, length: int, verbose: bool) -> MicroBatches:
     distribution.build(trainer)  # Its moments take memory too, and so do sums of gradients.
     sums = sum(4.0 * np.prod(weight.shape) for weight in trainer.trainable_weights)
     best, most, why = 0, 0.0, f"the largest tried, at {length} tokens a text"
-    for size in SIZES:
+    sizes = [*SIZES]
+    while sizes:
+        size = sizes.pop(0)
         tokens = {
             "token_ids": np.ones((size, length), "int32"),
             "padding_mask": np.ones((size, length), bool),
@@ -164,6 +166,15 @@ def settle(trainer: Any, length: int, verbose: bool) -> MicroBatches:
         except Exception as error:
             if not _is_out_of_memory(error):
                 raise
+            if best == 0 and size > 1:
+                sizes = [1]
+                continue
+            if best == 0:
+                raise MemoryError(
+                    f"There is not the memory to train on one text of {length} tokens, by "
+                    '`micro_batch_size="auto"`. Use a smaller model or sequence_length, LoRA '
+                    "(cptk.training.enable_lora) or 16 bits (cptk.models.fastest_dtype)."
+                ) from error
             why = f"{size} texts of {length} tokens do not fit in memory"
             break
         if speed < 1.05 * most:
@@ -176,7 +187,7 @@ def settle(trainer: Any, length: int, verbose: bool) -> MicroBatches:
         if larger > 0.8 * (free[0] - sums):
             why = f"more would not fit in the {free[0] / 2**30:.1f} GiB that are free"
             break
-    best = distribution.agree(max(best, 1), trainer)
+    best = distribution.agree(best, trainer)
     if keras.config.backend() == "jax":
         best *= distribution.replicas().total  # There it is cut among the devices.
     if verbose and distribution.is_chief(trainer):
@@ -199,6 +210,7 @@ class NotFinite:
     """Tokens of the first text whose embedding is not finite, as the step has found it."""
 
     SIGN = "cptk: an embedding is not finite"
+    TOO_LONG = "cptk: a text does not fit in micro_batch_tokens"
 
     def __init__(self) -> None:
         self.text: tuple[str, list[int]] | None = None
@@ -230,6 +242,9 @@ class NotFinite:
         try:
             yield
         except Exception as error:
+            long = re.search(rf"{self.TOO_LONG}\W+(\d+)", str(error))
+            if long is not None:
+                raise ValueError(too_long(int(long[1]), trainer.micro_batches.tokens)) from None
             found = re.search(rf"{self.SIGN}\W+(?:b')?(\w+)\W+\[([-\d\s]+)\]", str(error))
             if found is None:
                 raise
@@ -238,7 +253,13 @@ class NotFinite:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    signs = ("resource_exhausted", "resourceexhausted", "out of memory", "oom when")
+    signs = (
+        "resource_exhausted",
+        "resourceexhausted",
+        "out of memory",
+        "oom when",
+        "allocate memory",
+    )
     said = f"{type(error).__name__}: {error}".lower()
     return isinstance(error, MemoryError) or any(sign in said for sign in signs)
 

@@ -68,7 +68,7 @@ def attempt(trainer: Any, tokens: Any) -> Any:
     """One micro-batch forward and back, compiled; what is returned does it again."""
     others = [variable.value for variable in trainer.non_trainable_variables]
 
-    def total(weights: Any) -> Any:
+    def total(weights: Any, others: Any) -> Any:
         vectors, _ = _forward(
             trainer, weights, others, {k: jnp.array(v) for k, v in tokens.items()}
         )
@@ -76,8 +76,8 @@ def attempt(trainer: Any, tokens: Any) -> Any:
 
     slope = jax.jit(jax.grad(total))
     weights = [variable.value for variable in trainer.trainable_variables]
-    jax.block_until_ready(slope(weights))
-    return lambda: jax.block_until_ready(slope(weights))
+    jax.block_until_ready(slope(weights, others))
+    return lambda: jax.block_until_ready(slope(weights, others))
 
 
 def free_memory() -> float:

@@ -121,7 +121,9 @@ def _pull(trainer: Any) -> Any:
     """`gradients = pull(tokens, upstream)`: of all weights, `None` of those that get none."""
 
     def pull(tokens: Any, upstream: Any) -> Any:
-        with tf.GradientTape() as tape:
+        # Told what to watch, it does not go back below the lowest layer that is trained.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([weight.value for weight in trainer.trainable_weights])
             vectors = trainer.embedder(tokens, training=True)
         return tape.gradient(vectors, trainer.trainable_weights, output_gradients=upstream)
 
@@ -134,6 +136,11 @@ class _Cut:
     def __init__(self, micro_batches: MicroBatches, tokens: Any) -> None:
         ids, mask = tokens["token_ids"], tf.cast(tokens["padding_mask"], tf.bool)
         self.texts, self.longest = tf.shape(ids)[0], tf.shape(ids)[1]
+        if micro_batches.tokens is not None:
+            fits = self.longest <= micro_batches.tokens
+            checked = tf.debugging.Assert(fits, [NotFinite.TOO_LONG, self.longest])
+            with tf.control_dependencies([checked]):
+                ids = tf.identity(ids)
         places = tf.range(1, self.longest + 1)
         lengths = tf.reduce_max(tf.where(mask, places, 0), axis=1)
         # All at once are left in their order: then dropout too is that of the plain step.

@@ -22,6 +22,8 @@ from cptk.training.gradient_cache import (
 def train_step(trainer: Any, data: Any) -> Any:
     """As `train_step` of Keras on torch: the logs."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    # `train_on_batch` of Keras leaves arrays as they are on torch.
+    x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
     cuts = {side: list(_cut(trainer.micro_batches, x[side])) for side in SIDES}
     drawn_from = _random_state(trainer.embedder)
     vectors = {}
@@ -94,7 +96,8 @@ def free_memory() -> float:
 
 def _cut(micro_batches: MicroBatches, tokens: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Rows and tokens of each micro-batch, longest texts first."""
-    ids, mask = tokens["token_ids"], tokens["padding_mask"].bool()
+    ids, mask = map(keras.ops.convert_to_tensor, (tokens["token_ids"], tokens["padding_mask"]))
+    mask = mask.bool()
     texts, longest = ids.shape
     if micro_batches.tokens is not None and micro_batches.tokens < longest:
         raise ValueError(too_long(longest, micro_batches.tokens))
