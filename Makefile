@@ -49,7 +49,7 @@ test: $(MADE)-dev ## the default tests, on each of BACKENDS (PYTEST_ARGS="-x tes
 
 slow: $(MADE)-dev $(MADE)-examples $(MADE)-torch ## the slow tests (real models, many texts), on each of BACKENDS
 	@set -e; for backend in $(BACKENDS); do echo "== slow tests on $$backend"; \
-		KERAS_BACKEND=$$backend $(PYTEST) -m slow $(PYTEST_ARGS); done
+		KERAS_BACKEND=$$backend $(PYTEST) -m slow $(WORKERS) --dist loadfile $(PYTEST_ARGS); done
 
 numerics: $(MADE)-dev $(MADE)-torch ## layers, losses and metrics on torch
 	@echo "== numerics on torch"

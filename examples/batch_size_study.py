@@ -1,6 +1,6 @@
 """The paper's study of the batch size, on one machine: what do more negatives bring?
 
-    python examples/batch_size_study.py            # a small GPT-2; about an hour on two CPU cores
+    python examples/batch_size_study.py            # a small GPT-2; hours on two CPU cores
     python examples/batch_size_study.py --smoke    # toys, to see that it runs
 
 The same pairs (docstring, function) of the Python code on this machine, and the same number of them
@@ -11,7 +11,9 @@ Learning rate: that of a batch of 256, times the square root of (batch / 256), t
 Malladi et al. 2022 (arXiv:2205.10287). A tenth of the steps warms up, then the rate falls to zero
 in a line. It is one rule and no search: each batch size may have a better rate of its own.
 
-Each finished run (batch, seed) is a file in `--output`; started again, the study goes on.
+Each finished run (batch, seed) is a file in `--output`; started again, the study goes on. A model so
+small does not fill two cores: it is quicker to run the seeds side by side, each with
+TF_NUM_INTRAOP_THREADS=1 and TF_NUM_INTEROP_THREADS=1, and all of them at last for the table.
 """
 
 import argparse
