@@ -75,9 +75,10 @@ def run_fresh(task, missing):
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         command = [sys.executable, __file__, "--worker", json.dumps(task), str(result)]
+        small = task["model"] == "gpt2"
         environment = {
             "TF_CPP_MIN_LOG_LEVEL": "2",
-            **(CORES if (task["model"], task["arm"]) == ("gpt2", "cptk-tensorflow") else {}),
+            **(CORES if small and task["cached"] and task["backend"] == "tensorflow" else {}),
             **os.environ,
             "KERAS_BACKEND": task["backend"],
             # On a GPU: float32 is float32 for all, and none takes all memory at the start.
@@ -237,6 +238,7 @@ def main(arguments=None):
                     **place,
                     "backend": arm.backend,
                     "cached": arm.cached,
+                    "first_pass_dtype": arm.first_pass_dtype,
                     "folder": str(arguments.work),
                     "lengths": arguments.lengths,
                     "micro_batch_size": arguments.micro_batch_size,

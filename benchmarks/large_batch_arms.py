@@ -148,6 +148,7 @@ def cptk_steps(task, memory):
         embedder,
         head=cptk.layers.ContrastiveHead(temperature=TEMPERATURE),
         micro_batch_size=task["micro_batch_size"] if task["cached"] else None,
+        first_pass_dtype=task["first_pass_dtype"],
     )
     trainer.compile(keras.optimizers.AdamW(**OPTIMIZER))
 
