@@ -43,7 +43,8 @@ from cptk.training.running_mean import PairMean
 from cptk.types import Tensor
 
 LARGE = 4096
-"""Pairs in a batch from which on the loss of a plain step is taken in tiles, too."""
+"""Pairs in a batch from which on the loss of a plain step is taken in tiles, too: by
+`benchmarks/tiled_loss.py` as quick there, in half of the memory or less."""
 
 
 @keras.saving.register_keras_serializable(package="cptk")
