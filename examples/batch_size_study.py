@@ -11,8 +11,8 @@ Learning rate: that of a batch of 256, times the square root of (batch / 256), t
 Malladi et al. 2022 (arXiv:2205.10287). A tenth of the steps warms up, then the rate falls to zero
 in a line. It is one rule and no search: each batch size may have a better rate of its own.
 
-Each finished run (batch, seed) is a file in `--output`; started again, the study goes on. A model so
-small does not fill two cores: it is quicker to run the seeds side by side, each with
+Each finished run (batch, seed) is a file in `--output`; started again, the study goes on. A model
+so small does not fill two cores: it is quicker to run the seeds side by side, each with
 TF_NUM_INTRAOP_THREADS=1 and TF_NUM_INTEROP_THREADS=1, and all of them at last for the table.
 """
 
