@@ -71,7 +71,7 @@ def test_all_arms_compute_the_same_loss_of_the_same_tokens(tmp_path):
     losses = {row["arm"]: row["loss"] for row in rows}
     low = losses.pop("cptk-tensorflow-bfloat16")
     assert max(losses.values()) - min(losses.values()) < 1e-4
-    assert low == pytest.approx(losses["cptk-tensorflow"], abs=0.01)
+    assert low == pytest.approx(losses["cptk-tensorflow"], abs=0.1)
     assert low != losses["cptk-tensorflow"]
     assert next(r for r in rows if r["arm"] == "st-cached")["to_st_cached"] == 1
     assert all(row["to_plain_batch"] == 8 for row in rows)
