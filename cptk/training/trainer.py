@@ -433,19 +433,13 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
     ) -> Any:
         """One step on a batch of pairs, of strings or of tokens."""
-        x, weights = self._checked_batch(x, y, sample_weight)
-        self._settle_micro_batches([x])
-        self._choose_loss(len(x["query"]["token_ids"]))
-        x, weights = distribution.spread((x, weights), self)
+        x, weights = self._placed_batch(x, y, sample_weight)
         with self.not_finite.named(self):
             return super().train_on_batch(x, sample_weight=weights, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Loss and metrics on one batch of pairs, of strings or of tokens."""
-        x, weights = self._checked_batch(x, y, sample_weight)
-        self._settle_micro_batches([x])
-        self._choose_loss(len(x["query"]["token_ids"]))
-        x, weights = distribution.spread((x, weights), self)
+        x, weights = self._placed_batch(x, y, sample_weight)
         with self.not_finite.named(self):
             return super().test_on_batch(x, sample_weight=weights, **kwargs)
 
@@ -537,6 +531,13 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             weights = keras.ops.convert_to_numpy(sample_weight)
             sample_weight = check_weights(weights, len(x["query"]["token_ids"]))
         return x, sample_weight
+
+    def _placed_batch(self, x: Any, y: Any, sample_weight: Any) -> Any:
+        """One batch and its weights, checked, where the replicas are; the step is ready for it."""
+        x, weights = self._checked_batch(x, y, sample_weight)
+        self._settle_micro_batches([x])
+        self._choose_loss(len(x["query"]["token_ids"]))
+        return distribution.spread((x, weights), self)
 
     def _tokens(self, x: Any, full_length: bool = False) -> dict[str, Any]:
         if not isinstance(x, Mapping) or set(x) != set(SIDES):

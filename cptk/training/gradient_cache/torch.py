@@ -96,8 +96,7 @@ def free_memory() -> float:
 
 def _cut(micro_batches: MicroBatches, tokens: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Rows and tokens of each micro-batch, longest texts first."""
-    ids, mask = map(keras.ops.convert_to_tensor, (tokens["token_ids"], tokens["padding_mask"]))
-    mask = mask.bool()
+    ids, mask = tokens["token_ids"], tokens["padding_mask"].bool()
     texts, longest = ids.shape
     if micro_batches.tokens is not None and micro_batches.tokens < longest:
         raise ValueError(too_long(longest, micro_batches.tokens))
