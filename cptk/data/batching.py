@@ -1,12 +1,14 @@
 """Batches of tokenised pairs, a function of (seed, step) alone."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
 import numpy as np
+
+from cptk import checks
 
 SIDES = ("query", "document")
 
@@ -134,33 +136,6 @@ def share_rows(batch: Any, total: int, first: int, own: int) -> Any:
     return keras.tree.map_structure(lambda x: None if x is None else rows(x), batch)
 
 
-def check_texts(texts: Any, name: str = "texts") -> list[str]:
-    """A sequence of non-empty strings as a list; else an error that names the first bad item."""
-    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        raise TypeError(
-            f"`{name}` should be a sequence of strings. Received: {texts!r} of type "
-            f"{type(texts).__name__}."
-        )
-    if isinstance(texts, Mapping | Set):
-        kind = "mapping" if isinstance(texts, Mapping) else "set, which has no order"
-        raise TypeError(f"`{name}` should be a sequence of strings. Received a {kind}.")
-    items = list(texts)
-    if not items:
-        raise ValueError(f"`{name}` is empty. Pass at least one string.")
-    for index, item in enumerate(items):
-        if not isinstance(item, str):
-            raise TypeError(
-                f"`{name}` should hold strings only. Item {index} is {item!r} of type "
-                f"{type(item).__name__}. Convert or drop it."
-            )
-        if not item:
-            raise ValueError(
-                f"`{name}` should not hold empty strings. Item {index} is empty: drop it, as an "
-                "empty text has no meaning to embed."
-            )
-    return items
-
-
 def bucket_length(length: int, longest: int) -> int:
     """The smallest of 16, 24, 32, 48, 64, 96, 128, 192, … that holds `length` tokens.
 
@@ -197,7 +172,7 @@ def check_pairs(pairs: Any) -> dict[str, Any]:
                     f"Received: {shapes}."
                 )
         else:
-            checked[side] = check_texts(values, side)
+            checked[side] = checks.texts(values, side)
     lengths = {side: _length(checked[side]) for side in SIDES}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"Each query needs its document. Received numbers of texts: {lengths}.")

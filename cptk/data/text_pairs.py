@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from cptk.data.batching import check_texts
+from cptk import checks
 
 
 class TextPair(NamedTuple):
@@ -57,7 +57,7 @@ def mine_halves(
             "Limits must satisfy 2 <= min_words <= max_words. Received: "
             f"min_words={min_words}, max_words={max_words}."
         )
-    split = {tuple(text.split()) for text in check_texts(texts)}
+    split = {tuple(text.split()) for text in checks.texts(texts)}
     kept = sorted(words for words in split if min_words <= len(words) <= max_words)
     if not kept:
         raise ValueError(

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cptk.evaluation.encoders import Vectors, _takes_role, check_texts, embed
-from cptk.evaluation.files import replacing
+from cptk import checks
+from cptk.evaluation.encoders import Vectors, _takes_role, embed
 from cptk.evaluation.fingerprint import fingerprint
+from cptk.files import replacing
 
 # Texts embedded between two writes to disk: what an interrupted run can lose.
 BLOCK = 2048
@@ -90,7 +91,7 @@ class CachedEncoder:
 
     def __call__(self, texts: Sequence[str], role: str | None = None) -> Vectors:
         """(n, d) float32 vectors of n texts."""
-        checked = check_texts(texts)
+        checked = checks.texts(texts)
         role = self._role(role)
         if role not in self._memory:
             folder = None if self._folder is None else self._folder / (role or "default")

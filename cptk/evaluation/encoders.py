@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cptk import checks
+
 Vectors: TypeAlias = NDArray[np.float32]
 Embed: TypeAlias = Callable[..., Vectors]
 """`embed(texts, role=None)` -> (n, d) float32: an encoder bound to its checks and its cache."""
@@ -56,7 +58,7 @@ def embed(encoder: Any, texts: Sequence[str], role: str | None = None) -> Vector
     """
     if getattr(encoder, "is_embed", False):  # what `evaluate` gives to tasks: it checks by itself
         return encoder(texts, role)  # type: ignore[no-any-return]
-    checked = check_texts(texts)
+    checked = checks.texts(texts)
     name, call = _caller(encoder, role)
     output = call(checked)
     sparse = hasattr(output, "toarray")
@@ -70,27 +72,6 @@ def embed(encoder: Any, texts: Sequence[str], role: str | None = None) -> Vector
             )
         output = output.toarray()
     return check_vectors(output, len(checked), name, allow_zeros=sparse, texts=checked)
-
-
-def check_texts(texts: Any) -> list[str]:
-    """The texts as a list; `TypeError` or `ValueError` where they cannot be embedded."""
-    if isinstance(texts, str) or not hasattr(texts, "__len__") or not hasattr(texts, "__iter__"):
-        raise TypeError(f"`texts` must be a sequence of strings. Received: {texts!r:.200}.")
-    checked = list(texts)
-    if not checked:
-        raise ValueError("`texts` must hold at least one text. Received none.")
-    for index, text in enumerate(checked):
-        if not isinstance(text, str):
-            raise TypeError(
-                f"`texts` must hold strings only. Received {type(text).__name__} at position "
-                f"{index}: {text!r:.100}."
-            )
-        if not text.strip():
-            raise ValueError(
-                f"`texts` must hold no empty text. Received {text!r} at position {index}; leave it "
-                "out, and its label with it."
-            )
-    return [str(text) for text in checked]
 
 
 def check_vectors(

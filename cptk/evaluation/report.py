@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cptk.evaluation.files import replacing
 from cptk.evaluation.tables import as_html, as_markdown, as_text
 from cptk.evaluation.tasks import Published, TaskResult
+from cptk.files import replacing
 
 FORMAT = "cptk report 1"
 

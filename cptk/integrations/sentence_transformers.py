@@ -8,7 +8,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from cptk.evaluation.encoders import Vectors, check_texts, check_vectors, unit_rows
+from cptk import checks
+from cptk.evaluation.encoders import Vectors, check_vectors, unit_rows
 
 
 class SentenceEncoder:
@@ -64,7 +65,7 @@ class SentenceEncoder:
             TypeError: Something that is not a string.
             ValueError: No texts, a blank one, an unknown role.
         """
-        checked = check_texts([texts] if isinstance(texts, str) else texts)
+        checked = checks.texts([texts] if isinstance(texts, str) else texts)
         options: dict[str, Any] = {"batch_size": self.batch_size}
         encode = self.model.encode
         if role in ("query", "document"):

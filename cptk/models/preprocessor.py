@@ -7,7 +7,8 @@ import keras
 import keras_hub
 import numpy as np
 
-from cptk.data.batching import check_texts, pad_tokens
+from cptk import checks
+from cptk.data.batching import pad_tokens
 from cptk.models.llama_tokenizer import LlamaBPETokenizer
 from cptk.models.tokenization import ReferenceTokenizer
 
@@ -180,7 +181,7 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         """
         prefix, suffix = self.affixes(self.resolve_role(role))
         room = self.sequence_length - len(prefix) - len(suffix)
-        ids = self.reference.encode_batch(check_texts(texts), room)
+        ids = self.reference.encode_batch(checks.texts(texts), room)
         return [[*prefix, *row, *suffix] for row in ids]
 
     def call(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cptk.data import PairDataset
-from cptk.data.batching import bucket_length, check_texts, map_batches, pad_tokens
+from cptk.data.batching import bucket_length, map_batches, pad_tokens
 
 
 def tokens(count: int) -> dict:
@@ -234,12 +234,6 @@ def test_bucket_length(length, longest):
 def test_few_buckets():
     found = sorted({bucket_length(length, 10_000) for length in range(1, 513)})
     assert found == [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
-
-
-@given(texts=st.lists(st.text(min_size=1), min_size=1))
-def test_check_texts_changes_nothing(texts):
-    assert check_texts(texts) == texts
-    assert check_texts(iter(texts)) == texts
 
 
 class Letters(keras.utils.PyDataset):

@@ -1,0 +1,199 @@
+"""One voice for bad input: what was expected, what was received, what to do."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections.abc import Iterable, Mapping, MappingView, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 80
+_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = _BRIEF.maxset = 3
+_BRIEF.maxlevel = 2
+
+
+def shown(value: Any, width: int = 100) -> str:
+    """A value as an error message shows it: its `repr`, cut to one line.
+
+    A text, a list or an array is cut before it is rendered, so that an item of 50 MB costs nothing.
+
+    Args:
+        value: Anything.
+        width: Number of characters at most.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.checks import shown
+    >>> len(shown("a" * 1_000_000)) <= 100
+    True
+
+    ```
+    """
+    if isinstance(value, np.ndarray) or hasattr(value, "iloc"):  # their reprs have many lines
+        text = f"{type(value).__name__} of shape {getattr(value, 'shape', None)}"
+    else:
+        if isinstance(value, bytes | bytearray):
+            value = value[:width]
+        try:
+            text = _BRIEF.repr(value)
+        except Exception:  # somebody's own `__repr__`
+            text = f"a {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def texts(values: Any, name: str = "texts") -> list[str]:
+    """Texts as a list of strings, for every public door that takes some.
+
+    Taken are lists, tuples, generators, one-dimensional arrays, pandas and Arrow columns, and a
+    frame or table of one column. Refused is what iterates over something else than texts: a string,
+    bytes, a mapping or a view of one, a set, a file, a frame of several columns.
+
+    Args:
+        values: n texts.
+        name: What the error calls them.
+
+    Returns:
+        n strings, each with something else than white space in it.
+
+    Raises:
+        TypeError: Not a sequence of texts, or an item that is no string (None, NaN, bytes, …).
+        ValueError: None at all, an empty text or one of white space, or a lone surrogate.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.checks import texts
+    >>> texts(("a good film", "a bad film"))
+    ['a good film', 'a bad film']
+
+    ```
+    """
+    items = list(_iterated(values, name))
+    if not items:
+        raise ValueError(f"`{name}` is empty. Pass at least one text.")
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            raise TypeError(
+                f"`{name}` should hold strings only. Item {index} is {shown(item)} of type "
+                f"{type(item).__name__}. Convert or drop it."
+            )
+        if not item or item.isspace():
+            kind = "of white space" if item else "empty"
+            raise ValueError(
+                f"`{name}` should hold no empty texts. Item {index} is {kind}: drop it, and what "
+                "belongs to it (its pair, label or score), as there is no meaning to embed."
+            )
+        if not item.isascii():
+            try:
+                item.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"`{name}` should hold valid Unicode. Item {index} has a lone surrogate at "
+                    f"character {error.start}: read the file again with encoding='utf-8', or mend "
+                    "it by text.encode('utf-8', 'replace').decode()."
+                ) from None
+    return [item if type(item) is str else str(item) for item in items]
+
+
+def _iterated(values: Any, name: str) -> Iterable[Any]:
+    expected = f"`{name}` should be a sequence of strings."
+    columns = getattr(values, "columns", None)
+    if columns is not None and len(getattr(values, "shape", ())) == 2:  # pandas, polars, Arrow
+        if len(columns) != 1:
+            names = getattr(values, "column_names", columns)
+            raise TypeError(
+                f"{expected} Received a {type(values).__name__} of {len(columns)} columns, "
+                f"{shown(list(names))}: choose one."
+            )
+        if hasattr(values, "iloc"):
+            return list(values.iloc[:, 0])
+        if hasattr(values, "to_pydict"):
+            return list(*values.to_pydict().values())
+        return list(values.to_series(0))
+    if hasattr(values, "to_pylist"):  # an Arrow array, whose items are scalars of its own
+        return list(values.to_pylist())
+    refused = {
+        "a string": str,
+        "bytes": bytes | bytearray | memoryview,
+        "a mapping": Mapping,
+        "a view of a mapping": MappingView,
+        "a set, which has no order": Set,
+    }
+    for kind, types in refused.items():
+        if isinstance(values, types):
+            raise TypeError(f"{expected} Received {kind}: {shown(values)}. Pass a list of texts.")
+    if hasattr(values, "read") and hasattr(values, "close"):
+        raise TypeError(
+            f"{expected} Received an open file. Read it first: file.read().splitlines()."
+        )
+    if isinstance(values, np.ndarray) and values.ndim != 1:
+        raise TypeError(
+            f"{expected} Received an array of shape {values.shape}: pass one of shape (n,)."
+        )
+    if not isinstance(values, Iterable) or isinstance(values, type):
+        raise TypeError(f"{expected} Received: {shown(values)} of type {type(values).__name__}.")
+    return values
+
+
+def integer(name: str, value: Any, least: int, or_else: str = "") -> int:
+    """`value` as an int of `least` or more; a bool is none.
+
+    Args:
+        name: What the error calls it.
+        value: Anything.
+        least: The smallest integer that is taken.
+        or_else: What else may be passed there, for the message: `', or "auto"'`.
+
+    Raises:
+        TypeError: No integer.
+        ValueError: Less than `least`.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.checks import integer
+    >>> integer("batch_size", 8, 1)
+    8
+
+    ```
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise (ValueError if whole else TypeError)(
+            f"`{name}` should be an integer of {least} or more{or_else}. Received: {shown(value)}."
+        )
+    return int(value)
+
+
+def path(value: Any, name: str) -> Path:
+    """A path of the user's, with `~` expanded.
+
+    Args:
+        value: A string or `os.PathLike`.
+        name: What the error calls it.
+
+    Raises:
+        TypeError: Neither of these.
+        ValueError: An empty one, or one that holds a null character.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.checks import path
+    >>> path("~/models", "folder").is_absolute()
+    True
+
+    ```
+    """
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"`{name}` should be a path. Received: {shown(value)}.")
+    text = os.fspath(value)
+    if not text or "\0" in text:
+        raise ValueError(f"`{name}` should be a path. Received: {shown(text)}.")
+    return Path(text).expanduser()

@@ -1,0 +1,85 @@
+"""Files that are whole or not there, and reading of small ones that may be damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file beside `path` that takes its place when the block ends, or is removed.
+
+    It is flushed to the disk before it is renamed, so that a power cut leaves the old file or the
+    new one.
+
+    Example:
+
+    ```python
+    with cptk.files.replacing(Path("report.json")) as file:
+        file.write(b"{}")
+    ```
+    """
+    handle, scratch = tempfile.mkstemp(prefix=".scratch-", dir=path.parent)
+    os.close(handle)
+    try:
+        with open(scratch, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(scratch)
+        raise
+
+
+def check_free_space(folder: Path, size: int, what: str) -> None:
+    """Raise `OSError` (ENOSPC) where `size` bytes do not fit on the disk that holds `folder`.
+
+    Args:
+        folder: Where it will be written; the nearest parent that exists is asked.
+        size: Bytes needed.
+        what: What is to be written, for the message.
+    """
+    place = Path(os.path.abspath(folder))
+    while not place.is_dir() and place != place.parent:
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if size > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"{what} needs {size / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are free. Nothing "
+            "was written: make room or choose another place",
+            str(folder),
+        )
+
+
+def read_json(path: Path, what: str = "The file") -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: The file.
+        what: What the error calls it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A folder, or something that is not JSON: cut short, not in UTF-8, nested too
+            deeply. The message names the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{what} {str(path)!r} is missing.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        fault = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(
+            f"{what} {str(path)!r} cannot be read as JSON ({fault}). Save or download it again."
+        ) from None

@@ -1,0 +1,107 @@
+"""The checks that every door shares. Pure Python: no backend."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cptk import checks
+
+LETTERS = st.characters(exclude_categories=("Cs", "Z", "Cc"))
+
+
+@given(values=st.lists(st.text(LETTERS, min_size=1), min_size=1))
+def test_texts_come_back_as_they_are(values):
+    for form in (values, tuple(values), iter(values), np.array(values, dtype=object)):
+        found = checks.texts(form)
+        assert found == values
+        assert all(type(text) is str for text in found)
+
+
+class Frame:
+    """What pandas shows of a frame."""
+
+    def __init__(self, **columns):
+        self.columns = list(columns)
+        self.shape = (1, len(columns))
+        self.data = columns
+
+    def __iter__(self):
+        return iter(self.columns)  # the names, as pandas does
+
+    def to_pydict(self):
+        return self.data
+
+
+def test_a_frame_of_one_column_is_taken_and_of_two_refused():
+    assert checks.texts(Frame(question=["how?"])) == ["how?"]
+    with pytest.raises(TypeError, match="2 columns"):
+        checks.texts(Frame(question=["how?"], answer=["so"]))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "text",
+        b"text",
+        bytearray(b"text"),
+        {"a": "b"},
+        {"a": "b"}.keys(),
+        {"a": "b"}.values(),
+        {"a": "b"}.items(),
+        {"a", "b"},
+        io.StringIO("a line\n"),
+        np.array([["a"]]),
+        np.array("a"),
+        str,
+        None,
+        3,
+        [None],
+        [float("nan")],
+        [b"bytes"],
+        [["a"]],
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_sequence_of_texts_is_refused(values):
+    with pytest.raises(TypeError, match="`questions` should"):
+        checks.texts(values, "questions")
+
+
+@pytest.mark.parametrize("values", [[], [""], ["a", " \n\t"], ["\u00a0"], ["a", "\ud800"]])
+def test_texts_that_mean_nothing_are_refused(values):
+    with pytest.raises(ValueError, match="`questions`"):
+        checks.texts(values, "questions")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10**7, ["y" * 10**7] * 3, np.zeros(10**6), {"a": ["z" * 10**7]}, "a\nb"],
+    ids=range(5),
+)
+def test_messages_are_cut_to_a_line(value):
+    text = checks.shown(value)
+    assert len(text) <= 100
+    assert "\n" not in text
+
+
+def test_integers():
+    assert checks.integer("size", np.int64(3), 1) == 3
+    for value in (True, 1.0, "1", None):
+        with pytest.raises(TypeError, match="`size` should be an integer of 1 or more"):
+            checks.integer("size", value, 1)
+    with pytest.raises(ValueError, match="Received: 0"):
+        checks.integer("size", 0, 1)
+
+
+def test_paths(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert str(checks.path("~/models", "folder")) == "/home/ada/models"
+    for value in ("", "a\0b"):
+        with pytest.raises(ValueError, match="`folder` should be a path"):
+            checks.path(value, "folder")
+    for value in (None, 3, b"x"):
+        with pytest.raises(TypeError, match="`folder` should be a path"):
+            checks.path(value, "folder")
