@@ -98,9 +98,13 @@ def fetch(source: Source, folder: Path) -> None:
             that leaves its folder.
     """
     target, unpacked = folder / source.filename, folder / source.unpacked
-    if source.members and unpacked.is_dir() and not lacks_a_file(unpacked):
-        return
     if not source.members and target.is_file():
+        verify(target, source.sha256)
+        return
+    if source.members and unpacked.is_dir() and not lacks_a_file(unpacked):
+        for path in unpacked.rglob("*") if note_of(unpacked).is_file() else ():
+            if path.is_file():
+                verify(path)
         return
     for path in (target, unpacked):
         if path.exists() and path.is_dir() != (path == unpacked):

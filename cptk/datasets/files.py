@@ -17,6 +17,10 @@ from typing import IO, Any, NoReturn
 from cptk.checks import shown
 
 LONGEST_LINE = 64 << 20  # bytes, of what a packed file holds too
+#: A packed file or archive may hold this many times its size (text packs to a tenth, a bomb to a
+#: thousandth), or 16 MiB, whichever is more.
+RATIO, FLOOR = 100, 16 << 20
+PACKED = (".gz", ".bz2")
 Rows = Iterator[tuple[int, list[str]]]
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf)", re.ASCII | re.I)
@@ -48,7 +52,7 @@ def lines(path: Path, *, latin1: bool = False) -> Iterator[tuple[int, str]]:
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder, and a file was expected: move it away.")
-    number = 0
+    number, left = 0, most_unpacked(path)
     try:
         encoding = "latin-1" if latin1 and not _is_utf8(path) else "utf-8"
         with _opened(path) as file:
@@ -59,6 +63,9 @@ def lines(path: Path, *, latin1: bool = False) -> Iterator[tuple[int, str]]:
                     _check_start(path, raw)
                 if len(raw) > LONGEST_LINE:
                     bad(path, number, f"it is longer than {LONGEST_LINE >> 20} MiB.")
+                left -= len(raw)
+                if left < 0 and path.suffix in PACKED:
+                    bad(path, number, "the file unpacks to more than a text can. Refused.")
                 if b"\0" in raw:
                     bad(path, number, "it holds a null character, so that this is no UTF-8 text.")
                 yield number, raw.rstrip(b"\r\n").decode(encoding)
@@ -73,6 +80,11 @@ def lines(path: Path, *, latin1: bool = False) -> Iterator[tuple[int, str]]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         bad(path, number + 1, f"the file is broken off or not {path.suffix[1:]} ({error}).")
+
+
+def most_unpacked(path: Path) -> int:
+    """Bytes that what a packed file holds may have."""
+    return max(FLOOR, RATIO * path.stat().st_size)
 
 
 def table(path: Path, *, latin1: bool = False, header: bool = True) -> tuple[list[str], Rows]:
@@ -170,11 +182,14 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _is_utf8(path: Path) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder, left = codecs.getincrementaldecoder("utf-8")(), most_unpacked(path)
     try:
         with _opened(path) as file:
             for block in iter(functools.partial(file.read, 1 << 20), b""):
                 decoder.decode(block)
+                left -= len(block)
+                if left < 0:
+                    return True  # `lines` refuses it
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False

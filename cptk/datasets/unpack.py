@@ -23,10 +23,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cptk.checks import shown
+from cptk.datasets.files import most_unpacked
 
-#: An archive may unpack to this many times its size (text packs to a tenth, a bomb to a
-#: thousandth), or to 16 MiB, whichever is more.
-RATIO, FLOOR = 100, 16 << 20
 MOST_MEMBERS = 100_000
 LONGEST_READ = 1 << 20  # by `tarfile`, of a header: it reads a long name at once, of any length
 BLOCK = 1 << 18
@@ -131,7 +129,7 @@ def _inside(archive: Path, name: str) -> PurePosixPath:
 @contextmanager
 def _opened(archive: Path) -> Iterator[Iterator[Member]]:
     """The regular files of a zip or tar archive, in order: names and how to open them."""
-    limit = max(FLOOR, RATIO * archive.stat().st_size)
+    limit = most_unpacked(archive)
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:

@@ -659,8 +659,12 @@ def test_an_altered_file_of_the_cache_is_not_read(publisher, monkeypatch, places
         assert datasets.load(name, split) == record
         (path,) = (p for p in places.rglob("*") if p.suffix in (".txt", ".label"))
         alter(path)
-        with pytest.raises(ValueError, match=rf"{path.name} is not the file that was expected"):
+        (source,) = (s for s in SPECS[name].sources if not s.splits or split in s.splits)
+        expected = f"{path.name} is not the file that was expected"
+        with pytest.raises(ValueError, match=expected):
             datasets.load(name, split)
+        with pytest.raises(ValueError, match=expected):
+            fetch(source, places / "datasets" / name)
         path.unlink()
         assert datasets.load(name, split) == record  # fetched again
         shutil.rmtree(places)

@@ -227,6 +227,15 @@ def test_lines_have_an_end(put, monkeypatch):
         load("mr")
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_a_bomb_is_not_read_to_its_end(put, pack, monkeypatch):
+    monkeypatch.setattr(files, "FLOOR", 1 << 20)
+    ending = "gz" if pack is gzip.compress else "bz2"
+    root = put({f"MR/a.txt.{ending}": pack((b"x" * 1000 + b"\n") * 2000)})
+    with pytest.raises(ValueError, match="line 1048: the file unpacks to more than a text can"):
+        list(files.lines(root / f"MR/a.txt.{ending}", latin1=True))
+
+
 def test_packed_class_files_are_utf_8_where_they_can_be(put):
     put(
         {
