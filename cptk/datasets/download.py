@@ -83,10 +83,11 @@ class Source:
 def fetch(source: Source, folder: Path) -> None:
     """Puts `source` into `folder`: the file, or what an archive holds in a folder of its own.
 
-    Nothing is done if it is there. Bytes go to `<file>.part`, which a later call goes on with (HTTP
-    Range, guarded by the server's ETag or date), and the file takes its name by a rename only after
-    the check. Two processes may fetch the same file at the same time without a lock: each writes
-    the same bytes at the same place of `<file>.part`, and the renames replace like by like.
+    What is there is held to its hash, and that is all. Else bytes go to `<file>.part`, which a
+    later call goes on with (HTTP Range, guarded by the server's ETag or date), and the file takes
+    its name by a rename only after the check. Two processes may fetch the same file at the same
+    time without a lock: each writes the same bytes at the same place of `<file>.part`, and the
+    renames replace like by like.
 
     Args:
         source: What to fetch.
@@ -94,8 +95,10 @@ def fetch(source: Source, folder: Path) -> None:
 
     Raises:
         Unavailable: if no address gave the file.
-        ValueError: if the bytes are not those that the hash promises, or an archive holds a path
-            that leaves its folder.
+        ValueError: if the bytes, also those that are there, are not what the hash promises, an
+            archive cannot be unpacked or holds a path that leaves its folder, or something else
+            stands at the place.
+        OSError: if the disk has no room for it; nothing is written then.
     """
     target, unpacked = folder / source.filename, folder / source.unpacked
     if not source.members and target.is_file():

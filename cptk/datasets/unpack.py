@@ -43,6 +43,7 @@ _BROKEN = (
     NotImplementedError,  # a method of packing that Python does not know
     IndexError,
     OverflowError,
+    MemoryError,  # a dictionary of 4 GiB, in the header of an .xz file
 )
 _UNWRITABLE = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
 

@@ -367,7 +367,6 @@ def test_mining_needs_no_keras(tmp_path):
 
 
 def test_names_of_the_room():
-    assert cptk.data.PairDataset is cptk.data.batching.PairDataset
     assert {"PairDataset", "mine_functions", "mine_halves"} <= set(dir(cptk.data))
     with pytest.raises(AttributeError, match="has no attribute 'mine'"):
         cptk.data.mine  # noqa: B018
