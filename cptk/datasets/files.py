@@ -18,8 +18,8 @@ from cptk.checks import shown
 
 LONGEST_LINE = 64 << 20  # bytes, of what a packed file holds too
 #: A packed file or archive may hold this many times its size (text packs to a tenth, a bomb to a
-#: thousandth), or 16 MiB, whichever is more.
-RATIO, FLOOR = 100, 16 << 20
+#: thousandth), or 8 MiB, whichever is more.
+RATIO, FLOOR = 100, 8 << 20
 PACKED = (".gz", ".bz2")
 Rows = Iterator[tuple[int, list[str]]]
 
@@ -103,7 +103,7 @@ def table(path: Path, *, latin1: bool = False, header: bool = True) -> tuple[lis
 
 
 def some(path: Path, rows: Rows) -> Rows:
-    """The rows below a header; an error where there are none, as the file may be cut short."""
+    """The rows of a file, less its header; an error where there are none: it may be cut short."""
     first = next(rows, None)
     if first is None:
         bad(path, 1, "there is a header and no row below it. Fetch or copy the file again.")

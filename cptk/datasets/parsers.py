@@ -163,6 +163,7 @@ def sts_tsv(paths: Sequence[Path]) -> ScoredPairs:
     """`score⇥sentence1⇥sentence2`, one file a subset, no header; an empty score is unscored."""
     record = ScoredPairs([], [], [], [])
     for path in paths:
+        line = 0
         for line, cells in table(path, header=False)[1]:
             if line == 1 and cells[0].lower() == "score":
                 continue
@@ -173,6 +174,8 @@ def sts_tsv(paths: Sequence[Path]) -> ScoredPairs:
                     f"expected `score⇥sentence1⇥sentence2`. Received {len(cells)} columns.",
                 )
             _score_pair(record, path, line, cells[0], cells[1:], path.stem)
+        if not line:
+            bad(path, 1, "the file is empty.")
     return record
 
 

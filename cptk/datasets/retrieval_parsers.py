@@ -154,6 +154,7 @@ def codesearchnet_beir(paths: Sequence[Path], language: str) -> CodePairs:
 
 
 def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    row = None
     for number, line in lines(path):
         if not line.strip():
             continue
@@ -161,6 +162,8 @@ def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if not isinstance(row, dict):
             bad(path, number, f"expected an object. Received: {shown(line)}.")
         yield number, row
+    if row is None:
+        bad(path, 1, "the file is empty.")
 
 
 def _unique(

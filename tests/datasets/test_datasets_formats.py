@@ -361,7 +361,7 @@ def test_sts_in_semevals_files(put, prefix):
         ({"a.tsv": "1_0\ta\tb\n"}, r"line 1: expected a score.*Received: '1_0'"),
         ({"a.tsv": "1\ta\t \n"}, r"line 1: one of the two texts is empty"),
         ({"a.tsv": "\ta\tb\n"}, r"a\.tsv: no row of the split 'test'"),
-        ({"a.tsv": ""}, r"a\.tsv: no row of the split 'test'"),
+        ({"a.tsv": "", "b.tsv": "1\ta\tb\n"}, r"a\.tsv, line 1: the file is empty"),
         ({"a.tsv": "score\ta\tb\n"}, r"a\.tsv: no row of the split 'test'"),
         ({"a.tsv": "1\ta\n"}, r"line 1: expected `score.*Received 2 columns"),
         ({"STS.input.a.txt": "a\tb\n", "STS.gs.a.txt": "1\n2\n"}, r"2 scores for 1 pairs"),
@@ -525,6 +525,8 @@ def test_beir_packed_and_without_test(put):
         ("queries.jsonl", '{"_id": true, "text": "a"}', r"expected an id.*Received: True"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", r"there are no judgements"),
         ("corpus.jsonl", '{"_id": "d1", "te', r"corpus\.jsonl, line 1: this is not JSON"),
+        ("corpus.jsonl", "", r"corpus\.jsonl, line 1: the file is empty"),
+        ("queries.jsonl", "\n\n", r"queries\.jsonl, line 1: the file is empty"),
         ("corpus.jsonl", "[1]\n", r"corpus\.jsonl, line 1: expected an object"),
         ("corpus.jsonl", jsonl({"id": "d1"}), r"expected `_id` and `text`\. Received: \['id'\]"),
     ],
@@ -687,6 +689,10 @@ def test_broken_codesearchnet(put):
     put({"codesearchnet/ruby.jsonl": pairs("java")})
     with pytest.raises(ValueError, match=r"no pair of docstring and code \(ruby\)"):
         load("codesearchnet_ruby")
+    put({"csn/go/train_0.jsonl.gz": gzip.compress(pairs("go").encode())})
+    put({"csn/go/train_1.jsonl.gz": gzip.compress(b"")})
+    with pytest.raises(ValueError, match=r"train_1\.jsonl\.gz, line 1: the file is empty"):
+        load("codesearchnet_go", "train")
     put({"codesearchnet/java.jsonl": pairs("java") + jsonl({"docstring": " ", "code": "x"})})
     with pytest.warns(UserWarning, match="1 rows of .* have a blank docstring or code"):
         assert len(load("codesearchnet_java")) == 1
