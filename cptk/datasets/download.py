@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import http.client
 import os
 import re
@@ -114,6 +115,7 @@ def fetch(source: Source, folder: Path) -> None:
             kind = "folder" if path.is_dir() else "file"
             raise ValueError(f"{path} is a {kind}, and stands in the way of {source.url}: move it.")
     folder.mkdir(parents=True, exist_ok=True)
+    _clear_what_the_killed_left(folder, source)
     if not source.members:
         _download(source, target, lambda: target.exists())
         return
@@ -143,6 +145,16 @@ def forget(source: Source, folder: Path) -> None:
         note_of(folder / source.unpacked).unlink(missing_ok=True)
     (folder / source.filename).unlink(missing_ok=True)
     note_of(folder / source.filename).unlink(missing_ok=True)
+
+
+def _clear_what_the_killed_left(folder: Path, source: Source) -> None:
+    """Removes temporary files and folders of this source that are older than a day."""
+    for name in (source.unpacked, source.filename, f"{source.filename}.part"):
+        for path in folder.glob(f".{glob.escape(name)}-*-*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime < 86_400:
+                    continue
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _download(source: Source, target: Path, there: Callable[[], bool]) -> str | None:

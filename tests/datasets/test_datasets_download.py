@@ -403,6 +403,22 @@ def test_a_file_taken_out_of_an_unpacked_folder_comes_back(publisher, tmp_path):
     assert len(publisher.asked) == 3
 
 
+def test_what_a_killed_process_left_is_cleared_after_a_day(publisher, tmp_path):
+    publisher.files["a.zip"] = content = zipped({"a.txt": b"one"})
+    old, new = tmp_path / ".a.unpacked-1-00", tmp_path / ".a.unpacked-2-00"
+    part, other = tmp_path / ".a.zip.part-1-00", tmp_path / ".b.zip-1-00"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "half.txt").write_bytes(b"on")
+    for path in (part, other):
+        path.write_bytes(b"PK")
+    for path in (old, part, other):
+        os.utime(path, (0, 0))
+    fetch(Source(publisher.url("a.zip"), hashlib.sha256(content).hexdigest(), (), ("*",)), tmp_path)
+    assert (tmp_path / "a.unpacked/a.txt").read_bytes() == b"one"
+    assert sorted(path for path in tmp_path.iterdir() if path.name[0] == ".") == [new, other]
+
+
 @pytest.mark.parametrize(("members", "place"), [((), "a.zip"), (("*",), "a.zip")])
 def test_a_folder_in_the_way(publisher, tmp_path, members, place):
     (tmp_path / place).mkdir()
