@@ -74,7 +74,7 @@ def texts(values: Any, name: str = "texts") -> list[str]:
 
     ```
     """
-    items = list(_iterated(values, name))
+    items = list(iterated(values, name))
     if not items:
         raise ValueError(f"`{name}` is empty. Pass at least one text.")
     for index, item in enumerate(items):
@@ -101,7 +101,12 @@ def texts(values: Any, name: str = "texts") -> list[str]:
     return [item if type(item) is str else str(item) for item in items]
 
 
-def _iterated(values: Any, name: str) -> Iterable[Any]:
+def iterated(values: Any, name: str) -> Iterable[Any]:
+    """What `texts` iterates over, its items not looked at; refused is what it refuses as a whole.
+
+    Raises:
+        TypeError: A string, a mapping, a frame of several columns, a file, …: see `texts`.
+    """
     expected = f"`{name}` should be a sequence of strings."
     columns = getattr(values, "columns", None)
     if columns is not None and len(getattr(values, "shape", ())) == 2:  # pandas, polars, Arrow
@@ -196,4 +201,4 @@ def path(value: Any, name: str) -> Path:
     text = os.fspath(value)
     if not text or "\0" in text:
         raise ValueError(f"`{name}` should be a path. Received: {shown(text)}.")
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # which leaves `~nobody` as it is

@@ -12,12 +12,16 @@ import ast
 import os
 import random
 import re
+import stat
 import tokenize
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from inspect import cleandoc
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+
+from cptk import checks
+from cptk.checks import shown
 
 StrPath: TypeAlias = str | os.PathLike[str]
 FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
@@ -67,7 +71,7 @@ def mine_functions(
     lead to it. The result's order depends on the roots' order and the files' names alone.
 
     Args:
-        roots: folders or `.py` files; one or several.
+        roots: folders or `.py` files, `~` expanded; one or several.
         min_words: shortest docstring that counts, in words.
         skipped_folders: names of folders below a root that are not entered: tests, vendored
             copies, nested `site-packages`.
@@ -79,7 +83,8 @@ def mine_functions(
         List of `FunctionPair`.
 
     Raises:
-        TypeError: if `roots` is not a path or an iterable of paths.
+        TypeError: if `roots` is not a path or an iterable of paths, or `skipped_folders` is one
+            string.
         ValueError: if `roots` is empty, holds no Python file, or `min_words` is below 1.
         FileNotFoundError: if a root does not exist.
 
@@ -91,12 +96,14 @@ def mine_functions(
     ```
     """
     if isinstance(min_words, bool) or not isinstance(min_words, int) or min_words < 1:
-        raise ValueError(f"`min_words` must be an integer of at least 1. Received: {min_words!r}.")
-    folders = frozenset(skipped_folders)
+        raise ValueError(
+            f"`min_words` must be an integer of at least 1. Received: {shown(min_words)}."
+        )
+    folders = _checked_folders(skipped_folders)
     seen: set[tuple[int, int]] = set()
     files = [file for root in _checked(roots) for file in _python_files(root, folders, seen)]
     if not files:
-        raise ValueError(f"`roots` holds no Python file to read. Received: {roots!r}.")
+        raise ValueError(f"`roots` holds no Python file to read. Received: {shown(roots)}.")
     pairs: list[FunctionPair] = []
     for done, (file, path) in enumerate(files, start=1):
         try:
@@ -117,8 +124,12 @@ def functions_in_source(source: str, path: str = "", *, min_words: int = 3) -> l
         with warnings.catch_warnings():  # invalid escapes in other people's strings
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
+        return _pairs(tree, source, path, min_words)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise _Skip(f"not valid Python: {error}") from error
+
+
+def _pairs(tree: ast.Module, source: str, path: str, min_words: int) -> list[FunctionPair]:
     # The tokenizer of Python ends a line at "\n" alone; splitlines() would also at a form feed.
     lines = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     pairs = []
@@ -219,10 +230,10 @@ def split_by_module(
     held_out, training = split_by_module(pairs, size=1000, seed=0)
     ```
     """
-    if not 0 < size < len(pairs):
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < len(pairs):
         raise ValueError(
             f"`size` must be between 1 and the number of pairs less one ({len(pairs) - 1}). "
-            f"Received: size={size}."
+            f"Received: size={shown(size)}."
         )
     modules = sorted({pair.path for pair in pairs})
     random.Random(seed).shuffle(modules)
@@ -245,23 +256,39 @@ class _Skip(ValueError):
     """Why a file gives no pairs."""
 
 
-def _checked(roots: StrPath | Iterable[StrPath]) -> list[Path]:
+def _checked(roots: Any) -> list[Path]:
     expected = "`roots` must be a folder or a .py file, or an iterable of them."
     if isinstance(roots, str | os.PathLike):
         roots = [roots]
-    if not isinstance(roots, Iterable):
-        raise TypeError(f"{expected} Received: {roots!r}.")
+    frame_or_file = hasattr(roots, "columns") or hasattr(roots, "read")
+    unordered = isinstance(roots, bytes | bytearray | Mapping | MappingView | Set)
+    if not isinstance(roots, Iterable) or frame_or_file or unordered:
+        raise TypeError(f"{expected} Received: {shown(roots)} of type {type(roots).__name__}.")
     roots = list(roots)
     if not roots:
         raise ValueError(f"{expected} Received none.")
+    paths = []
     for root in roots:
         if not isinstance(root, str | os.PathLike):
-            raise TypeError(f"{expected} Received: {root!r}.")
-        if not str(root) or not os.path.exists(root):
-            raise FileNotFoundError(f"{expected} No such file or folder: {os.fspath(root)!r}.")
-        if os.path.isfile(root) and not str(root).endswith(".py"):
-            raise ValueError(f"{expected} Received a file of another kind: {os.fspath(root)!r}.")
-    return [Path(root) for root in roots]
+            raise TypeError(f"{expected} Received: {shown(root)}.")
+        path = checks.path(root, "roots") if os.fspath(root) else None
+        if path is None or not os.path.exists(path):
+            raise FileNotFoundError(f"{expected} No such file or folder: {shown(os.fspath(root))}.")
+        if not path.is_dir() and not (path.is_file() and path.name.endswith(".py")):
+            raise ValueError(f"{expected} Received a file of another kind: {shown(str(path))}.")
+        paths.append(path)
+    return paths
+
+
+def _checked_folders(names: Any) -> frozenset[str]:
+    if isinstance(names, Iterable) and not isinstance(names, str | bytes | Mapping):
+        folders = list(names)
+        if all(isinstance(name, str) for name in folders):
+            return frozenset(folders)
+    raise TypeError(
+        f"`skipped_folders` must be names of folders. Received: {shown(names)} of type "
+        f"{type(names).__name__}."
+    )
 
 
 def _python_files(
@@ -299,7 +326,10 @@ def _read(file: Path) -> str:
     if SKIPPED_FILES.fullmatch(file.name):
         raise _Skip("a test or generated file by its name")
     try:
-        if file.stat().st_size > LARGEST_FILE:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
+            raise _Skip("no regular file")
+        if status.st_size > LARGEST_FILE:
             raise _Skip(f"larger than {LARGEST_FILE:,} bytes")
         with tokenize.open(file) as stream:
             source = stream.read()

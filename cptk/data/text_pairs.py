@@ -38,8 +38,9 @@ def mine_halves(
         At most n pairs, shuffled; the same for the same texts in any order.
 
     Raises:
-        ValueError: No texts, an empty text, no text within the limits, or limits that cross.
-        TypeError: Something that is not a string.
+        ValueError: No texts, an empty text, no text within the limits, limits that cross, or a
+            negative seed.
+        TypeError: Something that is not a string, or a limit or seed that is no integer.
 
     Example:
 
@@ -52,6 +53,9 @@ def mine_halves(
         - Neelakantan et al., Text and Code Embeddings by Contrastive Pre-Training,
           arXiv:2201.10005, section 2: neighbouring pieces of text are positives.
     """
+    min_words = checks.integer("min_words", min_words, 0)
+    max_words = checks.integer("max_words", max_words, 0)
+    seed = checks.integer("seed", seed, 0)
     if not 2 <= min_words <= max_words:
         raise ValueError(
             "Limits must satisfy 2 <= min_words <= max_words. Received: "

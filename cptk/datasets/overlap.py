@@ -6,6 +6,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from cptk import checks
+from cptk.checks import shown
+
 MIN_CHARACTERS = 8
 
 _ESCAPES = re.compile(r"-(?:[lr][rsc]b)-", re.IGNORECASE)
@@ -48,7 +51,8 @@ def overlap(
         n booleans. The time is that of reading the texts, whatever the product n · m.
 
     Raises:
-        TypeError: if either is one string.
+        TypeError: if either is one string, a mapping, a frame of several columns or a file, or
+            holds something else than strings.
         ValueError: if `min_characters` is not a positive whole number.
 
     Example:
@@ -57,7 +61,9 @@ def overlap(
     ```
     """
     if isinstance(min_characters, bool) or not isinstance(min_characters, int):
-        raise ValueError(f"`min_characters` must be a whole number. Received: {min_characters!r}.")
+        raise ValueError(
+            f"`min_characters` must be a whole number. Received: {shown(min_characters)}."
+        )
     if min_characters < 1:
         raise ValueError(f"`min_characters` must be positive. Received: {min_characters}.")
     ours, theirs = _all_normalized(texts, "texts"), _all_normalized(held_out, "held_out")
@@ -83,17 +89,24 @@ def exclude_overlap(
     # ["so dull"]
     ```
     """
-    kept = [texts] if isinstance(texts, str) else list(texts)
-    marks = overlap(
-        texts if isinstance(texts, str) else kept, held_out, min_characters=min_characters
-    )
+    kept = _several(texts, "texts")
+    marks = overlap(kept, held_out, min_characters=min_characters)
     return [text for text, mark in zip(kept, marks, strict=True) if not mark]
 
 
 def _all_normalized(texts: Iterable[str], name: str) -> list[str]:
+    return [normalized(text) for text in _several(texts, name)]
+
+
+def _several(texts: Iterable[str], name: str) -> list[str]:
+    """Texts as a list; unlike those that are embedded, they may be empty, and none at all."""
     if isinstance(texts, str):
-        raise TypeError(f"`{name}` must be several texts. Received one string: {texts!r:.60}.")
-    return [normalized(text) for text in texts]
+        raise TypeError(f"`{name}` must be several texts. Received one string: {shown(texts)}.")
+    found = list(checks.iterated(texts, name))
+    for index, text in enumerate(found):
+        if not isinstance(text, str):
+            raise TypeError(f"`{name}` must hold strings only. Item {index} is {shown(text)}.")
+    return found
 
 
 def _contained(

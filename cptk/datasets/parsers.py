@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from cptk.datasets.files import bad, column, lines, number_in, table
+from cptk.checks import shown
+from cptk.datasets.files import bad, column, csv_rows, lines, number, number_in, some, table
 from cptk.datasets.records import LabeledPairs, LabeledTexts, ScoredPairs
 
 TEXT = ("sentence", "text", "review", "question", "phrase")
@@ -38,28 +38,32 @@ def labeled_tsv(
     texts: list[str] = []
     labels: list[int] = []
     for path in paths:
-        first, rows = table(path)
+        _, rows = table(path, header=False)
+        start, first = next(rows, (1, []))
+        if not first:
+            bad(path, 1, "the file is empty.")
         lowered = [cell.lower() for cell in first]
         if any(name in lowered for name in TEXT):
             if not any(name in lowered for name in LABEL):
-                bad(path, 1, f"there are no labels in this file (columns {first}). {_UNLABELED}")
+                bad(path, 1, f"there are no labels in this file ({shown(first)}). {_UNLABELED}")
             text_at, label_at = column(path, first, *TEXT), column(path, first, *LABEL)
+            rows = some(path, rows)
         else:  # no header: the first line is a row already
             text_at, label_at = (0, 1) if _label(first[-1], names) is not None else (1, 0)
-            rows = iter([(1, first), *rows])
-        for number, cells in rows:
+            rows = itertools.chain([(start, first)], rows)
+        for line, cells in rows:
             if len(cells) != max(len(first), 2):
-                bad(path, number, f"expected {len(first)} columns. Received {len(cells)}.")
+                bad(path, line, f"expected {len(first)} columns. Received {len(cells)}.")
             label = _label(cells[label_at], names)
             if label is None:
                 bad(
                     path,
-                    number,
+                    line,
                     f"expected a label, 0 to {len(names) - 1} or one of {list(names)}. Received: "
-                    f"{cells[label_at]!r}.",
+                    f"{shown(cells[label_at])}.",
                 )
-            if not cells[text_at]:
-                bad(path, number, "the text is empty.")
+            if not cells[text_at].strip():
+                bad(path, line, "the text is empty.")
             texts.append(cells[text_at])
             labels.append(label)
     if most is not None and len(texts) > most:
@@ -98,13 +102,13 @@ def trec_label(paths: Sequence[Path], names: tuple[str, ...]) -> LabeledTexts:
     texts: list[str] = []
     labels: list[int] = []
     for path in paths:
-        for number, line in lines(path, latin1=True):
+        for at, line in lines(path, latin1=True):
             if not line.strip():
                 continue
             name, _, text = line.partition(" ")
             label = _label(name, names) if ":" in name else None
             if label is None or not text.strip():
-                bad(path, number, f"expected `CLASS:fine question`. Received: {line!r:.80}.")
+                bad(path, at, f"expected `CLASS:fine question`. Received: {shown(line)}.")
             texts.append(text.strip(" "))
             labels.append(label)
     return LabeledTexts(texts, labels, names)
@@ -120,12 +124,12 @@ def sst_trees(paths: Sequence[Path], names: tuple[str, ...]) -> LabeledTexts:
     texts: list[str] = []
     labels: list[int] = []
     for path in paths:
-        for number, line in lines(path, latin1=True):
+        for at, line in lines(path, latin1=True):
             if not line.strip():
                 continue
             words = re.findall(r"\([0-4] ([^()\s]+)\)", line)
             if not re.match(r"\([0-4] ", line) or line.count("(") != line.count(")") or not words:
-                bad(path, number, f"expected one tree, `(3 (2 It) …)`. Received: {line!r:.80}.")
+                bad(path, at, f"expected one tree, `(3 (2 It) …)`. Received: {shown(line)}.")
             if line[1] != "2":
                 texts.append(" ".join(words).lower())
                 labels.append(int(line[1] in "34"))
@@ -140,14 +144,15 @@ def mrpc(paths: Sequence[Path]) -> LabeledPairs:
     for path in paths:
         header, rows = table(path)
         if "quality" not in [cell.lower() for cell in header]:
-            bad(path, 1, f"there are no labels in this file (columns {header}). {_UNLABELED}")
+            bad(path, 1, f"there are no labels in this file ({shown(header)}). {_UNLABELED}")
         at = [column(path, header, name) for name in ("Quality", "#1 String", "#2 String")]
-        for number, cells in rows:
+        for line, cells in rows:
             if len(cells) != len(header):
-                bad(path, number, f"expected {len(header)} columns. Received {len(cells)}.")
+                bad(path, line, f"expected {len(header)} columns. Received {len(cells)}.")
             label, one, two = (cells[index] for index in at)
             if label not in ("0", "1"):
-                bad(path, number, f"expected Quality 0 or 1. Received: {label!r}.")
+                bad(path, line, f"expected Quality 0 or 1. Received: {shown(label)}.")
+            _check_texts(path, line, one, two)
             first.append(one)
             second.append(two)
             labels.append(int(label))
@@ -158,16 +163,19 @@ def sts_tsv(paths: Sequence[Path]) -> ScoredPairs:
     """`score⇥sentence1⇥sentence2`, one file a subset, no header; an empty score is unscored."""
     record = ScoredPairs([], [], [], [])
     for path in paths:
-        for number, cells in table(path, header=False)[1]:
-            if number == 1 and cells[0].lower() == "score":
+        line = 0
+        for line, cells in table(path, header=False)[1]:
+            if line == 1 and cells[0].lower() == "score":
                 continue
             if len(cells) != 3:
                 bad(
                     path,
-                    number,
+                    line,
                     f"expected `score⇥sentence1⇥sentence2`. Received {len(cells)} columns.",
                 )
-            _score_pair(record, path, number, cells[0], cells[1:], path.stem)
+            _score_pair(record, path, line, cells[0], cells[1:], path.stem)
+        if not line:
+            bad(path, 1, "the file is empty.")
     return record
 
 
@@ -190,10 +198,10 @@ def sts_gs(paths: Sequence[Path]) -> ScoredPairs:
             bad(
                 scores, len(gold), f"{len(gold)} scores for {len(pairs)} pairs in {sentences.name}."
             )
-        for number, (score, pair) in enumerate(zip(gold, pairs, strict=True), 1):
+        for line, (score, pair) in enumerate(zip(gold, pairs, strict=True), 1):
             if len(pair) < 2:
-                bad(sentences, number, "expected two sentences with a tab between.")
-            _score_pair(record, sentences, number, score, pair, subset)
+                bad(sentences, line, "expected two sentences with a tab between.")
+            _score_pair(record, sentences, line, score, pair, subset)
     return record
 
 
@@ -207,9 +215,7 @@ def sts_benchmark(paths: Sequence[Path]) -> ScoredPairs:
     for path in paths:
         _, start = next(lines(path), (0, ""))
         if start.count("\t") < 5:
-            text = "\n".join(line for _, line in lines(path))
-            reader = csv.reader(io.StringIO(text, newline=""))
-            rows = [(reader.line_num, cells) for cells in reader if cells]
+            rows = list(csv_rows(path))
             at = (2, 0, 1)
         else:
             rows = list(table(path, header=False)[1])
@@ -218,15 +224,13 @@ def sts_benchmark(paths: Sequence[Path]) -> ScoredPairs:
             names = ("score", "sentence1", "sentence2")
             at = tuple(column(path, header, name) for name in names)  # type: ignore[assignment]
             rows = rows[1:]
-        for number, cells in rows:
+        for line, cells in rows:
             if len(cells) <= max(at):
-                bad(
-                    path, number, f"expected at least {max(at) + 1} columns. Received {len(cells)}."
-                )
+                bad(path, line, f"expected at least {max(at) + 1} columns. Received {len(cells)}.")
             score, one, two = (cells[index] for index in at)
             if not score.strip():
-                bad(path, number, "the score is empty, and every pair of STS-B has one.")
-            _score_pair(record, path, number, score, [one, two], "stsb")
+                bad(path, line, "the score is empty, and every pair of STS-B has one.")
+            _score_pair(record, path, line, score, [one, two], "stsb")
     return record
 
 
@@ -239,13 +243,14 @@ def sick(paths: Sequence[Path], semeval_set: str) -> ScoredPairs:
         at = [column(path, header, name) for name in names]
         lowered = [cell.lower() for cell in header]
         set_at = lowered.index("semeval_set") if "semeval_set" in lowered else None
-        for number, cells in rows:
+        for line, cells in rows:
             if len(cells) != len(header):
-                bad(path, number, f"expected {len(header)} columns. Received {len(cells)}.")
+                bad(path, line, f"expected {len(header)} columns. Received {len(cells)}.")
             if set_at is not None and cells[set_at].upper() != semeval_set:
                 continue
             score, one, two = (cells[index] for index in at)
-            record.scores.append(number_in(path, number, score, 1, 5))
+            _check_texts(path, line, one, two)
+            record.scores.append(number_in(path, line, score, 1, 5))
             record.first.append(one)
             record.second.append(two)
             record.subsets.append("sick")
@@ -266,12 +271,10 @@ def _label(cell: str, names: tuple[str, ...]) -> int | None:
     name = cell.lower().split(":")[0]
     if name in known:
         return known[name]
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
+    value = number(cell)
     low = -1 if len(names) == 2 else 0
-    return int(number) if number.is_integer() and low <= number < len(names) else None
+    whole = value is not None and value.is_integer() and low <= value < len(names)
+    return int(value) if whole else None  # type: ignore[arg-type]
 
 
 def _zero_one(path: Path, labels: list[int]) -> list[int]:
@@ -287,7 +290,13 @@ def _score_pair(
 ) -> None:
     if not score.strip():
         return
+    _check_texts(path, line, *pair[:2])
     record.scores.append(number_in(path, line, score, 0, 5))
     record.first.append(pair[0].strip(" "))
     record.second.append(pair[1].strip(" "))
     record.subsets.append(subset)
+
+
+def _check_texts(path: Path, line: int, *texts: str) -> None:
+    if not all(text.strip() for text in texts):
+        bad(path, line, "one of the two texts is empty.")

@@ -7,24 +7,27 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cptk import checks
+
 
 def cache_dir() -> Path:
     """`$CPTK_CACHE_DIR`, or `cptk` in the user's cache folder."""
     chosen = os.environ.get("CPTK_CACHE_DIR")
     if chosen:
-        return Path(chosen).expanduser()
+        return checks.path(chosen, "CPTK_CACHE_DIR")
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "cptk"
     if sys.platform == "darwin":
         return Path.home() / "Library/Caches/cptk"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cptk"
+    folder = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return checks.path(folder, "XDG_CACHE_HOME") / "cptk"
 
 
 def roots() -> Iterator[tuple[Path, bool]]:
     """The folders that are searched, in order, and whether each is the cache."""
     chosen = os.environ.get("CPTK_DATA_DIR")
     if chosen:
-        folder = Path(chosen).expanduser()
+        folder = checks.path(chosen, "CPTK_DATA_DIR")
         if not folder.is_dir():
             problem = "is a file" if folder.exists() else "does not exist"
             raise ValueError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib.util
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from cptk.datasets.files import bad, lines
+from cptk.checks import shown
+from cptk.datasets.files import bad, csv_rows
 from cptk.datasets.records import LabeledTexts
 
 FILE = "rotten_tomatoes_corpus_full.csv.bz2"
@@ -52,13 +52,13 @@ def rotten_tomatoes(paths: Sequence[Path], split: str) -> LabeledTexts:
     _warn_of_sst2()
     texts: list[str] = []
     labels: list[int] = []
-    rows = csv.reader(line for _, line in lines(path))
-    header = next(rows, [])
+    rows = csv_rows(path)
+    _, header = next(rows, (1, []))
     if header[:3] != ["category", "text", "movie_name"]:
-        bad(path, 1, f"expected category, text, movie_name, …. Received: {header}.")
-    for cells in rows:
+        bad(path, 1, f"expected category, text, movie_name, …. Received: {shown(header)}.")
+    for line, cells in rows:
         if len(cells) != len(header) or cells[0] not in ("plot", *NAMES):
-            bad(path, rows.line_num, f"expected {header}. Received: {cells!r:.80}.")
+            bad(path, line, f"expected {header}. Received: {shown(cells)}.")
         category, text, film = cells[:3]
         if (split == "plots") if category == "plot" else (split == split_of(film)):
             texts.append(text)

@@ -64,7 +64,6 @@ def _sts(year: int, address: str) -> Spec:
         (
             Source(
                 f"https://ixa2.si.ehu.eus/stswiki/images/{address}/STS{year}-en-test.zip",
-                mirrors=(f"http://ixa2.si.ehu.es/stswiki/images/{address}/STS{year}-en-test.zip",),
                 members=("*STS*.input.*.txt", "*STS*.gs.*.txt"),
             ),
         ),

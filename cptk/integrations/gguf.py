@@ -1,7 +1,7 @@
 """Reads a Llama-architecture GGUF file into KerasHub, without torch and without transformers.
 
 GGUF is llama.cpp's file format: the weights, usually in 4 to 8 bits, and the tokenizer in one file.
-The `gguf` library maps the file and undoes the quantisation, one tensor at a time.
+The file is mapped, and the `gguf` library undoes the quantisation, one tensor at a time.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,8 @@ from typing import Any
 import keras_hub
 import numpy as np
 
+from cptk import checks
+from cptk.checks import shown
 from cptk.integrations.gguf_file import File
 from cptk.models.llama_tokenizer import LlamaBPETokenizer
 from cptk.models.tokenization import family_spec
@@ -52,8 +54,9 @@ def load_backbone(
     Raises:
         ImportError: The `gguf` library is not installed.
         FileNotFoundError: There is no such file.
-        ValueError: Not a GGUF file, one that is cut short, of another architecture, without a
-            tensor that it needs or with one that KerasHub has no place for; or a bad `num_layers`.
+        ValueError: Not a GGUF file, one that is damaged or cut short, of another architecture,
+            without a tensor that it needs or with one that KerasHub has no place for, with numbers
+            that no Llama can have; or a bad `num_layers`.
 
     Example:
 
@@ -126,8 +129,9 @@ def load_embedder(
     """
     from cptk.models import DecoderTextEmbedder, DecoderTextEmbedderPreprocessor
 
+    sequence_length = checks.integer("sequence_length", sequence_length, 1)
     file = File.open(path)
-    longest = int(file.get("llama.context_length", sequence_length))
+    longest = file.integer("llama.context_length", 1, 2**63, default=sequence_length)
     if sequence_length > longest:
         raise ValueError(
             f"`sequence_length` should be at most {longest}, the context length of {file.path}. "
@@ -165,7 +169,7 @@ def _backbone(file: File, num_layers: int | None, dtype: Any, output_embedding: 
     if num_layers is None:
         num_layers = total
     if isinstance(num_layers, bool) or not isinstance(num_layers, int):
-        raise ValueError(f"`num_layers` should be an integer. Received: {num_layers!r}.")
+        raise ValueError(f"`num_layers` should be an integer. Received: {shown(num_layers)}.")
     if not 1 <= num_layers <= total:
         raise ValueError(
             f"`num_layers` should be from 1 to {total}, the number of layers in {file.path!r}. "
@@ -174,7 +178,7 @@ def _backbone(file: File, num_layers: int | None, dtype: Any, output_embedding: 
     whole = num_layers == total
     untied = output_embedding and whole and "output.weight" in file.tensors
     config |= {"num_layers": num_layers, "tie_word_embeddings": not untied, "dtype": dtype}
-    _check_tensors(file)
+    _check_tensors(file, config, total, untied)
     backbone = keras_hub.models.Llama3Backbone(**config)
 
     size, vocabulary = config["hidden_dim"], config["vocabulary_size"]
@@ -191,39 +195,48 @@ def _backbone(file: File, num_layers: int | None, dtype: Any, output_embedding: 
 
 def _config(file: File) -> dict[str, Any]:
     """Arguments of `Llama3Backbone`, from the metadata."""
-    heads = file.get("llama.attention.head_count")
-    key_value_heads = file.get("llama.attention.head_count_kv", heads)
-    hidden, feed_forward = file.get("llama.embedding_length"), file.get("llama.feed_forward_length")
-    plain = all(isinstance(value, int) for value in (heads, key_value_heads, feed_forward))
-    if not plain or hidden % heads or heads % key_value_heads:
-        file.fail(
-            f"has {heads} heads, {key_value_heads} key-value heads, a width of {hidden} and a "
-            f"feed-forward width of {feed_forward}",
-            "KerasHub's Llama needs one number of each for all layers that divide one another",
-        )
+    most = 2**31 - 1
+    hidden = file.integer("llama.embedding_length", 1, most)
+    heads = file.integer("llama.attention.head_count", 1, hidden)
+    key_value_heads = file.integer("llama.attention.head_count_kv", 1, heads, default=heads)
     head = hidden // heads
+    if hidden % heads or heads % key_value_heads or head % 2:
+        file.fail(
+            f"has {heads} heads, {key_value_heads} key-value heads and a width of {hidden}",
+            "KerasHub's Llama needs numbers that divide one another, and heads of an even width",
+        )
     for key, expected in {
         "llama.attention.key_length": head,
         "llama.attention.value_length": head,
         "llama.rope.dimension_count": head,
         "llama.rope.scaling.type": "none",
+        "llama.rope.scale_linear": 1.0,
         "llama.expert_count": 0,
     }.items():
         found = file.get(key, expected)
-        if found != expected:
-            file.fail(f"has {key} {found!r}", f"KerasHub's Llama can only have {expected!r}")
-    theta = float(file.get("llama.rope.freq_base", 10000.0))
-    if "token_embd.weight" not in file.tensors:
-        file.tensor("token_embd.weight")  # Says that it is missing.
+        if isinstance(found, np.ndarray | list) or found != expected:
+            file.fail(f"has {key} {shown(found)}", f"KerasHub's Llama can only have {expected!r}")
+    # A base below 1 overflows float32 on its way to the frequencies. (The limits are ours.)
+    theta = file.number("llama.rope.freq_base", 1.0, 1e12, default=10000.0)
+    present = {name.split(".")[1] for name in file.tensors if name.startswith("blk.")}
+    layers = file.integer("llama.block_count", 1, most)
+    if layers != len(present):
+        file.fail(
+            f"has 'llama.block_count' {layers:,} and weights of {len(present):,} layers",
+            "Download or convert it again",
+        )
+    embedding = file.tensors.get("token_embd.weight")
+    vocabulary_size = embedding.shape[0] if embedding else 1
+    file.require("token_embd.weight", vocabulary_size, hidden)
     return {
-        "vocabulary_size": int(file.tensors["token_embd.weight"].shape[-1]),
-        "num_layers": file.get("llama.block_count"),
+        "vocabulary_size": vocabulary_size,
+        "num_layers": layers,
         "num_query_heads": heads,
         "num_key_value_heads": key_value_heads,
         "hidden_dim": hidden,
-        "intermediate_dim": feed_forward,
+        "intermediate_dim": file.integer("llama.feed_forward_length", 1, most),
         "rope_max_wavelength": theta,
-        "layer_norm_epsilon": float(file.get("llama.attention.layer_norm_rms_epsilon")),
+        "layer_norm_epsilon": file.number("llama.attention.layer_norm_rms_epsilon", 1e-12, 1.0),
         **_rope_scaling(file, theta, head),
     }
 
@@ -240,7 +253,7 @@ def _rope_scaling(file: File, theta: float, head: int) -> dict[str, Any]:
     low, high, length, factor = 1.0, 4.0, 8192, float(divisors.max())
     wavelength = 2 * np.pi * theta ** (np.arange(0, head, 2) / head)
     smooth = np.clip((length / wavelength - low) / (high - low), 0, 1)
-    if not np.allclose(divisors, 1 / ((1 - smooth) / factor + smooth), rtol=1e-3):
+    if factor < 1 or not np.allclose(divisors, 1 / ((1 - smooth) / factor + smooth), rtol=1e-3):
         file.fail(
             "scales its rotary frequencies in a way that KerasHub's Llama cannot",
             "Only the scaling of Llama 3.1 to 3.3 is known",
@@ -253,15 +266,37 @@ def _rope_scaling(file: File, theta: float, head: int) -> dict[str, Any]:
     }
 
 
-def _check_tensors(file: File) -> None:
-    """Refuse a file with weights that `Llama3Backbone` has no place for, such as biases."""
-    known = {"token_embd", "output_norm", "output", "rope_freqs"}
-    parts = "attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_up ffn_down".split()
-    known |= {f"blk.{i}.{part}" for i in range(file.get("llama.block_count")) for part in parts}
+def _check_tensors(file: File, config: dict[str, Any], total: int, untied: bool) -> None:
+    """Refuse missing weights, and those that `Llama3Backbone` has no place for, such as biases.
+
+    The backbone is built only then: its size is that of the file's weights.
+    """
+    size, inner = config["hidden_dim"], config["intermediate_dim"]
+    keys = size // config["num_query_heads"] * config["num_key_value_heads"]
+    parts = {
+        "attn_norm": (size,),
+        "attn_q": (size, size),
+        "attn_k": (keys, size),
+        "attn_v": (keys, size),
+        "attn_output": (size, size),
+        "ffn_norm": (size,),
+        "ffn_gate": (inner, size),
+        "ffn_up": (inner, size),
+        "ffn_down": (size, inner),
+    }
+    for index in range(config["num_layers"]):
+        for part, shape in parts.items():
+            file.require(f"blk.{index}.{part}.weight", *shape)
+    if config["num_layers"] == total:
+        file.require("output_norm.weight", size)
+    if untied:
+        file.require("output.weight", config["vocabulary_size"], size)
+    known = {f"blk.{index}.{part}" for index in range(total) for part in parts}
+    known |= {"token_embd", "output_norm", "output", "rope_freqs"}
     unknown = sorted(file.tensors.keys() - {f"{name}.weight" for name in known})
     if unknown:
         file.fail(
-            f"has weights that KerasHub's Llama has no place for: {unknown[:3]}",
+            f"has weights that KerasHub's Llama has no place for: {shown(unknown[:3])}",
             "Load the model's Hugging Face folder, or take another model",
         )
 
@@ -297,30 +332,47 @@ def _tokenizer(file: File) -> tuple[Any, dict[str, Any]]:
     model = file.get("tokenizer.ggml.model")
     if model != "gpt2":
         file.fail(
-            f"has a tokenizer of the kind {model!r}",
+            f"has a tokenizer of the kind {shown(model)}",
             "cptk reads byte-pair ones ('gpt2'). Load the weights by `load_backbone` and the "
             "tokenizer from the model's Hugging Face folder",
         )
     pre = file.get("tokenizer.ggml.pre", None)
-    if pre not in _PRE_TOKENIZERS:
+    if not isinstance(pre, str) or pre not in _PRE_TOKENIZERS:
         file.fail(
-            f"has the pre-tokenizer {pre!r}",
+            f"has the pre-tokenizer {shown(pre)}",
             f"cptk knows {sorted(_PRE_TOKENIZERS)}. Load the tokenizer from the model's Hugging "
             "Face folder, or convert the model again with a current llama.cpp",
         )
-    tokens, merges = file.get("tokenizer.ggml.tokens"), file.get("tokenizer.ggml.merges")
-    types = file.get("tokenizer.ggml.token_type", [1] * len(tokens))
+    tokens, merges = file.texts("tokenizer.ggml.tokens"), file.texts("tokenizer.ggml.merges")
+    types = np.asarray(file.get("tokenizer.ggml.token_type", [1] * len(tokens)))
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    if len(vocabulary) != len(tokens) or len(types) != len(tokens):
-        file.fail("has a damaged vocabulary (repeated tokens or missing types)", "Convert it again")
+    repeated = len(vocabulary) != len(tokens) or "" in vocabulary
+    if repeated or types.shape != (len(tokens),) or types.dtype.kind not in "iu":
+        file.fail(
+            "has a damaged vocabulary (repeated or empty tokens, or not a type for each)",
+            "Convert it again",
+        )
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is not None and len(tokens) > embedding.shape[0]:
+        file.fail(
+            f"has {len(tokens):,} tokens and embeddings of {embedding.shape[0]:,}",
+            "Convert it again",
+        )
+    for merge in merges:
+        first, _, second = merge.partition(" ")
+        if not {first, second, first + second} <= vocabulary.keys():
+            file.fail(
+                f"merges {shown(merge)}, of which the parts or the whole are no tokens",
+                "Convert it again",
+            )
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     added = [
         {"id": index, "content": token, "special": kind == _CONTROL, **flags}
-        for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        for index, (token, kind) in enumerate(zip(tokens, types.tolist(), strict=True))
         if kind in (_CONTROL, _USER_DEFINED)
     ]
-    end = file.get("tokenizer.ggml.eos_token_id")
-    start = file.get("tokenizer.ggml.bos_token_id", end)
+    end = file.integer("tokenizer.ggml.eos_token_id", 0, len(tokens) - 1)
+    start = file.integer("tokenizer.ggml.bos_token_id", 0, len(tokens) - 1, default=end)
     reserved = "<|reserved_special_token_"  # 247 of Llama 3; KerasHub leaves them out as well.
     special = [token["content"] for token in added if not token["content"].startswith(reserved)]
     tokenizer = LlamaBPETokenizer(

@@ -1,6 +1,9 @@
 import ast
+import io
 import json
 import os
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cptk
 from cptk.data.mining import (
     FunctionPair,
     deduplicate,
@@ -17,6 +21,7 @@ from cptk.data.mining import (
     mine_functions,
     split_by_module,
 )
+from tests.test_checks import Frame
 
 DOC = '"""Adds two numbers together."""'
 
@@ -288,6 +293,83 @@ def test_split_shares_no_module_text_or_code(rows, size, seed):
 def test_bad_roots(roots, error, message):
     with pytest.raises(error, match=message):
         mine_functions(roots)
+
+
+@pytest.mark.parametrize(
+    "roots",
+    [
+        b"folder",
+        {"folder": 1},
+        {"folder": 1}.keys(),
+        {"folder"},
+        io.StringIO("folder"),
+        Frame(folder=["x"]),
+        [b"folder"],
+    ],
+)
+def test_roots_that_iterate_over_something_else(roots, tmp_path, monkeypatch):
+    monkeypatch.chdir(_write(tmp_path, {"folder/a.py": _function()}))
+    assert len(mine_functions("folder")) == len(mine_functions(iter(["folder"]))) == 1
+    with pytest.raises(TypeError, match=r"must be a folder or a .py file"):
+        mine_functions(roots)
+
+
+@pytest.mark.parametrize("folders", ["tests", b"tests", {"tests": 1}, [1], 3])
+def test_skipped_folders_that_are_none(folders, tmp_path):
+    with pytest.raises(TypeError, match="`skipped_folders` must be names of folders"):
+        mine_functions(_write(tmp_path, {"a.py": _function()}), skipped_folders=folders)
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(_write(tmp_path, {"code/a.py": _function()})))
+    assert [pair.path for pair in mine_functions("~/code")] == ["a.py"]
+    assert [pair.path for pair in mine_functions(Path("~/code/a.py"))] == ["a.py"]
+
+
+def test_pipes_and_deep_nests_are_skipped(tmp_path):
+    chain = "".join(f"    elif a == {i}:\n        pass\n" for i in range(2000))
+    root = _write(
+        tmp_path,
+        {
+            "deep.py": f"def f(a):\n    if a:\n        pass\n{chain}" + _function(),
+            "chain.py": f"if a:\n    pass\n{textwrap.dedent(chain)}" + _function(),
+            "good.py": _function(),
+        },
+    )
+    os.mkfifo(root / "pipe.py")
+    skipped = {}
+    pairs = mine_functions(root, on_skip=skipped.__setitem__)
+    assert [pair.name for pair in pairs] == ["add"]
+    assert skipped["pipe.py"] == "no regular file"
+    assert set(skipped) <= {"pipe.py", "chain.py", "deep.py"}
+    with pytest.raises(ValueError, match="of another kind"):
+        mine_functions(root / "pipe.py")
+
+
+def test_mining_needs_no_keras(tmp_path):
+    script = """
+        import sys
+        import cptk.datasets, cptk.data.mining
+        from cptk.data import mine_functions, mine_halves
+
+        mine_functions(sys.argv[1])
+        mine_halves(["a film that is funny and warm and never once sentimental"])
+        heavy = {"keras", "keras_hub", "tensorflow", "jax", "torch", "sklearn", "tokenizers"}
+        print(sorted(heavy & {name.split(".")[0] for name in sys.modules}))
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), _write(tmp_path, {"a.py": _function()})],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_names_of_the_room():
+    assert {"PairDataset", "mine_functions", "mine_halves"} <= set(dir(cptk.data))
+    with pytest.raises(AttributeError, match="has no attribute 'mine'"):
+        cptk.data.mine  # noqa: B018
 
 
 def test_roots_without_python(tmp_path):

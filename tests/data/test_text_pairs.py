@@ -3,6 +3,7 @@
 import pytest
 
 from cptk.data import mine_halves
+from tests.test_checks import Frame
 
 TEXTS = [" ".join(f"w{i}{j}" for j in range(i)) for i in range(4, 60)]
 
@@ -47,6 +48,30 @@ def test_bad_input(texts, options, message):
         mine_halves(texts, **options)
 
 
-def test_not_strings():
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["a good film", None],
+        "a good film",
+        b"a good film",
+        {"text": TEXTS},
+        {"text": TEXTS}.keys(),
+        set(TEXTS),
+        Frame(text=TEXTS, label=TEXTS),
+        None,
+    ],
+)
+def test_not_strings(texts):
     with pytest.raises(TypeError, match="string"):
-        mine_halves(["a good film", None])
+        mine_halves(texts)
+
+
+def test_a_frame_of_one_column_is_its_texts():
+    assert mine_halves(Frame(text=TEXTS)) == mine_halves(TEXTS)
+
+
+@pytest.mark.parametrize("name", ["min_words", "max_words", "seed"])
+@pytest.mark.parametrize("value", [True, 8.0, "8", None])
+def test_not_integers(name, value):
+    with pytest.raises(TypeError, match=f"`{name}` should be an integer"):
+        mine_halves(TEXTS, **{name: value})

@@ -1,15 +1,18 @@
 """Every publisher's format, whole and broken, in a data folder laid out as people lay it out."""
 
 import bz2
+import csv
 import gzip
 import json
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cptk import datasets
-from cptk.datasets import rotten_tomatoes
+from cptk.datasets import files, parsers, rotten_tomatoes
 
 NO_NETWORK = {"download": False}
 
@@ -170,6 +173,13 @@ def test_glue_phrases_do_not_pass_for_sentences(put):
         ("<!DOCTYPE html>\n<html>", r"line 1: this is an HTML page"),
         ("version https://git-lfs.github.com/spec/v1\n", r"line 1: this is a Git LFS pointer"),
         (b"sentence\tlabel\ncaf\xe9 au lait\t1\n", r"line 2: byte 0xe9 at column 4 is not UTF-8"),
+        ("sentence\tlabel\ngood\t1\n".encode("utf-16"), r"line 1: this is UTF-16"),
+        ("sentence\tlabel\ngood\t1\n".encode("utf-16-le"), r"line 1: it holds a null character"),
+        ("sentence\tlabel\n", r"line 1: there is a header and no row below it"),
+        ("sentence\tlabel\n\n\n", r"line 1: there is a header and no row below it"),
+        ("sentence\tlabel\ngood\t0_1\n", r"line 2: expected a label.*Received: '0_1'"),
+        ("sentence\tlabel\ngood\t\u0661\n", r"line 2: expected a label.*Received: '\u0661'"),
+        ("sentence\tlabel\n\u00a0\t1\n", r"line 2: the text is empty"),
     ],
 )
 def test_broken_labeled_tsv(put, content, match):
@@ -184,6 +194,103 @@ def test_broken_trees_and_trec(put):
         load("sst2", "test")
     with pytest.raises(ValueError, match=r"TREC_10\.label, line 1: expected `CLASS:fine question`"):
         load("trec")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content"),
+    [
+        ("cr", "CR/all.tsv", "sentence\tlabel\ngood\t" + "x" * 1_000_000),
+        ("cr", "CR/all.tsv", "sentence\t" + "x" * 1_000_000 + "\n1\t2"),
+        ("trec", "TREC/TREC_10.label", "x" * 1_000_000),
+        ("sst2", "SST/test.txt", "x" * 1_000_000),
+        ("stsb", "STS-B/test.csv", "a,b," + "x" * 1_000_000),
+        ("stsb", "STS-B/test.csv", 'a,"' + "x" * 1_000_000),
+        ("sick", "SICK/SICK_test.txt", "x" * 1_000_000 + "\n1"),
+        ("mine", "mine/qrels/test.tsv", "x" * 1_000_000),
+        ("mine", "mine/qrels/test.tsv", "q1\td1\t" + "1" * 1_000_000),
+        ("mine", "mine/corpus.jsonl", '["' + "x" * 1_000_000 + '"]'),
+        ("mine", "mine/corpus.jsonl", '{"' + "x" * 1_000_000 + '": 1}'),
+    ],
+)
+def test_messages_are_short(put, name, file, content):
+    put({f"mine/{name}": text for name, text in BEIR.items()})
+    put({file: content})
+    with pytest.raises(ValueError, match=Path(file).name) as caught:
+        load(name)
+    assert len(str(caught.value)) < 800
+
+
+def test_lines_have_an_end(put, monkeypatch):
+    monkeypatch.setattr(files, "LONGEST_LINE", 1000)
+    put({"MR/all.tsv.gz": gzip.compress(b"sentence\tlabel\n" + b"x" * 1001 + b"\t1\n")})
+    with pytest.raises(ValueError, match=r"all\.tsv\.gz, line 2: it is longer than"):
+        load("mr")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_a_bomb_is_not_read_to_its_end(put, pack, monkeypatch):
+    monkeypatch.setattr(files, "FLOOR", 1 << 20)
+    ending = "gz" if pack is gzip.compress else "bz2"
+    root = put({f"MR/a.txt.{ending}": pack((b"x" * 1000 + b"\n") * 2000)})
+    with pytest.raises(ValueError, match="line 1048: the file unpacks to more than a text can"):
+        list(files.lines(root / f"MR/a.txt.{ending}", latin1=True))
+
+
+def test_packed_class_files_are_utf_8_where_they_can_be(put):
+    put(
+        {
+            "MR/rt-polarity.neg.gz": gzip.compress("café\n".encode()),
+            "MR/rt-polarity.pos.gz": gzip.compress("café\n".encode("latin-1")),
+        }
+    )
+    assert load("mr").texts == ["café", "café"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_wide_encodings_do_not_pass_for_latin_1(put, encoding):
+    text = "so bad\n".encode(encoding)
+    put({"MR/rt-polarity.neg": text, "MR/rt-polarity.pos": text})
+    with pytest.raises(ValueError, match=r"rt-polarity\.neg, line 1: .*(UTF-16|null character)"):
+        load("mr")
+
+
+def test_a_folder_in_place_of_a_file(tmp_path):
+    with pytest.raises(ValueError, match="is a folder, and a file was expected"):
+        next(files.lines(tmp_path))
+    with pytest.raises(ValueError, match="is a folder, and a file was expected"):
+        parsers.labeled_tsv([tmp_path], ("no", "yes"))
+
+
+CELLS = st.lists(st.text('ab ,"\n', max_size=6), min_size=2, max_size=3)
+
+
+@given(st.lists(CELLS, max_size=4), st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]))
+def test_csv_is_pythons(tmp_path_factory, rows, quoting):
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file, quoting=quoting, lineterminator="\n").writerows(rows)
+    assert [cells for _, cells in files.csv_rows(path)] == rows
+
+
+def test_csv_by_hand(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'\xef\xbb\xbfa,"b ""c"" \r\n d"e\r\n\r\n,x"y\n"",')
+    assert list(files.csv_rows(path)) == [
+        (1, ["a", 'b "c" \n de']),
+        (4, ["", 'x"y']),
+        (5, ["", ""]),
+    ]
+    path.write_text("a,b\nc," + '"never closed,\n1,2\n')
+    with pytest.raises(ValueError, match=r"line 2: a quote is opened and never closed"):
+        list(files.csv_rows(path))
+
+
+def test_long_cells_of_csv_are_read_and_the_limit_of_csv_is_left_alone(put):
+    limit = csv.field_size_limit()
+    put({"STS-B/test.csv": f'{"a" * 200_000},"{"b" * 200_000}",2.5\n'})
+    record = load("stsb")
+    assert (len(record.first[0]), len(record.second[0])) == (200_000, 200_000)
+    assert csv.field_size_limit() == limit
 
 
 # Pairs.
@@ -251,6 +358,11 @@ def test_sts_in_semevals_files(put, prefix):
         ),
         ({"a.tsv": "1\ta\tb\nnan\ta\tb\n"}, r"line 2: expected a score.*Received: nan"),
         ({"a.tsv": "good\ta\tb\n"}, r"line 1: expected a score.*Received: 'good'"),
+        ({"a.tsv": "1_0\ta\tb\n"}, r"line 1: expected a score.*Received: '1_0'"),
+        ({"a.tsv": "1\ta\t \n"}, r"line 1: one of the two texts is empty"),
+        ({"a.tsv": "\ta\tb\n"}, r"a\.tsv: no row of the split 'test'"),
+        ({"a.tsv": "", "b.tsv": "1\ta\tb\n"}, r"a\.tsv, line 1: the file is empty"),
+        ({"a.tsv": "score\ta\tb\n"}, r"a\.tsv: no row of the split 'test'"),
         ({"a.tsv": "1\ta\n"}, r"line 1: expected `score.*Received 2 columns"),
         ({"STS.input.a.txt": "a\tb\n", "STS.gs.a.txt": "1\n2\n"}, r"2 scores for 1 pairs"),
         (
@@ -300,6 +412,7 @@ def test_sts_benchmark(put, file, content):
         ("a,b,1\nc,d,\n", r"line 2: the score is empty, and every pair"),
         ("a,b\n", r"line 1: expected at least 3 columns\. Received 2"),
         ("a,b,6\n", r"line 1: expected a score from 0 to 5"),
+        ("sentence1,sentence2,score\n", r"test\.csv: no row of the split"),
     ],
 )
 def test_broken_sts_benchmark(put, content, match):
@@ -360,6 +473,7 @@ BEIR = {
 def test_beir_folder_by_name_and_path(put, folder, monkeypatch):
     root = put({f"{folder}/{name}": content for name, content in BEIR.items()})
     by_path = load(str(root / folder))
+    assert load(root / folder) == by_path
     assert by_path.corpus == {"d1": "T one", "d2": "two"}
     assert by_path.queries == {"q1": "first?"}
     assert by_path.qrels == {"q1": {"d2": 2, "d1": 0}}
@@ -386,34 +500,33 @@ def test_beir_packed_and_without_test(put):
     ("file", "content", "match"),
     [
         (
-            "corpus.jsonl",
-            jsonl({"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}),
-            r"corpus\.jsonl, line 2: the document id 'd1' occurs twice, first in line 1",
-        ),
-        (
-            "queries.jsonl",
-            jsonl({"_id": "q1", "text": "a"}, {"_id": "q1", "text": "b"}),
-            r"queries\.jsonl, line 2: the query id 'q1' occurs twice",
-        ),
-        (
             "qrels/test.tsv",
-            "query-id\tcorpus-id\tscore\nq1\td9\t1\n",
-            r"test\.tsv, line 2: the judgement names a document 'd9' that does not exist",
-        ),
-        (
-            "qrels/test.tsv",
-            "query-id\tcorpus-id\tscore\nq9\td1\t1\n",
-            r"test\.tsv, line 2: the judgement names a query 'q9' that does not exist",
+            "query-id\tcorpus-id\tscore\nq1\td9\t1\nq9\td1\t1\n",
+            r"test\.tsv, line 1: there are no judgements of a query and a document that exist "
+            r"\(1 judgements of a document that does not exist, 1 judgements of a query",
         ),
         (
             "qrels/test.tsv",
             "query-id\tcorpus-id\tscore\nq1\td1\t\n",
             r"test\.tsv, line 2: expected a whole number for the score\. Received: ''",
         ),
-        ("qrels/test.tsv", "q1\td1\t1\nq1\td1\t1\n", r"line 2: .*judged twice"),
         ("qrels/test.tsv", "q1\td1\n", r"line 1: expected query, document and score"),
+        ("qrels/test.tsv", "q1 0 d1 1 run\n", r"line 1: expected query, document and score"),
+        ("qrels/test.tsv", "q1\td1\t0.5\n", r"line 1: expected a whole number.*'0\.5'"),
+        ("qrels/test.tsv", "q1\td1\tnan\n", r"line 1: expected a whole number.*'nan'"),
+        ("qrels/test.tsv", "q1\td1\t1e300\n", r"line 1: expected a whole number.*'1e300'"),
+        ("qrels/test.tsv", "q1\td1\t1_0\n", r"line 1: expected a whole number.*'1_0'"),
+        ("corpus.jsonl", "[" * 100_000, r"corpus\.jsonl, line 1: this JSON is nested too deeply"),
+        ("corpus.jsonl", '{"_id": ' + "1" * 5000 + "}", r"line 1: this is not JSON \(.*digits"),
+        ("corpus.jsonl", '{"_id": null, "text": "a"}', r"expected an id.*Received: None"),
+        ("corpus.jsonl", '{"_id": ["d1"], "text": "a"}', r"expected an id.*Received: \['d1'\]"),
+        ("corpus.jsonl", '{"_id": "d1", "text": null}', r"expected `_id` and `text`"),
+        ("corpus.jsonl", '{"_id": "d1", "text": "", "title": 3}', r"expected a text as title.*: 3"),
+        ("queries.jsonl", '{"_id": true, "text": "a"}', r"expected an id.*Received: True"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", r"there are no judgements"),
         ("corpus.jsonl", '{"_id": "d1", "te', r"corpus\.jsonl, line 1: this is not JSON"),
+        ("corpus.jsonl", "", r"corpus\.jsonl, line 1: the file is empty"),
+        ("queries.jsonl", "\n\n", r"queries\.jsonl, line 1: the file is empty"),
         ("corpus.jsonl", "[1]\n", r"corpus\.jsonl, line 1: expected an object"),
         ("corpus.jsonl", jsonl({"id": "d1"}), r"expected `_id` and `text`\. Received: \['id'\]"),
     ],
@@ -422,6 +535,44 @@ def test_broken_beir(put, file, content, match):
     put({f"mine/{name}": text for name, text in (BEIR | {file: content}).items()})
     with pytest.raises(ValueError, match=match):
         load("mine")
+
+
+@pytest.mark.parametrize(
+    "qrels",
+    [
+        "query-id\tcorpus-id\tscore\nq1\td2\t2.0\nq1\td1\t0.0\n",
+        "q1\t0\td2\t2\nq1\t0\td1\t0\n",
+        "q1 Q0 d2 2\nq1 Q0 d1 0\n",
+        "query iteration document relevance\nq1 0 d2 2\nq1 0 d1 0.0\n",
+        "q1 d2 2\n\nq1   d1   0\r\n",
+    ],
+)
+def test_judgements_as_published(put, qrels):
+    put({f"mine/{name}": text for name, text in (BEIR | {"qrels/test.tsv": qrels}).items()})
+    assert load("mine").qrels == {"q1": {"d2": 2, "d1": 0}}
+
+
+def test_what_a_beir_folder_holds_twice_or_lacks_is_passed_over_and_counted(put):
+    files = {
+        "corpus.jsonl": BEIR["corpus.jsonl"] + jsonl({"_id": "d1", "text": "another one"}),
+        "queries.jsonl": BEIR["queries.jsonl"] + jsonl({"_id": "q1", "text": "another?"}),
+        "qrels/test.tsv": "q1\td2\t2\nq1\td9\t1\nq9\td1\t1\nq1\td2\t1\nq2\td8\t1\nq1\td1\t0\n",
+    }
+    put({f"mine/{name}": text for name, text in files.items()})
+    with pytest.warns(UserWarning, match="mine: passed over 1 documents") as caught:
+        record = load("mine")
+    (warning,) = caught
+    for count in (
+        "1 documents whose id came before",
+        "1 queries whose id came before",
+        "2 judgements of a document that does not exist",
+        "1 judgements of a query that does not exist",
+        "1 judgements given before",
+    ):
+        assert count in str(warning.message)
+    assert record.corpus == {"d1": "T one", "d2": "two"}
+    assert record.queries == {"q1": "first?"}
+    assert record.qrels == {"q1": {"d2": 2, "d1": 0}}
 
 
 def test_cosqa_in_its_own_files(put):
@@ -440,6 +591,27 @@ def test_cosqa_in_its_own_files(put):
     assert (record.queries, record.qrels) == ({"cosqa-1": "how?"}, {"cosqa-1": {"1": 1}})
     put({"CoSQA/cosqa-retrieval-test-500.json": json.dumps([rows[0] | {"retrieval_idx": 7}])})
     with pytest.raises(ValueError, match="names a document '7' that does not exist"):
+        load("cosqa")
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ("null", r"query 1 is no object\. Received: None"),
+        ('{"idx": 1, "doc": null, "retrieval_idx": 0}', r"expected `doc`"),
+        ('{"idx": null, "doc": "a", "retrieval_idx": 0}', r"expected an id.*Received: None"),
+        ('{"idx": 1, "doc": "a", "retrieval_idx": 0, "label": null}', r"a label of 0 or 1"),
+        ("[" * 100_000, r"nested too deeply"),
+    ],
+)
+def test_broken_cosqa(put, row, match):
+    put(
+        {
+            "CoSQA/code_idx_map.txt": '{"g": 0}',
+            "CoSQA/cosqa-retrieval-test-500.json": f"[{row}]",
+        }
+    )
+    with pytest.raises(ValueError, match=r"500\.json, line 1: .*" + match):
         load("cosqa")
 
 
@@ -517,6 +689,10 @@ def test_broken_codesearchnet(put):
     put({"codesearchnet/ruby.jsonl": pairs("java")})
     with pytest.raises(ValueError, match=r"no pair of docstring and code \(ruby\)"):
         load("codesearchnet_ruby")
+    put({"csn/go/train_0.jsonl.gz": gzip.compress(pairs("go").encode())})
+    put({"csn/go/train_1.jsonl.gz": gzip.compress(b"")})
+    with pytest.raises(ValueError, match=r"train_1\.jsonl\.gz, line 1: the file is empty"):
+        load("codesearchnet_go", "train")
     put({"codesearchnet/java.jsonl": pairs("java") + jsonl({"docstring": " ", "code": "x"})})
     with pytest.warns(UserWarning, match="1 rows of .* have a blank docstring or code"):
         assert len(load("codesearchnet_java")) == 1

@@ -1,5 +1,6 @@
 """Overlap by normalised containment, against the slow definition and on the real corpora."""
 
+import io
 import os
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from cptk import datasets
 from cptk.datasets import exclude_overlap, overlap, rotten_tomatoes
 from cptk.datasets.overlap import normalized
+from tests.test_checks import Frame
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,23 @@ def test_bad_arguments():
         exclude_overlap(["b"], "a text")
     with pytest.raises(TypeError, match="`texts` must be several texts"):
         exclude_overlap("a text", ["b"])
+    for wrong in (
+        {"a text": 1},
+        {"a text": 1}.keys(),
+        {"a text"},
+        b"a text",
+        Frame(a=["x"], b=["y"]),
+        io.StringIO("a text"),
+        ["a text", None],
+        [3],
+    ):
+        with pytest.raises(TypeError, match="`texts`"):
+            overlap(wrong, ["b"])
+        with pytest.raises(TypeError, match="`held_out`"):
+            overlap(["b"], wrong)
+        with pytest.raises(TypeError, match="`texts`"):
+            exclude_overlap(wrong, ["b"])
+    assert overlap(Frame(question=["a lovely film"]), ["a lovely film"]) == [True]
     for least in (0, 2.5, True):
         with pytest.raises(ValueError, match="`min_characters` must be"):
             overlap(["a"], ["b"], min_characters=least)
