@@ -176,6 +176,39 @@ BAD: list[tuple[Callable[[], Any], str]] = [
 ]
 
 
+class Column:
+    """A column of pandas whose index does not begin at 0: `column[2]` is not its third entry."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __iter__(self) -> Any:
+        return iter(self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.values[index - 1]
+
+
+def test_texts_of_a_column_are_taken_by_their_places() -> None:
+    texts, mistakes = [f"text {i}" for i in range(30)], [3, 17]
+    ax = vis.embedding_map(
+        X, Column(list(LABELS)), texts=Column(texts), mistakes=mistakes, ax=Figure().add_subplot()
+    )
+    assert {text.get_text() for text in ax.texts} == {"text 3", "text 17"}
+
+
+@pytest.mark.parametrize("texts", [dict.fromkeys(map(str, range(30))), set(map(str, range(30)))])
+def test_what_has_no_order_is_no_texts(texts: Any) -> None:
+    for call in (lambda: vis.embedding_map(X, texts=texts),
+                 lambda: vis.embedding_map(X, texts),
+                 lambda: vis.similarity_heatmap(X, texts=texts)):  # fmt: skip
+        with pytest.raises(TypeError, match="should be a sequence of labels"):
+            call()
+
+
 @pytest.mark.parametrize(("call", "message"), BAD, ids=[message[:20] for _, message in BAD])
 def test_bad_input(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -103,13 +103,13 @@ def _search(
         raise TypeError(
             f"`data` should be a cptk.datasets.CodePairs. Received: {checks.shown(data)}."
         )
-    if len(data.docstrings) != len(data.codes) or not len(data.docstrings):
-        raise ValueError(
-            "Code search needs one function for each docstring, and at least one. Received "
-            f"{len(data.docstrings)} docstrings and {len(data.codes)} functions."
-        )
     docstrings = checks.texts(data.docstrings, "docstrings", allow_blank=True)
     functions = checks.texts(data.codes, "codes", allow_blank=True)
+    if len(docstrings) != len(functions):
+        raise ValueError(
+            "Code search needs one function for each docstring. Received "
+            f"{len(docstrings)} docstrings and {len(functions)} functions."
+        )
     codes = strip_docstrings(functions, data.language)
     pairs = [(summary(d), c) for d, c in zip(docstrings, codes.codes, strict=True)]
     kept = [(query, code) for query, code in pairs if query.strip() and code.strip()]

@@ -166,14 +166,15 @@ def _checked(data: Any) -> ScoredPairs:
         raise TypeError(
             f"`data` should be a cptk.datasets.ScoredPairs. Received: {checks.shown(data)}."
         )
-    sizes = [len(data.first), len(data.second), len(data.scores), len(data.subsets)]
+    first, second = checks.texts(data.first, "first"), checks.texts(data.second, "second")
+    scores = checks.items(data.scores, "scores", "numbers")
+    subsets = checks.items(data.subsets, "subsets", "names")
+    sizes = [len(first), len(second), len(scores), len(subsets)]
     if len(set(sizes)) > 1:
         raise ValueError(
             "A pair needs two sentences, a score and a subset. Received "
             f"{sizes[0]}, {sizes[1]}, {sizes[2]} and {sizes[3]}."
         )
-    first, second = checks.texts(data.first, "first"), checks.texts(data.second, "second")
-    scores = checks.items(data.scores, "scores", "numbers")
     for score in scores:
         if not isinstance(score, numbers.Real):
             raise TypeError(f"A pair's score should be a number. Received: {checks.shown(score)}.")
@@ -181,7 +182,7 @@ def _checked(data: Any) -> ScoredPairs:
         raise ValueError("A pair's score is not finite; leave unscored pairs out.")
     if len(scores) < 2:
         raise ValueError("A correlation needs two pairs or more. Received one.")
-    return ScoredPairs(first, second, scores, _subsets(len(scores), data.subsets))
+    return ScoredPairs(first, second, scores, _subsets(len(scores), subsets))
 
 
 def _sides(encoder: Any, data: ScoredPairs) -> tuple[NDArray[Any], NDArray[Any]]:
