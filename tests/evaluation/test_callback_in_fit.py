@@ -221,7 +221,7 @@ def watching(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["stop", "plateau"])
-@pytest.mark.parametrize("order", ["before", "after", "in a list of lists", "in a CallbackList"])
+@pytest.mark.parametrize("order", ["before", "after", "in a CallbackList"])
 def test_callback_that_watches_a_task_finds_it_wherever_it_stands(kind: str, order: str) -> None:
     callback = EvaluationCallback(toys.signs(), encoder=toys.function)
     watcher, seen = watching(kind), []
@@ -230,8 +230,6 @@ def test_callback_that_watches_a_task_finds_it_wherever_it_stands(kind: str, ord
     given: Any = [first, watcher, callback]
     if order == "after":
         given = [first, callback, watcher]
-    elif order == "in a list of lists":
-        given = [first, [watcher, [callback]]]
     elif order == "in a CallbackList":
         given = keras.callbacks.CallbackList(given, add_history=True, model=model, epochs=3)
     history = model.fit(
