@@ -13,6 +13,7 @@ A judged query that the run leaves out scores 0 here (trec_eval's option `-c`); 
 without judgements is passed over.
 """
 
+import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -218,7 +219,8 @@ def checked_run(run: Any, queries: Iterable[str]) -> dict[str, dict[str, float]]
         scores = dict(_mapping(rankings.get(query, {}), where))
         if set(map(type, scores)) - {str} or set(map(type, scores.values())) - {float}:
             scores = {_id(d, where): _score(score, where) for d, score in scores.items()}
-        if not np.isfinite(list(scores.values())).all():
+        # The sum first, in a tenth of the time: where it is finite, so are all.
+        if not math.isfinite(sum(scores.values())) and not np.isfinite(list(scores.values())).all():
             raise ValueError(f"The scores of query {query!r} must be finite; some are not.")
         checked[query] = scores
     return checked

@@ -65,19 +65,11 @@ def retrieval(
 
     Thakur et al. 2021, BEIR, section 3.
     """
-    checked = _checked(data)
-    return _means(
-        trec_scores(
-            checked.qrels,
-            dense_run(
-                encoder,
-                checked,
-                depth=depth,
-                ignore_identical_ids=ignore_identical_ids,
-                search=search,
-            ),
-        )
+    data = _loaded(data)
+    run = dense_run(
+        encoder, data, depth=depth, ignore_identical_ids=ignore_identical_ids, search=search
     )
+    return _means(trec_scores(data.qrels, run))
 
 
 def bm25(
@@ -117,9 +109,9 @@ def bm25(
 
     Robertson & Zaragoza 2009, The Probabilistic Relevance Framework; Lù 2024, BM25S.
     """
-    checked = _checked(data)
-    run = bm25_run(checked, depth=depth, ignore_identical_ids=ignore_identical_ids, k1=k1, b=b)
-    return _means(trec_scores(checked.qrels, run))
+    data = _loaded(data)
+    run = bm25_run(data, depth=depth, ignore_identical_ids=ignore_identical_ids, k1=k1, b=b)
+    return _means(trec_scores(data.qrels, run))
 
 
 def dense_run(
@@ -144,7 +136,9 @@ def dense_run(
     if search is top_k:  # it keeps the first of equal ones
         documents.sort(reverse=True)
     asked = checks.texts([data.queries[query] for query in queries], "queries")
-    found = checks.texts([data.corpus[document] for document in documents], "corpus")
+    found = [data.corpus[document] for document in documents]
+    if not all(map(str.isascii, found)):
+        checks.texts(found, "corpus")
     wanted = min(depth + bool(ignore_identical_ids), len(documents))
     scores, indices = search(
         embed(encoder, asked, role="query"),
@@ -235,7 +229,7 @@ def beir_task(
 
     def run(embed: Embed, split: str | None) -> TaskResult:
         loaded, chosen = load_split(RetrievalData, where, split)
-        found = dense_run(embed, _checked(loaded), ignore_identical_ids=ignore_identical_ids)
+        found = dense_run(embed, loaded, ignore_identical_ids=ignore_identical_ids)
         scores = trec_scores(loaded.qrels, found)
         return TaskResult(
             metric=headline,
@@ -301,8 +295,7 @@ def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean(list(values.values()))) for name, values in scores.items()}
 
 
-def _checked(data: RetrievalData | str | os.PathLike[str] | Any) -> RetrievalData:
-    """The data as trec_eval takes it, with the judged queries alone, in the order of `queries`."""
+def _loaded(data: RetrievalData | str | os.PathLike[str] | Any) -> RetrievalData:
     if isinstance(data, str | os.PathLike):
         data = datasets.load(os.path.expanduser(data))
     if not isinstance(data, RetrievalData):
@@ -310,6 +303,11 @@ def _checked(data: RetrievalData | str | os.PathLike[str] | Any) -> RetrievalDat
             "Retrieval needs a cptk.datasets.RetrievalData or a BEIR folder. "
             f"Received: {type(data).__name__}."
         )
+    return data
+
+
+def _checked(data: RetrievalData) -> RetrievalData:
+    """The data as trec_eval takes it, with the judged queries alone, in the order of `queries`."""
     for name, texts in (("queries", data.queries), ("corpus", data.corpus)):
         if not isinstance(texts, Mapping):
             raise TypeError(
