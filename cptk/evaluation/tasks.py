@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -48,12 +47,13 @@ class TaskResult:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.metric, str) or not isinstance(self.score, numbers.Real):
+        if not isinstance(self.metric, str) or not hasattr(self.score, "__float__"):
             raise TypeError(
                 "A TaskResult needs the name of its metric and a number, as in "
                 'TaskResult("accuracy", 0.75). Received: '
                 f"{checks.shown(self.metric)} and {checks.shown(self.score)}."
             )
+        object.__setattr__(self, "score", float(self.score))  # NumPy's or a tensor's, it may be
         if not self.scores:
             object.__setattr__(self, "scores", {self.metric: self.score})
         if not self.size and self.items:

@@ -204,6 +204,7 @@ def test_result_needs_a_metric_and_a_score_alone() -> None:
     assert result.scores == {"accuracy": 0.5}
     assert (result.size, result.items, result.split) == (0, {}, "")
     assert TaskResult("accuracy", 0.5, items={"x": [0, 1]}).size == 2
+    assert type(TaskResult("accuracy", keras.ops.convert_to_tensor(0.5)).score) is float
     report = evaluate(toys.function, Task("plain", lambda embed, split: result))
     assert report.intervals == {}
     assert "50.0" in str(report)
