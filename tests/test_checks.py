@@ -105,3 +105,15 @@ def test_paths(monkeypatch):
     for value in (None, 3, b"x"):
         with pytest.raises(TypeError, match="`folder` should be a path"):
             checks.path(value, "folder")
+
+
+def test_blank_texts_are_taken_where_they_are_left_out_later():
+    assert checks.texts(["a", "", " \n"], allow_blank=True) == ["a", "", " \n"]
+    with pytest.raises(TypeError, match="strings only"):
+        checks.texts(["a", None], allow_blank=True)
+
+
+def test_items_of_any_kind_in_their_order():
+    assert checks.items(Frame(label=[2, 1]), "labels", "labels") == [2, 1]
+    with pytest.raises(TypeError, match="`labels` should be a sequence of labels"):
+        checks.items({2, 1}, "labels", "labels")

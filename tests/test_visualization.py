@@ -152,7 +152,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: vis.learning_curve([[1]], [0.5]), "must be a flat list"),
     (lambda: vis.reliability([1.5], [1]), "from 0 to 1. Received 1.5.*softmax"),
     (lambda: vis.reliability([0.5], [2]), "of booleans"),
-    (lambda: vis.reliability([0.5], [1], bins=0), "`bins` must be a positive integer"),
+    (lambda: vis.reliability([0.5], [1], bins=0), "`bins` should be an integer of 1 or more"),
     (lambda: vis.roc([1, 1], [0.1, 0.2]), "0 and 1, both of them"),
     (lambda: vis.confusion_matrix([0, 1], [0]), "one length"),
     (lambda: vis.confusion_matrix([0, 1], [0, 1], names=["a"]), "must name the 2 classes"),
@@ -162,7 +162,10 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: vis.uniformity([1.0]), r"shape \(n, d\)"),
     (lambda: vis.alignment_uniformity({}), "mapping of names"),
     (lambda: vis.similarity_heatmap(X, Y[:, :2]), "vectors of one size"),
-    (lambda: vis.similarity_heatmap(X, texts=["a"]), "`texts` must have 30 labels"),
+    (
+        lambda: vis.similarity_heatmap(X, texts=["a"]),
+        "`texts` must have one label for each of the 30",
+    ),
     (lambda: vis.similarity_histogram([], [1.0]), "`positives` must be numbers"),
     (lambda: vis.embedding_map(X, method="tsne"), r"one of \('pca', 'umap'\).*'tsne'"),
     (lambda: vis.embedding_map(X[:2]), "three vectors or more"),
@@ -171,6 +174,39 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: vis.embedding_map(X, mistakes=[30]), "indices from 0 to 29"),
     (lambda: vis.embedding_map(X, mistakes=[True]), "30 booleans"),
 ]
+
+
+class Column:
+    """A column of pandas whose index does not begin at 0: `column[2]` is not its third entry."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __iter__(self) -> Any:
+        return iter(self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.values[index - 1]
+
+
+def test_texts_of_a_column_are_taken_by_their_places() -> None:
+    texts, mistakes = [f"text {i}" for i in range(30)], [3, 17]
+    ax = vis.embedding_map(
+        X, Column(list(LABELS)), texts=Column(texts), mistakes=mistakes, ax=Figure().add_subplot()
+    )
+    assert {text.get_text() for text in ax.texts} == {"text 3", "text 17"}
+
+
+@pytest.mark.parametrize("texts", [dict.fromkeys(map(str, range(30))), set(map(str, range(30)))])
+def test_what_has_no_order_is_no_texts(texts: Any) -> None:
+    for call in (lambda: vis.embedding_map(X, texts=texts),
+                 lambda: vis.embedding_map(X, texts),
+                 lambda: vis.similarity_heatmap(X, texts=texts)):  # fmt: skip
+        with pytest.raises(TypeError, match="should be a sequence of labels"):
+            call()
 
 
 @pytest.mark.parametrize(("call", "message"), BAD, ids=[message[:20] for _, message in BAD])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cptk import checks
 from cptk.evaluation.metrics import pearson, spearman
 
 LEVEL = 0.95
@@ -38,6 +39,7 @@ def item_score(items: Items, metric: str) -> float:
         The score.
 
     Raises:
+        TypeError: `items` is no mapping, or a column no sequence.
         ValueError: Neither one column nor two, columns of unequal length or of none, a value that
             is not finite, or two columns and another metric.
 
@@ -132,7 +134,15 @@ def paired_bootstrap(
 
 
 def _columns(items: Items) -> NDArray[np.float64]:
-    columns = [np.asarray(column) for column in items.values()]
+    if not isinstance(items, Mapping):
+        raise TypeError(
+            "`items` should map the names of one or two columns to their numbers. Received: "
+            f"{checks.shown(items)}."
+        )
+    columns = [
+        np.asarray(c if isinstance(c, np.ndarray) else checks.items(c, f"items[{n!r}]", "numbers"))
+        for n, c in items.items()
+    ]
     if len(columns) not in (1, 2) or any(c.ndim != 1 or not c.size for c in columns):
         raise ValueError(
             "`items` must be one or two columns of numbers, not empty. Received: "
@@ -165,9 +175,8 @@ def _resampled(
     samples: list[NDArray[np.float64]], metric: str, n_bootstrap: Any, seed: int
 ) -> list[NDArray[np.float64]]:
     """Scores of the resamples, the same resamples for each."""
-    if isinstance(n_bootstrap, bool) or not isinstance(n_bootstrap, int) or n_bootstrap < 1:
-        raise ValueError(f"`n_bootstrap` must be a positive integer. Received: {n_bootstrap!r}.")
-    rng = np.random.default_rng(seed)
+    n_bootstrap = checks.integer("n_bootstrap", n_bootstrap, 1)
+    rng = np.random.default_rng(checks.integer("seed", seed, 0))
     size = samples[0].shape[1]
     rows = max(1, _BLOCK // size)
     scores: list[list[float]] = [[] for _ in samples]

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import inspect
 import os
+import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cptk import checks
-from cptk.evaluation.encoders import Vectors, _takes_role, embed
+from cptk.evaluation.encoders import (
+    Vectors,
+    check_encoder,
+    embed_checked,
+    is_trained,
+    quiet,
+    takes_role,
+    warn_of_zeros,
+)
 from cptk.evaluation.fingerprint import fingerprint
 from cptk.files import replacing
 
@@ -32,8 +40,10 @@ class CachedEncoder:
 
     Vectors are kept in memory, and with `cache_dir` on disk too, in a folder named by a hash of
     all that the vectors depend on: other weights, another role or another sequence length have
-    another folder, so that nothing stale is ever read. Files are written beside their place and
-    renamed; one that is damaged is computed anew. No pickle is read or written.
+    another folder. The encoder is looked at again at each call, and what is in memory is forgotten
+    where it has changed, so that nothing stale is ever read or written. Files are written beside
+    their place and renamed; one that is damaged is computed anew. Where the disk cannot be written,
+    a warning says so and vectors stay in memory. No pickle is read or written.
 
     `evaluate` makes one for each call. Make it yourself to share it between calls.
 
@@ -41,12 +51,15 @@ class CachedEncoder:
         encoder: Anything that embeds text (`cptk.evaluation.embed`).
         cache_dir: Folder of the cache; `None` keeps vectors in memory alone.
         name: For an encoder whose weights cannot be read (a function, a vectoriser): what stands
-            for it in the cache. Change it whenever the encoder changes.
+            for it in the cache. Make another CachedEncoder, with another name, whenever the encoder
+            changes: nobody else can see it.
         on_progress: Called as `(done, total, seconds)` after each block of a call's new texts, in
             place of the encoder's own progress bar.
 
     Raises:
-        ValueError: `cache_dir` is given, the encoder's weights cannot be read and it has no name.
+        TypeError: Not an encoder, or `cache_dir` is no path.
+        ValueError: `cache_dir` is given, the encoder's weights cannot be read and it has no name;
+            or a file stands at `cache_dir`.
 
     Example:
 
@@ -67,61 +80,127 @@ class CachedEncoder:
     ) -> None:
         if isinstance(encoder, CachedEncoder):
             raise TypeError("`encoder` is a CachedEncoder already; give the encoder in it.")
+        check_encoder(encoder)
+        if name is not None and (not isinstance(name, str) or not name):
+            raise TypeError(f"`name` should be a string. Received: {checks.shown(name)}.")
         self.encoder = encoder
         self.name = name
         self.on_progress = on_progress
         self.embedded = 0
-        self._folder: Path | None = None
+        self.zeros: set[tuple[str | None, str]] = set()
+        self._disk: _Disk | None = None
         if cache_dir is not None:
-            key = self.fingerprint
-            if key is None and name is None:
-                raise ValueError(
-                    f"The weights of this {type(encoder).__name__} cannot be read, so its vectors "
-                    "cannot be told from another's on disk. Give it a `name` (and a new one "
-                    "whenever it changes), or leave `cache_dir` out."
-                )
-            key = key or hashlib.sha256(f"name: {name}".encode()).hexdigest()
-            self._folder = Path(cache_dir) / key[:32]
+            known = is_trained(encoder) or inspect.getattr_static(encoder, "fingerprint", None)
+            if known is None and name is None:
+                self._refuse_nameless()
+            self._disk = _Disk(checks.path(cache_dir, "cache_dir"))
         self._memory: dict[str | None, _Role] = {}
+        self._seen = False  # whether `_fingerprint` is that of the vectors in memory
+        self._fingerprint: str | None = None
+        self._is_steady = False
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str | None:
-        """Hash of the encoder as it is when first asked; `None` if its weights cannot be read."""
-        return fingerprint(self.encoder)
+        """Hash of the encoder as it is now; `None` if its weights cannot be read."""
+        if not (self._is_steady and self._seen):
+            self._look()
+        return self._fingerprint
+
+    @contextlib.contextmanager
+    def steady(self) -> Iterator[Self]:
+        """A block in which the encoder stays as it is, so that it is looked at once.
+
+        To look at an encoder is to hash its weights (about a second for 500 MB): for many short
+        calls in a row, with no training between them, this saves it.
+
+        Example:
+
+        ```python
+        with encoder.steady():
+            vectors = [encoder(batch) for batch in batches]
+        ```
+        """
+        if self._is_steady:
+            yield self
+            return
+        if self._memory or self._disk is not None:
+            self._look()
+        self._is_steady = True
+        try:
+            yield self
+        finally:
+            self._is_steady = False
+            if not self._seen:  # of whom the vectors are, nobody has asked
+                self._memory.clear()
 
     def __call__(self, texts: Sequence[str], role: str | None = None) -> Vectors:
         """(n, d) float32 vectors of n texts."""
         checked = checks.texts(texts)
+        if not self._is_steady:
+            self._look()
         role = self._role(role)
         if role not in self._memory:
-            folder = None if self._folder is None else self._folder / (role or "default")
-            self._memory[role] = _Role(folder)
+            self._memory[role] = _Role(self._disk, self._key(), role)
         memory = self._memory[role]
         keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in checked]
         new = {key: text for key, text in zip(keys, checked, strict=True) if key not in memory.rows}
         if new:
             self._embed(new, role, memory)
-        return memory.vectors([memory.rows[key] for key in keys])
+        vectors = memory.vectors([memory.rows[key] for key in keys])
+        zero = ~vectors.any(axis=1)
+        self.zeros |= {(role, checked[row]) for row in np.flatnonzero(zero)}
+        return vectors
 
     encode_text = __call__
+
+    def _look(self) -> None:
+        """Forget the vectors of an encoder that has changed since."""
+        now = fingerprint(self.encoder)
+        if self._seen and now != self._fingerprint:
+            self._memory.clear()
+        self._fingerprint, self._seen = now, True
+
+    def _key(self) -> str:
+        """What names the encoder on disk."""
+        if self._disk is None:
+            return ""
+        key = self.fingerprint
+        if key is None and self.name is None:
+            self._refuse_nameless()
+        return (key or hashlib.sha256(f"name: {self.name}".encode()).hexdigest())[:32]
+
+    def _refuse_nameless(self) -> NoReturn:
+        raise ValueError(
+            f"The weights of this {type(self.encoder).__name__} cannot be read, so its vectors "
+            "cannot be told from another's on disk. Give it a `name` (and a new one whenever it "
+            "changes), or leave `cache_dir` out."
+        )
 
     def _embed(self, new: dict[bytes, str], role: str | None, memory: _Role) -> None:
         start = time.perf_counter()
         # Longest first: little padding in a block, and what is too long fails at once.
         order = sorted(new, key=lambda key: -len(new[key]))
-        size = BLOCK if self._folder is not None or self.on_progress else len(order)
+        size = BLOCK if self._disk is not None or self.on_progress else len(order)
         encoder = quiet(self.encoder) if self.on_progress else self.encoder
+        zeros: dict[str, Vectors] = {}
         for begin in range(0, len(order), size):
             keys = order[begin : begin + size]
-            memory.add(keys, embed(encoder, [new[key] for key in keys], role))
+            vectors, is_sparse = embed_checked(encoder, [new[key] for key in keys], role)
+            memory.add(keys, vectors)
             self.embedded += len(keys)
+            if not is_sparse:
+                zero = np.flatnonzero(~vectors.any(axis=1))
+                zeros |= {new[keys[row]]: vectors[row] for row in zero}
             if self.on_progress:
                 self.on_progress(begin + len(keys), len(order), time.perf_counter() - start)
+        if zeros:
+            name = type(self.encoder).__name__
+            warn_of_zeros(np.stack(list(zeros.values())), list(zeros), name)
 
     def _role(self, role: str | None) -> str | None:
         """The role that an encoder makes of the one asked for, so that equal ones are shared."""
         function = getattr(self.encoder, "encode_text", None)
-        if function is None or not _takes_role(function):
+        if function is None or not takes_role(function):
             return None
         roles = getattr(getattr(self.encoder, "preprocessor", None), "roles", None)
         if roles is not None and len(roles) == 1:
@@ -129,43 +208,64 @@ class CachedEncoder:
         return "document" if role is None and roles is not None and "document" in roles else role
 
 
-class Quiet:
-    """An embedder without its progress bar."""
+class _Disk:
+    """The folder of the cache, and whether it can be written."""
 
-    def __init__(self, embedder: Any, encode_text: Callable[..., Any]) -> None:
-        self.preprocessor = getattr(embedder, "preprocessor", None)
-        self.encode_text = encode_text
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.can_write = True
+        for place in (folder, *folder.parents):
+            if os.path.exists(place):
+                if not os.path.isdir(place):
+                    raise ValueError(
+                        f"`cache_dir` should be a folder. Received: {str(folder)!r}, and "
+                        f"{str(place)!r} is a file. Choose another place."
+                    )
+                break
+        with self.writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
 
-
-def quiet(encoder: Any) -> Any:
-    """The encoder without its progress bar, if it has one to turn off."""
-    function = getattr(encoder, "encode_text", None)
-    if function is None or "verbose" not in inspect.signature(function).parameters:
-        return encoder
-    return Quiet(encoder, functools.partial(function, verbose=0))
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """What fails for want of the disk ends the writing, not the evaluation."""
+        try:
+            yield
+        except OSError as error:
+            self.can_write = False
+            warnings.warn(
+                f"The cache of vectors {str(self.folder)!r} cannot be written "
+                f"({type(error).__name__}: {error}). What is embedded now stays in memory alone: "
+                "make room, or choose another `cache_dir`.",
+                stacklevel=2,
+            )
 
 
 class _Role:
     """Vectors of one role: in memory, and as files `<hash of the texts>.npz` in a folder."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, disk: _Disk | None, encoder: str, role: str | None) -> None:
         self.rows: dict[bytes, int] = {}
         self._blocks: list[Vectors] = []
-        for path in sorted(folder.glob("*.npz")) if folder is not None and folder.is_dir() else ():
+        self._disk = disk
+        self._folder = Path()
+        if disk is None:
+            return
+        # Any string may be a role: `..`, `a/b`, one of 300 characters.
+        name = "default" if role is None else hashlib.sha256(role.encode()).hexdigest()[:16]
+        self._folder = disk.folder / encoder / name
+        for path in sorted(self._folder.glob("*.npz")) if self._folder.is_dir() else ():
             content = _read(path)
-            if content is None:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-            else:
+            if content is not None:
                 self._remember([bytes(key) for key in content[0]], content[1], path)
 
     def add(self, keys: list[bytes], vectors: Vectors) -> None:
-        self._remember(keys, vectors, self.folder)
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            name = hashlib.sha256(b"".join(sorted(keys))).hexdigest()[:32]
-            _write(self.folder / f"{name}.npz", np.frombuffer(b"".join(keys), np.uint8), vectors)
+        self._remember(keys, vectors, self._folder)
+        if self._disk is not None and self._disk.can_write:
+            with self._disk.writing():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                name = hashlib.sha256(b"".join(sorted(keys))).hexdigest()[:32]
+                _write(self._folder / f"{name}.npz", b"".join(keys), vectors)
 
     def vectors(self, rows: list[int]) -> Vectors:
         if len(self._blocks) > 1:
@@ -186,18 +286,31 @@ class _Role:
 
 
 def _read(path: Path) -> tuple[NDArray[np.uint8], Vectors] | None:
-    """Keys and vectors of a file; `None` if it is damaged."""
+    """Keys and vectors of a file; `None` if it cannot be read. One that is damaged is removed."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            keys, vectors = content["keys"], content["vectors"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            keys, vectors, seal = content["keys"], content["vectors"], content["seal"]
+        if seal.tobytes() == _seal(path, keys.tobytes(), vectors) and np.isfinite(vectors).all():
+            return keys.reshape(-1, 32), vectors
+    except (OSError, MemoryError):
         return None
-    whole = vectors.ndim == 2 and vectors.dtype == np.float32 and np.isfinite(vectors).all()
-    if not whole or keys.dtype != np.uint8 or keys.shape != (len(vectors) * 32,):
-        return None
-    return keys.reshape(-1, 32), vectors
+    except Exception:  # zlib, zipfile and NumPy have a dozen kinds for bytes that are not theirs
+        pass
+    with contextlib.suppress(OSError):
+        path.unlink()
+    return None
 
 
-def _write(path: Path, keys: NDArray[np.uint8], vectors: Vectors) -> None:
+def _write(path: Path, keys: bytes, vectors: Vectors) -> None:
+    stored, seal = (np.frombuffer(part, np.uint8) for part in (keys, _seal(path, keys, vectors)))
     with replacing(path) as file:
-        np.savez(file, keys=keys, vectors=vectors)
+        np.savez(file, keys=stored, vectors=vectors, seal=seal)
+
+
+def _seal(path: Path, keys: bytes, vectors: Vectors) -> bytes:
+    """What a file is of (encoder, role, texts) and of which shape; zip itself checks the numbers.
+
+    A file of another encoder's that was put here, or of another width, is so told from ours.
+    """
+    about = f"{path.parent.parent.name} {path.parent.name} {vectors.shape} {vectors.dtype}"
+    return hashlib.sha256(about.encode() + keys).digest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import inspect
 import io
 import json
 import logging
@@ -18,9 +19,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from cptk.evaluation.cache import CachedEncoder, Quiet, quiet
+from cptk import checks
+from cptk.evaluation.cache import CachedEncoder
+from cptk.evaluation.encoders import Quiet, quiet
 from cptk.evaluation.report import write_text
+from cptk.evaluation.runner import check_result
 from cptk.evaluation.tasks import Task, find_tasks
+from cptk.files import read_json
 
 FIELDS = ("step", "epoch", "task", "metric", "score", "data", "split", "size", "seconds", "error")
 _NUMBERS = {"step": int, "epoch": int, "score": float, "size": int, "seconds": float}
@@ -31,15 +36,17 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Runs tasks inside `fit`, every so many epochs or steps, and keeps their scores.
 
     Training is not changed by it: no weight, seed or state of the optimizer is touched. A task that
-    fails stops nothing: its row has the error in place of a score, and the log says so once. With
-    several workers the first one alone evaluates.
+    fails the first time it is run ends the training there and then, by its own error: it has never
+    worked. One that fails later stops nothing: its row has the error in place of a score, and the
+    log says so once. With several workers the first one alone evaluates.
 
     The history has a row for each evaluation of a task. It survives an interruption: rows of later
     steps than the one that `fit` goes on from are dropped, and written again as training passes
     them. The step is the optimizer's; a model compiled anew begins at 0, so give it another file.
 
     The scores of an epoch are in its logs under the tasks' names, for callbacks that come later in
-    the list: `EarlyStopping(monitor="sst2_knn", mode="max")`.
+    the list, and for every one that monitors a task, wherever it stands in the list:
+    `EarlyStopping(monitor="sst2_knn", mode="max")`.
 
     Args:
         tasks: As for `evaluate`.
@@ -52,8 +59,9 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
         at_start: Whether to evaluate before the first step too.
 
     Raises:
-        ValueError: A count that is not a positive integer, both counts, a file of another kind; at
-            the start of `fit`, a file that is not such a history.
+        TypeError: A count that is no integer, or an `encoder` that embeds no text.
+        ValueError: A count below 1, both counts, a file of another kind; at the start of `fit`, a
+            file that is not such a history.
 
     Example:
 
@@ -84,13 +92,13 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if every_n_epochs is not None and every_n_steps is not None:
             raise ValueError("Give `every_n_epochs` or `every_n_steps`, not both.")
         for name, count in (("every_n_epochs", every_n_epochs), ("every_n_steps", every_n_steps)):
-            if count is not None and (
-                isinstance(count, bool) or not isinstance(count, int) or count < 1
-            ):
-                raise ValueError(f"`{name}` must be a positive integer. Received: {count!r}.")
+            if count is not None:
+                checks.integer(name, count, 1)
+        if encoder is not None:
+            CachedEncoder(encoder)  # its checks
         self.every_n_steps = every_n_steps
         self.every_n_epochs = every_n_epochs or (None if every_n_steps else 1)
-        self.file = None if file is None else Path(file)
+        self.file = None if file is None else checks.path(file, "file")
         if self.file is not None and self.file.suffix not in (".csv", ".json"):
             raise ValueError(f"`file` must end in .csv or .json. Received: {str(file)!r}.")
         self.encoder = encoder
@@ -108,10 +116,17 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     # === What Keras calls ===
 
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        _let_pass({task.name for task in self.tasks}, self)
+
     def on_train_begin(self, logs: Any = None) -> None:
         self._begun = False
         if self.file is not None and _is_first_worker(self.model):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"`file` cannot be written at {self.file}: {error}") from None
             if self.file.exists():
                 self.history = _read(self.file)
 
@@ -153,32 +168,43 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
             encoder = getattr(self.model, "embedder", self.model)
         state = random.getstate(), np.random.get_state()
         try:
-            cached = CachedEncoder(_inside_fit(encoder, self.model))
-            for task in self.tasks:
-                row = self._run(task, cached)
-                keep = [
-                    r for r in self.history if (r["step"], r["task"]) != (self._step, task.name)
-                ]
-                self.history = [*keep, row]
-            self._write()
+            # Within this evaluation nothing trains: to look for it would be to hash all weights.
+            with CachedEncoder(_inside_fit(encoder, self.model)).steady() as cached:
+                for task in self.tasks:
+                    self._run(task, cached)
         finally:
+            self._write()
             random.setstate(state[0])
             np.random.set_state(state[1])
 
-    def _run(self, task: Task, encoder: CachedEncoder) -> dict[str, Any]:
+    def _run(self, task: Task, encoder: CachedEncoder) -> None:
         row: dict[str, Any] = dict.fromkeys(FIELDS)
         row |= {"step": self._step, "epoch": self._epoch, "task": task.name}
-        start = time.perf_counter()
+        others = [r for r in self.history if (r["step"], r["task"]) != (self._step, task.name)]
+        has_worked = any(r["task"] == task.name and not r["error"] for r in others)
+        start, failure = time.perf_counter(), None
         try:
             result = task.run(encoder, self.split)
+            check_result(task, result)
             row |= {"metric": result.metric, "data": result.dataset, "split": result.split}
             row |= {"score": float(result.score), "size": int(result.size)}
             self._latest[task.name] = row["score"]
-        except Exception as error:  # whatever a task does, training goes on
+        except Exception as error:
+            failure = error
             row["error"] = f"{type(error).__name__}: {error}"
-            self._tell(task.name, f"Task {task.name!r} failed at step {self._step}: {row['error']}")
         row["seconds"] = round(time.perf_counter() - start, 3)
-        return row
+        self.history = [*others, row]
+        if failure is None:
+            return
+        failed = f"Task {task.name!r} failed at step {self._step}"
+        if has_worked:
+            self._tell(task.name, f"{failed}: {row['error']}")
+            return
+        failure.add_note(
+            f"{failed}, the first time it was run: training ends here rather than go on without "
+            "the figure. Mend the task, or leave it out."
+        )
+        raise failure
 
     def _write(self) -> None:
         if self.file is None or not _is_first_worker(self.model):
@@ -192,6 +218,24 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if what not in self._told:
             self._told.add(what)
             _LOG.warning("%s. Training goes on; this is said once.", message)
+
+
+def _let_pass(figures: set[str], callback: EvaluationCallback) -> None:
+    """Put callbacks that monitor one of the figures right behind the callback that makes them.
+
+    Keras calls callbacks in the order of a list that it does not hand them: it is looked for in the
+    calls that led here, as a `CallbackList` gives its callbacks their model when it is made.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.callbacks.CallbackList) and callback in owner.callbacks:
+            place = owner.callbacks.index(callback)
+            early = [c for c in owner.callbacks[:place] if getattr(c, "monitor", None) in figures]
+            others = [c for c in owner.callbacks[:place] if c not in early]
+            owner.callbacks[: place + 1] = [*others, callback, *early]
+            return
+        frame = frame.f_back
 
 
 def _inside_fit(encoder: Any, model: Any) -> Any:
@@ -252,28 +296,31 @@ def _format(history: list[dict[str, Any]], suffix: str) -> str:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            rows = json.loads(text)["history"]
+            rows = read_json(path)["history"]
         else:
-            reader = csv.DictReader(io.StringIO(text), strict=True)
+            reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")), strict=True)
             if tuple(reader.fieldnames or ()) != FIELDS:
-                raise ValueError(f"its columns are {reader.fieldnames}")
+                raise ValueError(f"its columns are {checks.shown(reader.fieldnames)}")
             rows = list(reader)
-        read = []
-        for row in rows:
-            if set(row) != set(FIELDS):
-                raise ValueError(f"its columns are {sorted(map(str, row))}")
-            values = {k: None if row[k] in ("", None) else row[k] for k in FIELDS}
-            for name, number in _NUMBERS.items():
-                if values[name] is not None:
-                    values[name] = number(values[name])
-            if values["step"] is None or values["task"] is None:
-                raise ValueError("a row without step or task")
-            read.append(values)
-        return read
-    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        return [_row(row) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise ValueError(
             f"{path} is not a history of EvaluationCallback with the columns {list(FIELDS)} "
             f"({error}). Give another `file`, or move this one away."
         ) from error
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    if set(row) != set(FIELDS):
+        raise ValueError(f"its columns are {checks.shown(sorted(map(str, row)))}")
+    values = {k: None if row[k] in ("", None) else row[k] for k in FIELDS}
+    for name, number in _NUMBERS.items():
+        value = values[name]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not is_number and (not isinstance(value, str) or "_" in value):
+            raise ValueError(f"{checks.shown(value)} is no {name}")
+        values[name] = None if value is None else number(value)
+    if values["step"] is None or not isinstance(values["task"], str):
+        raise ValueError("a row without step or task")
+    return values

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cptk import datasets
+from cptk import checks, datasets
 from cptk.datasets.records import CodePairs
 from cptk.evaluation._splits import load_split
 from cptk.evaluation.docstrings import LANGUAGES, strip_docstrings
@@ -53,6 +53,7 @@ def code_search(encoder: Any, data: CodePairs) -> dict[str, float]:
         Figures by name, between 0 and 1.
 
     Raises:
+        TypeError: If a docstring or a function is no string.
         ValueError: If the lists differ in length, the language is unknown or no pair is left.
         ImportError: If tree-sitter or the language's grammar is not installed.
 
@@ -98,13 +99,19 @@ def _search(
     encoder: Any, data: CodePairs
 ) -> tuple[dict[str, float], NDArray[np.float64], dict[str, Any]]:
     """The figures, the reciprocal ranks that `mrr` is the mean of, and what was done."""
-    if len(data.docstrings) != len(data.codes) or not data.docstrings:
-        raise ValueError(
-            "Code search needs one function for each docstring, and at least one. Received "
-            f"{len(data.docstrings)} docstrings and {len(data.codes)} functions."
+    if not isinstance(data, CodePairs):
+        raise TypeError(
+            f"`data` should be a cptk.datasets.CodePairs. Received: {checks.shown(data)}."
         )
-    codes = strip_docstrings(data.codes, data.language)
-    pairs = [(summary(d), c) for d, c in zip(data.docstrings, codes.codes, strict=True)]
+    docstrings = checks.texts(data.docstrings, "docstrings", allow_blank=True)
+    functions = checks.texts(data.codes, "codes", allow_blank=True)
+    if len(docstrings) != len(functions):
+        raise ValueError(
+            "Code search needs one function for each docstring. Received "
+            f"{len(docstrings)} docstrings and {len(functions)} functions."
+        )
+    codes = strip_docstrings(functions, data.language)
+    pairs = [(summary(d), c) for d, c in zip(docstrings, codes.codes, strict=True)]
     kept = [(query, code) for query, code in pairs if query.strip() and code.strip()]
     if not kept:
         raise ValueError("No pair has both a docstring and code beside it: nothing to search.")

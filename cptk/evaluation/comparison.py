@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 
+from cptk import checks
 from cptk.evaluation.bootstrap import Difference, paired_bootstrap
 from cptk.evaluation.report import Report, percent
 from cptk.evaluation.tables import as_html, as_markdown, as_text
@@ -88,6 +89,8 @@ def compare(first: Report, second: Report, *, n_bootstrap: int = 1000, seed: int
     for report in (first, second):
         if not isinstance(report, Report):
             raise TypeError(f"`compare` takes two Reports. Received: {type(report).__name__}.")
+    n_bootstrap = checks.integer("n_bootstrap", n_bootstrap, 1)
+    seed = checks.integer("seed", seed, 0)
     differences, left_out = {}, {}
     for task in dict.fromkeys([*first.results, *second.results]):
         why = _incomparable(first, second, task)
@@ -121,5 +124,7 @@ def _incomparable(first: Report, second: Report, task: str) -> str | None:
         if ours != theirs:
             what = "content of the data (sha256)" if field == "sha256" else field
             return f"the {what} differs: {str(ours)[:12]!r} and {str(theirs)[:12]!r}"
+    if not (a.items and b.items):
+        return "there are no items of it, which are what is compared"
     sizes = [[len(column) for column in result.items.values()] for result in (a, b)]
     return None if sizes[0] == sizes[1] else "they have unequal numbers of items"

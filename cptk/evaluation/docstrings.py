@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+from cptk import checks
+
 LANGUAGES = ("python", "java", "go", "php", "ruby", "javascript")
 
 # A function alone is no file: what to put around it so that its grammar takes it.
@@ -66,6 +68,7 @@ def strip_docstring(code: str, language: str) -> str:
         The code without it, stripped of blank lines at both ends.
 
     Raises:
+        TypeError: If the code is no string.
         ValueError: If the language is none of the six.
         ImportError: If tree-sitter or the language's grammar is not installed.
 
@@ -89,6 +92,7 @@ def strip_docstrings(codes: Sequence[str], language: str) -> Stripped:
         The functions and the two counts.
 
     Raises:
+        TypeError: If the code is no string.
         ValueError: If the language is none of the six.
         ImportError: If tree-sitter or the language's grammar is not installed.
 
@@ -98,7 +102,7 @@ def strip_docstrings(codes: Sequence[str], language: str) -> Stripped:
     strip_docstrings(["// F is one.\nfunc F() int { return 1 }"], "go").stripped  # 1
     ```
     """
-    results = [_strip(code, language) for code in codes]
+    results = [_strip(code, language) for code in checks.items(codes, "codes", "functions")]
     return Stripped(
         [text for text, _, _ in results],
         sum(found for _, found, _ in results),
@@ -107,6 +111,8 @@ def strip_docstrings(codes: Sequence[str], language: str) -> Stripped:
 
 
 def _strip(code: str, language: str) -> tuple[str, bool, bool]:
+    if not isinstance(code, str):
+        raise TypeError(f"`code` should be a function's source. Received: {checks.shown(code)}.")
     source, root, offset = _parse(code, language)
     broken = bool(root.has_error)
     if language == "python":
@@ -206,12 +212,16 @@ def _whole_lines(source: bytes, start: int, stop: int, first: int, last: int) ->
     return (head, tail) if tail >= last or source[tail] in b"\n" else (start, tail)
 
 
-@cache
 def _parser(language: str) -> Any:
     if language not in LANGUAGES:
         raise ValueError(
-            f"`language` must be one of {', '.join(LANGUAGES)}. Received: {language!r}."
+            f"`language` must be one of {', '.join(LANGUAGES)}. Received: {checks.shown(language)}."
         )
+    return _grammar(language)
+
+
+@cache
+def _grammar(language: str) -> Any:
     try:
         from tree_sitter import Language, Parser
 

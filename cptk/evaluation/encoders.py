@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -45,7 +47,10 @@ def embed(encoder: Any, texts: Sequence[str], role: str | None = None) -> Vector
         TypeError: If `encoder` is none of the above, `texts` is not a sequence of strings, or the
             result is not an array of real numbers.
         ValueError: If `texts` is empty or holds a blank one, or the result has the wrong shape,
-            NaN, infinity, or (unless it was sparse) a row of zeros.
+            NaN, infinity, or a row of zeros from a trained embedder (a Keras or torch model).
+
+    A vector of zeros from anything else (a bag of words that knows none of the words) is taken with
+    a warning, without one where the result is sparse: its cosine counts as 0 with all.
 
     Example:
 
@@ -59,8 +64,16 @@ def embed(encoder: Any, texts: Sequence[str], role: str | None = None) -> Vector
     if getattr(encoder, "is_embed", False):  # what `evaluate` gives to tasks: it checks by itself
         return encoder(texts, role)  # type: ignore[no-any-return]
     checked = checks.texts(texts)
-    name, call = _caller(encoder, role)
-    output = call(checked)
+    vectors, is_sparse = embed_checked(encoder, checked, role)
+    if not is_sparse:
+        warn_of_zeros(vectors, checked, type(encoder).__name__)
+    return vectors
+
+
+def embed_checked(encoder: Any, texts: list[str], role: str | None) -> tuple[Vectors, bool]:
+    """`embed` of texts that are checked, without a word on zeros; and whether they were sparse."""
+    name, call = check_encoder(encoder, role)
+    output = call(texts)
     sparse = hasattr(output, "toarray")
     if sparse:
         size = 4 * output.shape[0] * output.shape[1]
@@ -71,7 +84,19 @@ def embed(encoder: Any, texts: Sequence[str], role: str | None = None) -> Vector
                 "TfidfVectorizer(max_features=...) or a TruncatedSVD after it."
             )
         output = output.toarray()
-    return check_vectors(output, len(checked), name, allow_zeros=sparse, texts=checked)
+    allow_zeros = not is_trained(encoder)
+    return check_vectors(output, len(texts), name, allow_zeros=allow_zeros, texts=texts), sparse
+
+
+def warn_of_zeros(vectors: Vectors, texts: Sequence[str], name: str) -> None:
+    """A warning that names the first text with a vector of zeros, if there is one."""
+    zero = ~vectors.any(axis=1)
+    if zero.any():
+        warnings.warn(
+            f"{name} gave zero vectors, whose cosine counts as 0 with all, for "
+            f"{_which(zero, texts)}. A bag of words does so where it knows no word of a text.",
+            stacklevel=3,
+        )
 
 
 def check_vectors(
@@ -120,17 +145,46 @@ def unit_rows(vectors: Any) -> Vectors:
     return np.asarray(vectors / np.where(lengths == 0, 1.0, lengths), dtype=np.float32)
 
 
-def _caller(encoder: Any, role: str | None) -> tuple[str, Callable[[list[str]], Any]]:
+def is_keras(encoder: Any) -> bool:
+    """Whether an encoder is a Keras model."""
+    return any(base.__module__.split(".")[0] == "keras" for base in type(encoder).__mro__)
+
+
+def is_trained(encoder: Any) -> bool:
+    """Whether an encoder has weights: of such a one a vector of zeros is a fault."""
+    encoder = encoder.embedder if isinstance(encoder, Quiet) else encoder
+    return is_keras(encoder) or callable(getattr(encoder, "state_dict", None))
+
+
+class Quiet:
+    """An embedder without its progress bar."""
+
+    def __init__(self, embedder: Any, encode_text: Callable[..., Any]) -> None:
+        self.embedder = embedder
+        self.preprocessor = getattr(embedder, "preprocessor", None)
+        self.encode_text = encode_text
+
+
+def quiet(encoder: Any) -> Any:
+    """The encoder without its progress bar, if it has one to turn off."""
+    function = getattr(encoder, "encode_text", None)
+    if function is None or "verbose" not in inspect.signature(function).parameters:
+        return encoder
+    return Quiet(encoder, functools.partial(function, verbose=0))
+
+
+def check_encoder(encoder: Any, role: str | None = None) -> tuple[str, Callable[[list[str]], Any]]:
+    """What an encoder is called, and how it is called; `TypeError` if it is none."""
     name = f"{type(encoder).__name__}"
+    if inspect.isclass(encoder):
+        raise TypeError(f"Received the class {encoder.__name__}; give an instance of it.")
     if callable(getattr(encoder, "encode_text", None)):
         function = encoder.encode_text
-        options = {} if role is None or not _takes_role(function) else {"role": role}
+        options = {} if role is None or not takes_role(function) else {"role": role}
         roles = getattr(getattr(encoder, "preprocessor", None), "roles", None)
         if roles is not None and len(roles) == 1 and role not in roles:
             options = {}
         return f"{name}.encode_text", lambda texts: function(texts, **options)
-    if inspect.isclass(encoder):
-        raise TypeError(f"Received the class {encoder.__name__}; give an instance of it.")
     if callable(getattr(encoder, "encode", None)):
         return f"{name}.encode", encoder.encode
     if callable(getattr(encoder, "transform", None)):
@@ -143,7 +197,8 @@ def _caller(encoder: Any, role: str | None) -> tuple[str, Callable[[list[str]], 
     )
 
 
-def _takes_role(function: Any) -> bool:
+def takes_role(function: Any) -> bool:
+    """Whether a function has a parameter `role`."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -154,6 +209,6 @@ def _takes_role(function: Any) -> bool:
 
 def _which(rows: Any, texts: Sequence[str] | None) -> str:
     indices = np.flatnonzero(rows)
-    text = "" if texts is None else f": {texts[indices[0]]!r:.80}"
+    text = "" if texts is None else f": {checks.shown(texts[indices[0]], 80)}"
     more = f" and {len(indices) - 1} more" if len(indices) > 1 else ""
     return f"text {indices[0]}{more}{text}"

@@ -11,17 +11,20 @@ from typing import Any
 
 import numpy as np
 
-# Keras numbers its layers as they are made: their names tell nothing of the vectors.
-_ACCIDENTAL = {"name", "trainable", "build_config", "compile_config", "shared_object_id"}
+from cptk.evaluation.encoders import is_keras
+
+# Keras numbers its layers as they are made, and their weights are read, however they began.
+_ACCIDENTAL = ("initializer", "regularizer", "constraint")
 PACKAGES = "cptk keras keras-hub tensorflow jax torch sentence-transformers scikit-learn numpy"
 
 
 def fingerprint(encoder: Any) -> str | None:
     """SHA-256 of an encoder's configuration, weights and vocabulary.
 
-    Of a Keras model: class, configuration (roles and sequence length in it), weights, vocabulary
-    and backend. Of a torch model with `encode` (sentence-transformers): its printed form, options,
-    weights and vocabulary. Anything else may have a string `fingerprint` of its own.
+    Of a Keras model: class, configuration of it and of each of its layers (roles, sequence length,
+    types of numbers, the scale of LoRA in it), weights, vocabulary and backend. Of a torch model
+    with `encode` (sentence-transformers): its printed form, options, weights and vocabulary.
+    Anything else may have a string `fingerprint` of its own.
 
     Args:
         encoder: Anything that embeds text.
@@ -38,15 +41,14 @@ def fingerprint(encoder: Any) -> str | None:
     own = getattr(encoder, "fingerprint", None)
     if isinstance(own, str) and own:
         return hashlib.sha256(own.encode()).hexdigest()
-    if _is_keras(encoder):
+    if is_keras(encoder):
         import keras
 
         tokenizer: Any = getattr(getattr(encoder, "preprocessor", None), "tokenizer", None)
         about = [
-            f"{type(encoder).__module__}.{type(encoder).__qualname__}",
             keras.backend.backend(),
-            _essential(encoder.get_config()),
-            _essential(tokenizer.get_config()) if hasattr(tokenizer, "get_config") else None,
+            [_layer(layer) for layer in encoder._flatten_layers()],
+            None if tokenizer is None else _layer(tokenizer),
             getattr(tokenizer, "vocabulary", None),
             getattr(tokenizer, "merges", None),
             str(getattr(tokenizer, "proto", None)),
@@ -55,11 +57,14 @@ def fingerprint(encoder: Any) -> str | None:
     if callable(getattr(encoder, "encode", None)) and callable(
         getattr(encoder, "state_dict", None)
     ):
-        vocabulary: Any = getattr(getattr(encoder, "tokenizer", None), "get_vocab", dict)()
+        tokenizer = getattr(encoder, "tokenizer", None)
+        vocabulary: Any = getattr(tokenizer, "get_vocab", dict)()
         options = ("max_seq_length", "prompts", "default_prompt_name", "truncate_dim")
         about = [repr(encoder), vocabulary, *(str(getattr(encoder, o, None)) for o in options)]
+        about += [str(getattr(tokenizer, "padding_side", None))]
         state = encoder.state_dict()
-        return _hash([*about, list(state)], (w.float().cpu().numpy() for w in state.values()))
+        about += [[name, str(getattr(weight, "dtype", None))] for name, weight in state.items()]
+        return _hash(about, (w.float().cpu().numpy() for w in state.values()))
     return None
 
 
@@ -80,7 +85,7 @@ def describe(encoder: Any) -> dict[str, Any]:
             value = getattr(owner, name, None)
             if isinstance(value, int | str | bool | dict):
                 known[name] = json.loads(json.dumps(value, default=str))
-    if _is_keras(encoder):
+    if is_keras(encoder):
         known["parameters"] = int(encoder.count_params())
     if type(encoder).__name__ in ("function", "method"):
         known["class"] = getattr(encoder, "__qualname__", "function")
@@ -101,20 +106,44 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _is_keras(encoder: Any) -> bool:
-    return any(base.__module__.split(".")[0] == "keras" for base in type(encoder).__mro__)
+def _layer(layer: Any) -> list[Any]:
+    """What a layer computes, its weights apart."""
+    try:
+        config = layer.get_config()
+    except Exception:  # some of KerasHub's cannot give theirs: what they were made with, then
+        plain = int | float | str | bool
+        config = {k: v for k, v in vars(layer).items() if k[0] != "_" and isinstance(v, plain)}
+    policy = getattr(layer, "dtype_policy", None)
+    lora = [getattr(layer, f"lora_{what}", None) for what in ("enabled", "rank", "alpha")]
+    kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
+    return [kind, getattr(policy, "name", None), lora, _layer_config(config)]
 
 
-def _essential(config: Any) -> Any:
-    """A configuration without what differs between two equal models."""
-    if isinstance(config, dict):
-        return {k: _essential(v) for k, v in sorted(config.items()) if k not in _ACCIDENTAL}
-    if isinstance(config, list | tuple | set):
-        # KerasHub keeps special tokens in a set: their order is another in each process.
-        names = all(isinstance(value, str) for value in config)
-        return sorted(config) if names else [_essential(value) for value in config]
-    plain = config is None or isinstance(config, str | int | float | bool)
-    return config if plain else type(config).__name__
+def _layer_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A layer's configuration without what differs between two equal ones."""
+    kept = {k: v for k, v in config.items() if not k.endswith(_ACCIDENTAL)}
+    kept = {k: v for k, v in kept.items() if k not in ("name", "trainable")}
+    tokens = kept.pop("unsplittable_tokens", None) or ()  # KerasHub makes the list from a set
+    return {k: _essential(v) for k, v in kept.items()} | {"unsplittable": _essential(set(tokens))}
+
+
+def _essential(value: Any) -> Any:
+    """A value of a configuration as JSON: lists in their order, sets in none."""
+    if isinstance(value, dict):
+        inner = value.get("config")
+        if isinstance(value.get("class_name"), str) and isinstance(inner, dict):  # Keras's form
+            inner = _layer_config(inner) if "trainable" in inner else _essential(inner)
+            return [value.get("module"), value["class_name"], inner]
+        return {repr(k): _essential(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_essential(each) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, bytes) or hasattr(value, "__array__"):
+        return _hash(None, [np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value])
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _hash(about: Any, weights: Iterable[Any]) -> str:

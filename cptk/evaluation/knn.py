@@ -9,13 +9,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cptk import checks
 from cptk.datasets.records import LabeledTexts
 from cptk.evaluation._splits import load_split
 from cptk.evaluation.encoders import Embed
-from cptk.evaluation.logistic import Labeled, labeled
+from cptk.evaluation.logistic import Labeled, check_sets, labeled
 from cptk.evaluation.metrics import accuracy
 from cptk.evaluation.search import top_k
 from cptk.evaluation.tasks import Task, TaskResult
+from cptk.evaluation.zero_shot import SST2_PUBLISHED
 
 Weights = Literal["majority", "distance"]
 PAPER_K = 256
@@ -98,7 +100,7 @@ def knn(
         if validation_vectors is None or validation_labels is None:
             raise ValueError(
                 "Of several `k` the validation set chooses: give `validation_vectors` and "
-                f"`validation_labels`, or one `k`. Received: k={list(k)!r:.100}. "
+                f"`validation_labels`, or one `k`. Received: k={checks.shown(k)}. "
                 "`knn_accuracies` gives the accuracy for each."
             )
         on_validation = knn_accuracies(
@@ -192,10 +194,9 @@ def _counts(ks: Sequence[Any], most: int) -> list[int]:
     if not len(ks):
         raise ValueError("Give at least one `k`. Received none.")
     for k in ks:
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= most:
+        if checks.integer("k", k, 1) > most:
             raise ValueError(
-                f"`k` must be a whole number from 1 to the number of training vectors, {most}. "
-                f"Received: {k!r}."
+                f"`k` must be from 1 to the number of training vectors, {most}. Received: {k}."
             )
     return [int(k) for k in ks]
 
@@ -203,6 +204,7 @@ def _counts(ks: Sequence[Any], most: int) -> list[int]:
 def _sst2(embed: Embed, split: str | None) -> TaskResult:
     train, _ = load_split(LabeledTexts, "sst2", "train")
     data, chosen = load_split(LabeledTexts, "sst2", split)
+    check_sets(train, data)
     vectors, queries = embed(train.texts), embed(data.texts)
     k = min(PAPER_K, len(train))
     plain, weighted = (
@@ -229,5 +231,6 @@ TASKS = (
         _sst2,
         ("sst2", "knn"),
         "SST-2, whole sentences: accuracy of 256 nearest neighbours by majority.",
+        SST2_PUBLISHED,
     ),
 )

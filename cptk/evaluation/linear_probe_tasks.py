@@ -18,10 +18,15 @@ from cptk.evaluation.linear_probe import (
     linear_probe,
     pair_features,
 )
+from cptk.evaluation.logistic import check_sets
 from cptk.evaluation.metrics import f1
 from cptk.evaluation.tasks import Task, TaskResult
+from cptk.evaluation.zero_shot import SST2_PUBLISHED
 
 Order = NDArray[np.int64]
+
+# SentEval's number, and the default of the probes.
+FOLDS = 10
 
 
 def _ordered(labels: Sequence[int], *sides: Sequence[str]) -> Order:
@@ -33,6 +38,7 @@ def _ordered(labels: Sequence[int], *sides: Sequence[str]) -> Order:
 def _nested(name: str) -> Callable[[Embed, str | None], TaskResult]:
     def run(embed: Embed, split: str | None) -> TaskResult:
         data, chosen = load_split(LabeledTexts, name, split or "all")
+        check_sets(data, folds=FOLDS)
         order = _ordered(data.labels, data.texts)
         labels = np.asarray(data.labels)
         probe = cross_validated_probe(embed(data.texts)[order], labels[order], allow_zeros=True)
@@ -49,6 +55,7 @@ def _nested(name: str) -> Callable[[Embed, str | None], TaskResult]:
 def _trec(embed: Embed, split: str | None) -> TaskResult:
     train, _ = load_split(LabeledTexts, "trec", "train")
     data, chosen = load_split(LabeledTexts, "trec", split)
+    check_sets(train, data, folds=FOLDS)
     order = _ordered(train.labels, train.texts)
     probe = linear_probe(
         embed(train.texts)[order],
@@ -63,6 +70,7 @@ def _trec(embed: Embed, split: str | None) -> TaskResult:
 def _mrpc(embed: Embed, split: str | None) -> TaskResult:
     train, _ = load_split(LabeledPairs, "mrpc", "train")
     data, chosen = load_split(LabeledPairs, "mrpc", split)
+    check_sets(train, data, folds=FOLDS)
     order = _ordered(train.labels, train.first, train.second)
     probe = linear_probe(
         pair_features(embed(train.first), embed(train.second))[order],
@@ -82,10 +90,13 @@ def _sst2(embed: Embed, split: str | None) -> TaskResult:
     chosen_on = "10 folds of the training set"
     if chosen != "validation" and "validation" in datasets.available_splits("sst2"):
         validation, chosen_on = load_split(LabeledTexts, "sst2", "validation")
+        check_sets(train, data, validation)
         given = {
             "validation_vectors": embed(validation.texts),
             "validation_labels": validation.labels,
         }
+    else:
+        check_sets(train, data, folds=FOLDS)
     probe = linear_probe(
         embed(train.texts),
         train.labels,
@@ -158,6 +169,7 @@ TASKS = (
         _sst2,
         (*_GROUPS, "sst2"),
         "SST-2, whole sentences: accuracy, C chosen on the validation set.",
+        SST2_PUBLISHED,
     ),
     Task(
         "trec_linear_probe",

@@ -9,6 +9,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cptk import checks
+from cptk.datasets.records import LabeledPairs, LabeledTexts
+from cptk.evaluation._labels import label_array
+
 SEED = 1111
 Solver = Literal["lbfgs", "liblinear"]
 Rows = NDArray[Any]
@@ -81,13 +85,9 @@ def fitting(solver: Solver, max_iter: int, n_jobs: int) -> Fitting:
     """The options, checked."""
     if solver not in ("lbfgs", "liblinear"):
         raise ValueError(f"`solver` must be 'lbfgs' or 'liblinear'. Received: {solver!r}.")
-    for name, value in (("max_iter", max_iter), ("n_jobs", n_jobs)):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or (value < 1 if name == "max_iter" else value == 0):
-            raise ValueError(
-                f"`{name}` must be a positive integer{' or -1' * (name == 'n_jobs')}. "
-                f"Received: {value!r}."
-            )
+    checks.integer("max_iter", max_iter, 1)
+    if n_jobs != -1:
+        checks.integer("n_jobs", n_jobs, 1, ", or -1 for one a core")
     return Fitting(solver, max_iter, n_jobs)
 
 
@@ -106,8 +106,7 @@ def stratified(labels: NDArray[Any], folds: int) -> Folds:
     """SentEval's folds: stratified and shuffled, seed 1111."""
     from sklearn.model_selection import StratifiedKFold
 
-    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-        raise ValueError(f"`folds` must be an integer from 2. Received: {folds!r}.")
+    folds = checks.integer("folds", folds, 2)
     values, counts = np.unique(labels, return_counts=True)
     if counts.min() < folds:
         raise ValueError(
@@ -151,25 +150,45 @@ def labeled(
     return Labeled(rows, class_labels(labels, len(rows), name, train))
 
 
+def check_sets(
+    train: LabeledTexts | LabeledPairs, *tests: LabeledTexts | LabeledPairs, folds: int = 0
+) -> None:
+    """Raise before anything is embedded what training a probe on these sets would raise after.
+
+    Args:
+        train: The training set.
+        tests: Those that are predicted.
+        folds: In how many folds the training set is cut; 0 for none.
+    """
+    known = None
+    for data, name in ((train, "train_"), *((test, "test_") for test in tests)):
+        for side in ("texts", "first", "second"):
+            if hasattr(data, side):
+                count = len(checks.texts(getattr(data, side), f"{name}{side}"))
+                labels = class_labels(data.labels, count, name, known)
+        known = Labeled(labels, labels) if known is None else known
+    if folds:
+        stratified(class_labels(train.labels, len(train.labels), "train_"), folds)
+
+
 def class_labels(
     labels: ArrayLike, count: int, name: str, train: Labeled | None = None
 ) -> NDArray[Any]:
     """`count` labels; two classes or more of them, or some that occur in training."""
-    classes = np.asarray(labels)
+    classes = label_array(labels, f"{name}labels")
     if classes.shape != (count,):
         raise ValueError(
             f"`{name}labels` must hold one label for each of the {count} vectors. "
             f"Received: shape={classes.shape}."
         )
-    if classes.dtype.kind not in "iubUS":
-        raise TypeError(
-            f"`{name}labels` must be whole numbers or strings. Received: dtype={classes.dtype}."
-        )
     if train is None and len(np.unique(classes)) < 2:
         raise ValueError(
             f"`{name}labels` must be of two or more classes. Received only {classes[0]!s}."
         )
-    if train is not None and not np.isin(classes, train.labels).any():
+    if train is not None and (
+        (classes.dtype.kind in "US") != (train.labels.dtype.kind in "US")
+        or not np.isin(classes, train.labels).any()
+    ):
         raise ValueError(
             f"None of `{name}labels` occurs among the training labels. Received: "
             f"{classes[0]!s}, ... and in training {train.labels[0]!s}, ...; are they coded alike?"

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cptk import checks
+
 
 def retrieval_ranks(
     queries: ArrayLike,
@@ -49,8 +51,7 @@ def retrieval_ranks(
             "`queries` and `documents` must have vectors of one size. Received shapes: "
             f"{query_matrix.shape} and {document_matrix.shape}."
         )
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
-        raise ValueError(f"`block_size` must be a positive integer. Received: {block_size!r}.")
+    block_size = checks.integer("block_size", block_size, 1)
     targets = _targets(relevant, len(query_matrix), len(document_matrix))
     # Equal vectors share a column: a matrix product may give two equal columns different last bits,
     # and a tie would be decided by that.
@@ -224,13 +225,24 @@ def _pair(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.f
     return first.astype(np.float64), second.astype(np.float64)
 
 
-def _labels(gold: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    first, second = np.asarray(gold), np.asarray(predicted)
+def _labels(gold: Any, predicted: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    first, second = (
+        np.asarray(each if isinstance(each, np.ndarray) else checks.items(each, name, "labels"))
+        for each, name in ((gold, "gold"), (predicted, "predicted"))
+    )
     if first.ndim != 1 or first.shape != second.shape or not first.size:
         raise ValueError(
             "`gold` and `predicted` must be flat lists of labels of one length, not empty. "
             f"Received shapes: {first.shape} and {second.shape}."
         )
+    texts = [labels.dtype.kind in "US" for labels in (first, second)]
+    if texts[0] != texts[1]:
+        raise ValueError(
+            "`gold` and `predicted` must be labels of one kind. Received: "
+            f"{first.dtype} and {second.dtype}; are they coded alike?"
+        )
+    if any(labels.dtype.kind == "f" and np.isnan(labels).any() for labels in (first, second)):
+        raise ValueError("`gold` and `predicted` must be labels. Received NaN among them.")
     return first, second
 
 
@@ -287,12 +299,10 @@ def _ranks(ranks: ArrayLike) -> NDArray[np.int64]:
     if checked.ndim != 1 or not checked.size or checked.dtype.kind not in "iu" or checked.min() < 1:
         raise ValueError(
             "`ranks` must be a non-empty, flat array of whole numbers from 1. "
-            f"Received: {ranks!r:.200}."
+            f"Received: {checks.shown(ranks)}."
         )
     return checked.astype(np.int64)
 
 
 def _cutoff(k: int) -> int:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"`k` must be a positive integer. Received: {k!r}.")
-    return int(k)
+    return checks.integer("k", k, 1)

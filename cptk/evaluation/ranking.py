@@ -13,16 +13,23 @@ A judged query that the run leaves out scores 0 here (trec_eval's option `-c`); 
 without judgements is passed over.
 """
 
-from collections.abc import Callable, Mapping
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cptk import checks
 from cptk.evaluation.metrics import _cutoff
 
 Qrels = Mapping[str, Mapping[str, int]]
 Run = Mapping[str, Mapping[str, float]]
 Gains = NDArray[np.float64]
+
+# trec_eval keeps a counter for each level up to the highest.
+HIGHEST_RELEVANCE = 1_000_000
 
 
 def ndcg_at_k(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
@@ -165,18 +172,107 @@ def success(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
 
 
 def ranked(scores: Mapping[str, float]) -> list[str]:
-    """Document ids in trec_eval's order: by falling score, equal scores by falling id."""
+    """Document ids in trec_eval's order: by falling score, equal scores by falling id.
+
+    A ranking that is cut is cut by the same rule: `retrieval` searches documents in falling order
+    of their ids, as `top_k` keeps the first of equal ones.
+    """
     return sorted(scores, key=lambda document: (np.float32(scores[document]), document))[::-1]
 
 
-def _each(qrels: Qrels, run: Run, measure: Callable[[Gains, Gains], float]) -> dict[str, float]:
-    if not qrels:
-        raise ValueError("There is no judgement: `qrels` is empty.")
-    values = {}
-    for query, judged in qrels.items():
-        scores = run.get(query, {})
-        if not np.isfinite(list(scores.values())).all():
+def checked_qrels(qrels: Any) -> dict[str, dict[str, int]]:
+    """Judgements as trec_eval takes them: ids are strings, relevances whole numbers.
+
+    A relevance of `1.0`, as some BEIR folders have it, is taken for 1. Queries without a judgement
+    are left out.
+
+    Raises:
+        TypeError: Not a mapping of mappings, an id that is no string, a relevance that is no
+            number.
+        ValueError: No judgement, or a relevance that is not whole or beyond a million.
+    """
+    checked = {}
+    for query, judged in _mapping(qrels, "The judgements (qrels)").items():
+        where = f"The judgements of query {checks.shown(query)}"
+        levels = {
+            _id(document, where): _relevance(relevance, where, document)
+            for document, relevance in _mapping(judged, where).items()
+        }
+        if levels:
+            checked[_id(query, "The judgements (qrels)")] = levels
+    if not checked:
+        raise ValueError("There is no judgement: nothing can be scored, as `qrels` is empty.")
+    return checked
+
+
+def checked_run(run: Any, queries: Iterable[str]) -> dict[str, dict[str, float]]:
+    """The ranking of each of these queries, its scores as floats; empty where it is not there.
+
+    Raises:
+        TypeError: Not a mapping of mappings, an id that is no string, a score that is no number.
+        ValueError: A score that is not finite.
+    """
+    rankings = _mapping(run, "The run")
+    checked = {}
+    for query in queries:
+        where = f"The ranking of query {query!r}"
+        scores = dict(_mapping(rankings.get(query, {}), where))
+        if set(map(type, scores)) - {str} or set(map(type, scores.values())) - {float}:
+            scores = {_id(d, where): _score(score, where) for d, score in scores.items()}
+        # The sum first, in a tenth of the time: where it is finite, so are all.
+        if not math.isfinite(sum(scores.values())) and not np.isfinite(list(scores.values())).all():
             raise ValueError(f"The scores of query {query!r} must be finite; some are not.")
+        checked[query] = scores
+    return checked
+
+
+def _mapping(value: Any, where: str) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"{where} should be a mapping of ids. Received: {checks.shown(value)} of type "
+            f"{type(value).__name__}."
+        )
+    return value
+
+
+def _id(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{where}: ids should be strings, as trec_eval has them. Received: "
+            f"{checks.shown(value)} of type {type(value).__name__}. Take str(id) everywhere: in "
+            "queries, corpus and judgements."
+        )
+    return str(value)
+
+
+def _score(value: Any, where: str) -> float:
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{where} should hold numbers. Received: {checks.shown(value)}.")
+    return float(value)
+
+
+def _relevance(value: Any, where: str, document: Any) -> int:
+    if not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"{where}: a relevance should be a whole number. Received for document "
+            f"{checks.shown(document)}: {checks.shown(value)} of type {type(value).__name__}."
+        )
+    level = float(value)
+    if not level.is_integer() or abs(level) > HIGHEST_RELEVANCE:
+        raise ValueError(
+            f"{where}: a relevance should be a whole number of a million at most. Received for "
+            f"document {checks.shown(document)}: {value}. Graded relevance is 0, 1, 2, ...: scale "
+            "yours and round it."
+        )
+    return int(level)
+
+
+def _each(qrels: Qrels, run: Run, measure: Callable[[Gains, Gains], float]) -> dict[str, float]:
+    values = {}
+    judgements = checked_qrels(qrels)
+    rankings = checked_run(run, judgements)
+    for query, judged in judgements.items():
+        scores = rankings[query]
         gains = np.array([max(judged.get(d, 0), 0) for d in ranked(scores)], dtype=np.float64)
         ideal = np.sort([r for r in judged.values() if r > 0])[::-1].astype(np.float64)
         values[query] = measure(gains, ideal) if len(ideal) else 0.0

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cptk import checks
+from cptk.evaluation.report_json import FORMAT, report_fields
 from cptk.evaluation.tables import as_html, as_markdown, as_text
 from cptk.evaluation.tasks import Published, TaskResult
-from cptk.files import replacing
-
-FORMAT = "cptk report 1"
+from cptk.files import read_json, replacing
 
 
 @dataclasses.dataclass
@@ -118,6 +118,10 @@ class Report:
         for task, reason in self.missing.items():
             by_reason.setdefault(" ".join(reason.split()), []).append(task)
         notes += [f"Not run: {', '.join(tasks)}. {reason}" for reason, tasks in by_reason.items()]
+        zeros = {t: r.details.get("zero_vectors") for t, r in self.results.items()}
+        if any(zeros.values()):
+            counts = ", ".join(f"{count} of {task}" for task, count in zeros.items() if count)
+            notes.append(f"Texts with a vector of zeros, whose cosine counts as 0: {counts}.")
         embedder = self.about.get("embedder", {})
         known = [f"{k} {v}" for k, v in embedder.items() if k not in ("name", "roles", "normalize")]
         known = [text[:60] for text in known if not text.endswith("None")]
@@ -155,8 +159,11 @@ class Report:
         """The results of both, those of `other` where both have a task.
 
         Raises:
+            TypeError: `other` is no report.
             ValueError: They are of different embedders.
         """
+        if not isinstance(other, Report):
+            raise TypeError(f"`other` should be a Report. Received: {checks.shown(other)}.")
         for key in ("name", "fingerprint"):
             ours, theirs = (r.about.get("embedder", {}).get(key) for r in (self, other))
             if ours != theirs:
@@ -198,34 +205,22 @@ class Report:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is not such a report.
+            TypeError: Neither a path nor JSON.
+            ValueError: It is not such a report: a folder, something else than JSON in UTF-8, or
+                values of other types than a report has.
         """
         inline = isinstance(source, str) and source.lstrip().startswith("{")
-        text = str(source) if inline else Path(source).read_text(encoding="utf-8")
+        path = Path() if inline else checks.path(source, "source")
+        where = "this text" if inline else str(path)
         try:
-            content = json.loads(text)
-            if content.pop("format") != FORMAT:
-                raise ValueError("of another format")
-            for name, result in content["results"].items():
-                scores = {key: _float(value) for key, value in result["scores"].items()}
-                score = _float(result["score"])
-                content["results"][name] = TaskResult(
-                    **{**result, "score": score, "scores": scores}
-                )
-            content["published"] = {
-                name: tuple(Published(**row) for row in rows)
-                for name, rows in content["published"].items()
-            }
-            content["intervals"] = {
-                name: (_float(low), _float(high))
-                for name, (low, high) in content["intervals"].items()
-            }
-            return cls(**content)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            where = "this text" if inline else os.fspath(source)
+            content = json.loads(str(source)) if inline else read_json(path, "The report")
+            return cls(**report_fields(content))
+        except FileNotFoundError:
+            raise
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"Not a report of cptk ({FORMAT!r}): {where}. {type(error).__name__}: {error}"
-            ) from error
+            ) from None
 
 
 def percent(score: float) -> str:
@@ -235,7 +230,11 @@ def percent(score: float) -> str:
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file that is whole or not there, for all to read."""
-    with replacing(Path(path)) as file:
+    target = checks.path(path, "path")
+    if target.is_dir() or not target.parent.is_dir():
+        kind = "a folder" if target.is_dir() else f"in {str(target.parent)!r}, which is no folder"
+        raise FileNotFoundError(f"`path` should name a file. Received: {str(target)!r}, {kind}.")
+    with replacing(target) as file:
         file.write(text.encode("utf-8"))
         os.chmod(file.name, 0o644)
 
@@ -253,7 +252,3 @@ def _plain(value: Any) -> Any:
             return None
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
     return value
-
-
-def _float(value: Any) -> float:
-    return float("nan") if value is None else float(value)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from cptk import datasets
+from cptk import checks, datasets
 from cptk.datasets.records import RetrievalData
 from cptk.evaluation._splits import load_split
 from cptk.evaluation.encoders import Embed, embed
+from cptk.evaluation.ranking import checked_qrels
 from cptk.evaluation.search import top_k
 from cptk.evaluation.tasks import Published, Task, TaskResult
 from cptk.evaluation.trec import MEASURES, trec_scores
@@ -47,7 +49,9 @@ def retrieval(
         over the judged queries.
 
     Raises:
-        ValueError: If a judgement names no document or no query of the set, or nothing is judged.
+        TypeError: If an id or a text is no string, or a relevance no number.
+        ValueError: If a judgement names no document or no query of the set, nothing is judged, a
+            relevance is not whole, a query is blank, every document is, or `depth` is below 1.
         FileNotFoundError: If `data` names a set that cannot be found.
 
     Example:
@@ -61,19 +65,11 @@ def retrieval(
 
     Thakur et al. 2021, BEIR, section 3.
     """
-    checked = _checked(data)
-    return _means(
-        trec_scores(
-            checked.qrels,
-            dense_run(
-                encoder,
-                checked,
-                depth=depth,
-                ignore_identical_ids=ignore_identical_ids,
-                search=search,
-            ),
-        )
+    data = _loaded(data)
+    run = dense_run(
+        encoder, data, depth=depth, ignore_identical_ids=ignore_identical_ids, search=search
     )
+    return _means(trec_scores(data.qrels, run))
 
 
 def bm25(
@@ -113,9 +109,9 @@ def bm25(
 
     Robertson & Zaragoza 2009, The Probabilistic Relevance Framework; Lù 2024, BM25S.
     """
-    checked = _checked(data)
-    run = bm25_run(checked, depth=depth, ignore_identical_ids=ignore_identical_ids, k1=k1, b=b)
-    return _means(trec_scores(checked.qrels, run))
+    data = _loaded(data)
+    run = bm25_run(data, depth=depth, ignore_identical_ids=ignore_identical_ids, k1=k1, b=b)
+    return _means(trec_scores(data.qrels, run))
 
 
 def dense_run(
@@ -128,13 +124,25 @@ def dense_run(
 ) -> dict[str, dict[str, float]]:
     """The `depth` best documents of each judged query and their cosines; see `retrieval`.
 
-    A blank document (Cranfield has two) cannot be embedded and is never found.
+    A blank document (Cranfield has two) cannot be embedded and is never found. Of documents with
+    one score, those of the higher ids are kept at the cut, which is trec_eval's order of equal
+    ones: the figures do not depend on the corpus's order. (A `search` of your own cuts as it does.)
     """
-    queries, documents = _judged(data), [d for d, text in data.corpus.items() if text.strip()]
-    wanted = min(depth + ignore_identical_ids, len(documents))
+    depth = checks.integer("depth", depth, 1)
+    data = _checked(data)
+    queries, documents = list(data.qrels), [d for d, text in data.corpus.items() if text.strip()]
+    if not documents:
+        raise ValueError("Every document of the corpus is blank: there is nothing to find.")
+    if search is top_k:  # it keeps the first of equal ones
+        documents.sort(reverse=True)
+    asked = checks.texts([data.queries[query] for query in queries], "queries")
+    found = [data.corpus[document] for document in documents]
+    if not all(map(str.isascii, found)):
+        checks.texts(found, "corpus")
+    wanted = min(depth + bool(ignore_identical_ids), len(documents))
     scores, indices = search(
-        embed(encoder, [data.queries[query] for query in queries], role="query"),
-        embed(encoder, [data.corpus[document] for document in documents], role="document"),
+        embed(encoder, asked, role="query"),
+        embed(encoder, found, role="document"),
         wanted,
     )
     return _as_run(queries, documents, scores, indices, depth, ignore_identical_ids)
@@ -153,9 +161,15 @@ def bm25_run(
         import bm25s
     except ImportError as error:
         raise ImportError('BM25 needs the library bm25s: pip install "cptk[eval]".') from error
-    queries, documents = _judged(data), list(data.corpus)
+    depth = checks.integer("depth", depth, 1)
+    for name, value in (("k1", k1), ("b", b)):
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ValueError(f"`{name}` should be a number of 0 or more. Received: {value!r}.")
+    data = _checked(data)
+    queries, documents = list(data.qrels), sorted(data.corpus, reverse=True)  # as `dense_run`
     quiet = {"show_progress": False}
-    words = bm25s.tokenize(list(data.corpus.values()), stopwords="en", **quiet)
+    texts = [data.corpus[document] for document in documents]
+    words = bm25s.tokenize(texts, stopwords="en", **quiet)
     if not words.vocab:
         return {query: {} for query in queries}
     index = bm25s.BM25(method="lucene", k1=k1, b=b)
@@ -163,7 +177,7 @@ def bm25_run(
     asked = bm25s.tokenize(
         [data.queries[query] for query in queries], stopwords="en", return_ids=False, **quiet
     )
-    wanted = min(depth + ignore_identical_ids, len(documents))
+    wanted = min(depth + bool(ignore_identical_ids), len(documents))
     run: dict[str, dict[str, float]] = {}
     for query, tokens in zip(queries, asked, strict=True):
         scores = index.get_scores(tokens) if tokens else np.zeros(len(documents))
@@ -210,12 +224,12 @@ def beir_task(
         raise ValueError(
             f"`headline` must be one of {', '.join(MEASURES)}. Received: {headline!r}."
         )
-    where = os.fspath(data)
+    where = os.path.expanduser(os.fspath(data))
     name = name or os.path.basename(where.rstrip("/\\"))
 
     def run(embed: Embed, split: str | None) -> TaskResult:
         loaded, chosen = load_split(RetrievalData, where, split)
-        found = dense_run(embed, _checked(loaded), ignore_identical_ids=ignore_identical_ids)
+        found = dense_run(embed, loaded, ignore_identical_ids=ignore_identical_ids)
         scores = trec_scores(loaded.qrels, found)
         return TaskResult(
             metric=headline,
@@ -256,8 +270,20 @@ def _as_run(
     queries: list[str], documents: list[str], scores: Any, indices: Any, depth: int, ignore: bool
 ) -> dict[str, dict[str, float]]:
     run: dict[str, dict[str, float]] = {}
-    for query, row, columns in zip(queries, scores, indices, strict=True):
-        pairs = zip(np.asarray(columns).tolist(), np.asarray(row).tolist(), strict=True)
+    scores, indices = np.asarray(scores), np.asarray(indices)
+    shapes = {scores.shape, indices.shape}
+    if len(shapes) > 1 or scores.ndim != 2 or len(scores) != len(queries):
+        raise ValueError(
+            f"`search` should give scores and indices of one shape, ({len(queries)}, k). Received: "
+            f"{scores.shape} and {indices.shape}."
+        )
+    if indices.size and (indices.dtype.kind not in "iu" or indices.max() >= len(documents)):
+        raise ValueError(
+            f"`search` should give indices below {len(documents)}. Received: dtype "
+            f"{indices.dtype}, up to {indices.max()}."
+        )
+    for query, row, columns in zip(queries, scores.tolist(), indices.tolist(), strict=True):
+        pairs = zip(columns, row, strict=True)
         kept = [
             (documents[i], s) for i, s in pairs if i >= 0 and not (ignore and documents[i] == query)
         ]
@@ -265,24 +291,35 @@ def _as_run(
     return run
 
 
-def _judged(data: RetrievalData) -> list[str]:
-    return [query for query in data.queries if data.qrels.get(query)]
-
-
 def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean(list(values.values()))) for name, values in scores.items()}
 
 
-def _checked(data: RetrievalData | str | os.PathLike[str] | Any) -> RetrievalData:
+def _loaded(data: RetrievalData | str | os.PathLike[str] | Any) -> RetrievalData:
     if isinstance(data, str | os.PathLike):
-        data = datasets.load(os.fspath(data))
+        data = datasets.load(os.path.expanduser(data))
     if not isinstance(data, RetrievalData):
         raise TypeError(
             "Retrieval needs a cptk.datasets.RetrievalData or a BEIR folder. "
             f"Received: {type(data).__name__}."
         )
-    for query, judged in data.qrels.items():
-        if judged and query not in data.queries:
+    return data
+
+
+def _checked(data: RetrievalData) -> RetrievalData:
+    """The data as trec_eval takes it, with the judged queries alone, in the order of `queries`."""
+    for name, texts in (("queries", data.queries), ("corpus", data.corpus)):
+        if not isinstance(texts, Mapping):
+            raise TypeError(
+                f"`{name}` should map ids to texts. Received: {checks.shown(texts)} of type "
+                f"{type(texts).__name__}."
+            )
+        for kind, values in (("ids", texts), ("texts", texts.values())):
+            if set(map(type, values)) - {str}:
+                checks.texts(list(values), f"the {kind} of {name}", allow_blank=True)
+    qrels = checked_qrels(data.qrels)
+    for query, judged in qrels.items():
+        if query not in data.queries:
             raise ValueError(f"The judgements name query {query!r}, which has no text.")
         for document in judged:
             if document not in data.corpus:
@@ -290,9 +327,8 @@ def _checked(data: RetrievalData | str | os.PathLike[str] | Any) -> RetrievalDat
                     f"The judgements of query {query!r} name document {document!r}, which is "
                     f"not in the corpus of {len(data.corpus)}. Add the document or remove the line."
                 )
-    if not any(data.qrels.values()):
-        raise ValueError("There is no judgement: nothing can be scored.")
-    return data
+    ordered = {query: qrels[query] for query in data.queries if query in qrels}
+    return RetrievalData(data.queries, data.corpus, ordered)
 
 
 TASKS = (

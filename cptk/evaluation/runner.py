@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 import os
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from cptk import checks
 from cptk.evaluation.bootstrap import bootstrap_interval, item_score
 from cptk.evaluation.cache import CachedEncoder
 from cptk.evaluation.fingerprint import describe, versions
@@ -31,7 +33,9 @@ def evaluate(
 ) -> Report:
     """Run tasks on an encoder.
 
-    Each distinct text is embedded once in each role, whatever the number of tasks that use it.
+    Each distinct text is embedded once in each role, whatever the number of tasks that use it. How
+    many of a task's texts have a vector of zeros (a bag of words that knows none of the words) is
+    in its `details["zero_vectors"]`.
 
     Args:
         encoder: Anything that embeds text: a cptk or KerasHub embedder, a sentence-transformers
@@ -67,55 +71,72 @@ def evaluate(
     chosen = find_tasks(tasks)
     if on_missing not in ON_MISSING:
         raise ValueError(f"`on_missing` must be one of {ON_MISSING}. Received: {on_missing!r}.")
-    if isinstance(n_bootstrap, bool) or not isinstance(n_bootstrap, int) or n_bootstrap < 0:
-        raise ValueError(f"`n_bootstrap` must be an integer, 0 or more. Received: {n_bootstrap!r}.")
+    if split is not None and not isinstance(split, str):
+        raise TypeError(f"`split` should be a name. Received: {checks.shown(split)}.")
+    n_bootstrap = checks.integer("n_bootstrap", n_bootstrap, 0)
+    seed = checks.integer("seed", seed, 0)
     if isinstance(encoder, CachedEncoder):
         if cache_dir is not None:
             raise ValueError("This CachedEncoder has its own: leave `cache_dir` out.")
         cached, name = encoder, name or encoder.name
     else:
         cached = CachedEncoder(encoder, cache_dir, name)
-    about = describe(cached.encoder)
-    report = Report(
-        about={
-            "embedder": {
-                "name": name or about.get("backbone") or about["class"],
-                **about,
-                "fingerprint": cached.fingerprint,
-            },
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "split": split,
-            "bootstrap": {"resamples": n_bootstrap, "seed": seed, "level": 0.95},
-            "versions": versions(),
-        }
-    )
-    for task in chosen:
-        start = time.perf_counter()
-        try:
-            result = task.run(cached, split)
-        except (FileNotFoundError, ImportError) as error:
-            if on_missing == "raise":
-                raise
-            report.missing[task.name] = str(error)
-            continue
-        _check(task, result)
-        report.results[task.name] = result
-        report.seconds[task.name] = round(time.perf_counter() - start, 3)
-        report.published[task.name] = task.published
-        if n_bootstrap and math.isfinite(result.score):
-            interval = bootstrap_interval(result.items, result.metric, n_bootstrap, seed)
-            report.intervals[task.name] = interval
+    with cached.steady():
+        about = describe(cached.encoder)
+        report = Report(
+            about={
+                "embedder": {
+                    "name": name or about.get("backbone") or about["class"],
+                    **about,
+                    "fingerprint": cached.fingerprint,
+                },
+                "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "split": split,
+                "bootstrap": {"resamples": n_bootstrap, "seed": seed, "level": 0.95},
+                "versions": versions(),
+            }
+        )
+        for task in chosen:
+            start = time.perf_counter()
+            try:
+                result = _run(task, cached, split)
+            except (FileNotFoundError, ImportError) as error:
+                if on_missing == "raise":
+                    raise
+                report.missing[task.name] = str(error)
+                continue
+            report.results[task.name] = result
+            report.seconds[task.name] = round(time.perf_counter() - start, 3)
+            report.published[task.name] = task.published
+            if n_bootstrap and result.items and math.isfinite(result.score):
+                interval = bootstrap_interval(result.items, result.metric, n_bootstrap, seed)
+                report.intervals[task.name] = interval
     return report
 
 
-def _check(task: Task, result: Any) -> None:
-    """That a task's result is one, and that its items give its score."""
+def _run(task: Task, encoder: CachedEncoder, split: str | None) -> TaskResult:
+    encoder.zeros.clear()
+    result = task.run(encoder, split)
+    check_result(task, result)
+    if encoder.zeros:
+        details = {**result.details, "zero_vectors": len(encoder.zeros)}
+        result = dataclasses.replace(result, details=details)
+    return result
+
+
+def check_result(task: Task, result: Any) -> None:
+    """That a task's result is one, and that its items, if it has any, give its score."""
     if not isinstance(result, TaskResult):
         raise TypeError(
-            f"Task {task.name!r} must give a cptk.evaluation.TaskResult. Received: "
-            f"{type(result).__name__}."
+            f"Task {task.name!r} must give a cptk.evaluation.TaskResult, such as "
+            f'TaskResult("accuracy", 0.75). Received: {checks.shown(result)}.'
         )
-    score = item_score(result.items, result.metric)
+    if not result.items:
+        return
+    try:
+        score = item_score(result.items, result.metric)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"Task {task.name!r}: {error}") from error
     if not math.isclose(score, result.score, abs_tol=1e-6) and math.isfinite(score + result.score):
         raise ValueError(
             f"Task {task.name!r} has a {result.metric} of {result.score}, and its items give "

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cptk import checks
 from cptk.evaluation.encoders import unit_rows
 
 Floats = NDArray[np.float32]
@@ -72,14 +73,14 @@ def top_k(
             "`queries` and `documents` must have vectors of one size. Received shapes: "
             f"{query_matrix.shape} and {document_matrix.shape}."
         )
-    k = _whole(k, "k")
+    k = checks.integer("k", k, 1)
     if k > len(document_matrix):
         raise ValueError(
             f"`k` must be at most the number of documents, {len(document_matrix)}. Received: {k}."
         )
     if metric not in ("cosine", "dot"):
         raise ValueError(f"`metric` must be 'cosine' or 'dot'. Received: {metric!r}.")
-    size = _whole(block_size, "block_size")
+    size = checks.integer("block_size", block_size, 1)
     cosine = metric == "cosine"
     collection = _Collection.of(_unit(document_matrix) if cosine else document_matrix)
     scores = np.empty((len(query_matrix), k), np.float32)
@@ -297,9 +298,3 @@ def _matrix(values: ArrayLike, name: str) -> Floats:
             f"`{name}` must be finite in float32. Received NaN or infinity among its values."
         )
     return matrix
-
-
-def _whole(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}.")
-    return int(value)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numbers
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cptk import checks
 from cptk.datasets.records import ScoredPairs
 from cptk.evaluation._splits import load_split
 from cptk.evaluation.encoders import Embed, check_vectors, embed
@@ -29,8 +32,9 @@ def similarity(encoder: Any, data: ScoredPairs) -> dict[str, float]:
         Figures by name, see `similarity_scores`.
 
     Raises:
-        ValueError: If the lists differ in length, a score is not finite or there are fewer than two
-            pairs.
+        TypeError: If a sentence is no string, or a score no number.
+        ValueError: If the lists differ in length, a sentence is blank, a score is not finite, or
+            the whole or a subset has fewer than two pairs.
 
     Example:
 
@@ -44,7 +48,9 @@ def similarity(encoder: Any, data: ScoredPairs) -> dict[str, float]:
     similarity(encoder, pairs)["spearman"]
     ```
     """
-    return similarity_scores(pair_cosines(*_sides(encoder, data)), data.scores, data.subsets)
+    checked = _checked(data)
+    cosines = pair_cosines(*_sides(encoder, checked))
+    return similarity_scores(cosines, checked.scores, checked.subsets)
 
 
 def similarity_scores(
@@ -85,21 +91,11 @@ def similarity_scores(
     """
     first, second = np.asarray(predicted), np.asarray(gold)
     scores = {"spearman": spearman(first, second), "pearson": pearson(first, second)}
-    names = np.asarray(["all"] * len(first) if subsets is None else subsets)
-    if names.shape != first.shape:
-        raise ValueError(
-            f"`subsets` must name the subset of each of the {len(first)} pairs. "
-            f"Received {len(names)} names."
-        )
+    names = np.asarray(_subsets(len(first), subsets))
     parts = list(dict.fromkeys(names.tolist()))
     if len(parts) < 2:
         return scores
     sizes = [int(np.sum(names == part)) for part in parts]
-    if min(sizes) < 2:
-        part = parts[sizes.index(min(sizes))]
-        raise ValueError(
-            f"Each subset needs two or more pairs for a correlation. {part!r} has {min(sizes)}."
-        )
     for metric, function in (("spearman", spearman), ("pearson", pearson)):
         values = [function(first[names == part], second[names == part]) for part in parts]
         scores[f"{metric}_mean"] = float(np.mean(values))
@@ -145,14 +141,51 @@ def pair_cosines(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     return np.asarray((u * v).sum(axis=1) / np.where(lengths == 0, 1.0, lengths))
 
 
-def _sides(encoder: Any, data: ScoredPairs) -> tuple[NDArray[Any], NDArray[Any]]:
-    if not len(data.first) == len(data.second) == len(data.scores) == len(data.subsets):
+def _subsets(count: int, subsets: Sequence[str] | None) -> list[Any]:
+    """The subset of each pair, checked; each of several has two pairs or more."""
+    if subsets is None:
+        return ["all"] * count
+    names = checks.items(subsets, "subsets", "names")
+    if len(names) != count:
+        raise ValueError(
+            f"`subsets` must name the subset of each of the {count} pairs. "
+            f"Received {len(names)} names."
+        )
+    sizes = Counter(names)
+    part, size = min(sizes.items(), key=lambda each: each[1])
+    if len(sizes) > 1 and size < 2:
+        raise ValueError(
+            f"Each subset needs two or more pairs for a correlation. {part!r} has {size}."
+        )
+    return names
+
+
+def _checked(data: Any) -> ScoredPairs:
+    """The pairs as lists, before anything is embedded."""
+    if not isinstance(data, ScoredPairs):
+        raise TypeError(
+            f"`data` should be a cptk.datasets.ScoredPairs. Received: {checks.shown(data)}."
+        )
+    first, second = checks.texts(data.first, "first"), checks.texts(data.second, "second")
+    scores = checks.items(data.scores, "scores", "numbers")
+    subsets = checks.items(data.subsets, "subsets", "names")
+    sizes = [len(first), len(second), len(scores), len(subsets)]
+    if len(set(sizes)) > 1:
         raise ValueError(
             "A pair needs two sentences, a score and a subset. Received "
-            f"{len(data.first)}, {len(data.second)}, {len(data.scores)} and {len(data.subsets)}."
+            f"{sizes[0]}, {sizes[1]}, {sizes[2]} and {sizes[3]}."
         )
-    if not np.isfinite(np.asarray(data.scores, dtype=np.float64)).all():
+    for score in scores:
+        if not isinstance(score, numbers.Real):
+            raise TypeError(f"A pair's score should be a number. Received: {checks.shown(score)}.")
+    if not np.isfinite(scores).all():
         raise ValueError("A pair's score is not finite; leave unscored pairs out.")
+    if len(scores) < 2:
+        raise ValueError("A correlation needs two pairs or more. Received one.")
+    return ScoredPairs(first, second, scores, _subsets(len(scores), subsets))
+
+
+def _sides(encoder: Any, data: ScoredPairs) -> tuple[NDArray[Any], NDArray[Any]]:
     rows = {text: row for row, text in enumerate(dict.fromkeys([*data.first, *data.second]))}
     vectors = embed(encoder, list(rows))
     return vectors[[rows[t] for t in data.first]], vectors[[rows[t] for t in data.second]]
@@ -161,6 +194,7 @@ def _sides(encoder: Any, data: ScoredPairs) -> tuple[NDArray[Any], NDArray[Any]]
 def _task(name: str, what: str) -> Task:
     def run(embed: Embed, split: str | None) -> TaskResult:
         data, chosen = load_split(ScoredPairs, name, split)
+        data = _checked(data)
         predicted = pair_cosines(*_sides(embed, data))
         scores = similarity_scores(predicted, data.scores, data.subsets)
         subsets = list(dict.fromkeys(data.subsets))

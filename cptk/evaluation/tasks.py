@@ -7,36 +7,57 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from cptk import checks
 from cptk.evaluation.encoders import Embed
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskResult:
-    """What one task measured.
+    """What one task measured: a metric and a score, and as much more as there is to say.
 
     Attributes:
         metric: Name of the headline figure (`"accuracy"`, `"spearman"`, `"mrr"`, `"ndcg@10"`).
         score: The headline figure, a fraction: 0.813 and not 81.3.
-        scores: Every figure by name, the headline among them.
+        scores: Every figure by name, the headline among them; by default the headline alone.
         items: Per-item columns that the headline is computed from, for the bootstrap: one column
             (`{"correct": [...]}`) of which `score` is the mean, or two (`{"predicted": [...],
-            "gold": [...]}`) whose correlation it is.
+            "gold": [...]}`) whose correlation it is. Without them there is no interval, and two
+            reports cannot be compared on the task.
         dataset: Name of the data set.
         split: The split that was scored.
-        size: Number of items scored.
+        size: Number of items scored; by default that of `items`.
         sha256: Fingerprint of the data set's content.
         details: What was chosen on the way (a regularisation, a k, the prompts), JSON values only.
+
+    Example:
+
+    ```python
+    TaskResult("accuracy", 0.75, items={"correct": [1, 0, 1, 1]}).size  # 4
+    ```
     """
 
     metric: str
     score: float
-    scores: Mapping[str, float]
-    items: Mapping[str, Sequence[float]]
-    dataset: str
-    split: str
-    size: int
-    sha256: str
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    items: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    dataset: str = ""
+    split: str = ""
+    size: int = 0
+    sha256: str = ""
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) or not hasattr(self.score, "__float__"):
+            raise TypeError(
+                "A TaskResult needs the name of its metric and a number, as in "
+                'TaskResult("accuracy", 0.75). Received: '
+                f"{checks.shown(self.metric)} and {checks.shown(self.score)}."
+            )
+        object.__setattr__(self, "score", float(self.score))  # NumPy's or a tensor's, it may be
+        if not self.scores:
+            object.__setattr__(self, "scores", {self.metric: self.score})
+        if not self.size and self.items:
+            object.__setattr__(self, "size", len(next(iter(self.items.values()))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +110,17 @@ def register_task(task: Task) -> Task:
     ```
     """
     if not isinstance(task, Task):
-        raise TypeError(f"`task` must be a cptk.evaluation.Task. Received: {task!r:.100}.")
+        raise TypeError(f"`task` must be a cptk.evaluation.Task. Received: {checks.shown(task)}.")
+    if not isinstance(task.name, str) or not callable(task.run):
+        raise TypeError(
+            "A Task needs a name and a function `run(embed, split)`. Received: "
+            f"{checks.shown(task.name)} and {checks.shown(task.run)}."
+        )
+    if isinstance(task.groups, str) or not all(isinstance(group, str) for group in task.groups):
+        raise TypeError(
+            'A task\'s `groups` should be a tuple of names, such as ("mine",). Received: '
+            f"{checks.shown(task.groups)}."
+        )
     if not task.name or not task.name.replace("-", "_").isidentifier():
         raise ValueError(f"A task's name is letters, digits, '_' and '-'. Received: {task.name!r}.")
     if task.name in _groups() or task.name == "all":
@@ -132,6 +163,10 @@ def find_tasks(names: str | Task | Iterable[str | Task]) -> list[Task]:
     """
     if isinstance(names, str | Task):
         names = [names]
+    if not isinstance(names, Iterable):
+        raise TypeError(
+            f"Tasks are given as names, Tasks, or a list of these. Received: {checks.shown(names)}."
+        )
     found: dict[str, Task] = {}
     for name in names:
         for task in _expand(name):
@@ -145,7 +180,7 @@ def _expand(name: str | Task) -> list[Task]:
     if isinstance(name, Task):
         return [name]
     if not isinstance(name, str):
-        raise TypeError(f"Tasks are named by strings. Received: {name!r:.100}.")
+        raise TypeError(f"Tasks are named by strings. Received: {checks.shown(name)}.")
     if name in _TASKS:
         return [_TASKS[name]]
     if name == "all":

@@ -38,7 +38,8 @@ def trec_scores(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
         measure -> query id -> value.
 
     Raises:
-        ValueError: If there is no judgement or a score is not finite.
+        TypeError: If an id is no string, or a relevance or score no number.
+        ValueError: If there is no judgement, a relevance is not whole or a score is not finite.
 
     Example:
 
@@ -46,15 +47,14 @@ def trec_scores(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
     trec_scores({"q": {"a": 1}}, {"q": {"a": 0.5, "b": 0.9}})["mrr"]  # {"q": 0.5}
     ```
     """
-    judged = {query: dict(relevance) for query, relevance in qrels.items() if relevance}
-    full = {query: dict(run.get(query, {})) for query in judged}
+    judged = ranking.checked_qrels(qrels)
+    full = ranking.checked_run(run, judged)
     first = {q: {d: scores[d] for d in ranking.ranked(scores)[:10]} for q, scores in full.items()}
     try:
         import pytrec_eval
     except ImportError:
         values = {name: numpy(judged, full) for name, (_, numpy) in _THEIRS.items()}
         return values | {"mrr@10": ranking.reciprocal_rank(judged, first)}
-    ranking.reciprocal_rank(judged, first)  # its checks
     names = {name: theirs.replace(".", "_") for name, (theirs, _) in _THEIRS.items()}
     evaluator = pytrec_eval.RelevanceEvaluator(judged, {theirs for theirs, _ in _THEIRS.values()})
     scored = evaluator.evaluate(full)

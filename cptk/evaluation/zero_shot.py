@@ -10,15 +10,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cptk import checks
 from cptk.datasets.records import LabeledTexts
+from cptk.evaluation._labels import label_array
 from cptk.evaluation._splits import load_split
 from cptk.evaluation.encoders import Embed, check_vectors, embed, unit_rows
-from cptk.evaluation.tasks import Task, TaskResult
+from cptk.evaluation.tasks import Published, Task, TaskResult
 
 SST2_LABELS = ("negative", "positive")
 """The paper's bare labels, by class number."""
 SST2_PROMPTS = tuple(f"this is an example of a {label} movie review." for label in SST2_LABELS)
 """The paper's prompts, by class number."""
+SST2_PUBLISHED = (
+    Published(
+        "supervised network (Socher et al. 2013)",
+        0.854,
+        "Socher et al. 2013, as cited in Neelakantan et al. 2022, Table 3",
+    ),
+)
+"""What the paper holds its own figures on SST-2 against."""
 
 Scores = NDArray[np.float64]
 
@@ -90,6 +100,10 @@ def zero_shot(
     al. (2021), CLIP, section 3.1.4, for ensembles of prompts. The calibration is ours.
     """
     groups = _groups(label_texts)
+    texts, calibration_is_texts = checks.texts(texts), calibration_texts is texts
+    classes = _classes(labels, len(texts), len(groups))
+    if calibration_texts is not None and not calibration_is_texts:
+        calibration_texts = checks.texts(calibration_texts, "calibration_texts")
     flat = [text for group in groups for text in group]
     starts = np.cumsum([0, *map(len, groups)])
     vectors = embed(encoder, flat, label_role)
@@ -97,11 +111,10 @@ def zero_shot(
     embedded = embed(encoder, texts, role)
     calibration = None
     if calibration_texts is not None:
-        same = calibration_texts is texts
-        calibration = embedded if same else embed(encoder, calibration_texts, role)
+        calibration = embedded if calibration_is_texts else embed(encoder, calibration_texts, role)
     return zero_shot_vectors(
         embedded,
-        labels,
+        classes,
         by_class,
         calibration_vectors=calibration,
         allow_zeros=True,  # `embed` has refused those that are not meant
@@ -140,23 +153,11 @@ def zero_shot_vectors(
     """
     if len(label_vectors) < 2:
         raise ValueError(f"There must be two classes or more. Received: {len(label_vectors)}.")
-    classes = np.asarray(labels)
     texts = _checked(vectors, "`vectors`", allow_zeros)
     prototypes = np.concatenate(
         [_prototype(each, c, allow_zeros) for c, each in enumerate(label_vectors)]
     )
-    if classes.dtype.kind not in "iub":
-        raise TypeError(f"`labels` must be class numbers. Received: dtype={classes.dtype}.")
-    if classes.shape != (len(texts),):
-        raise ValueError(
-            f"`labels` must hold one class number for each of the {len(texts)} texts. "
-            f"Received: shape={classes.shape}."
-        )
-    if classes.min() < 0 or classes.max() >= len(prototypes):
-        raise ValueError(
-            f"`labels` must be from 0 to {len(prototypes) - 1}, as there are {len(prototypes)} "
-            f"classes. Received: {classes.min()} to {classes.max()}."
-        )
+    classes = _classes(labels, len(texts), len(prototypes))
     scores = _cosines(texts, prototypes)
     predictions = scores.argmax(axis=1)
     plain = ZeroShotResult(float(np.mean(predictions == classes)), predictions, scores)
@@ -202,19 +203,38 @@ def _checked(vectors: ArrayLike, name: str, allow_zeros: bool) -> NDArray[np.flo
     return check_vectors(array, len(array) if array.ndim else 0, name, allow_zeros=allow_zeros)
 
 
-def _groups(label_texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
-    if isinstance(label_texts, str) or not isinstance(label_texts, Sequence):
-        raise TypeError(
-            f"`label_texts` must hold a text, or several, for each class. Received: "
-            f"{label_texts!r:.100}."
+def _classes(labels: Any, count: int, classes: int) -> NDArray[Any]:
+    """(count,) class numbers below `classes`."""
+    numbers = label_array(labels, "labels", "class numbers")
+    if numbers.shape != (count,):
+        raise ValueError(
+            f"`labels` must hold one class number for each of the {count} texts. "
+            f"Received: shape={numbers.shape}."
         )
-    groups = [[each] if isinstance(each, str) else list(each) for each in label_texts]
-    if len(groups) < 2 or not all(groups):
+    if numbers.dtype.kind not in "iub":
+        raise TypeError(f"`labels` must be class numbers. Received: {checks.shown(numbers[0])}.")
+    if numbers.min() < 0 or numbers.max() >= classes:
+        raise ValueError(
+            f"`labels` must be from 0 to {classes - 1}, as there are {classes} "
+            f"classes. Received: {numbers.min()} to {numbers.max()}."
+        )
+    return numbers
+
+
+def _groups(label_texts: Any) -> list[list[str]]:
+    if isinstance(label_texts, str):
+        raise TypeError(
+            "`label_texts` must hold a text, or several, for each class. Received: "
+            f"{checks.shown(label_texts)}."
+        )
+    each_class = checks.items(label_texts, "label_texts", "texts, or lists of texts, by class")
+    groups = [[each] if isinstance(each, str) else each for each in each_class]
+    if len(groups) < 2 or any(hasattr(group, "__len__") and not len(group) for group in groups):
         raise ValueError(
             "`label_texts` must have two classes or more, and a text for each. "
-            f"Received: {label_texts!r:.200}."
+            f"Received: {checks.shown(label_texts)}."
         )
-    return groups
+    return [checks.texts(group, f"label_texts[{c}]") for c, group in enumerate(groups)]
 
 
 def _task(name: str, label_texts: tuple[str, ...], what: str) -> Task:
@@ -245,7 +265,8 @@ def _task(name: str, label_texts: tuple[str, ...], what: str) -> Task:
             },
         )
 
-    return Task(name, run, ("sst2", "zero_shot"), f"SST-2, {what}: accuracy of the nearest.")
+    described = f"SST-2, {what}: accuracy of the nearest."
+    return Task(name, run, ("sst2", "zero_shot"), described, SST2_PUBLISHED)
 
 
 TASKS = (

@@ -8,7 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from cptk.evaluation.encoders import Vectors, embed
+from cptk import checks
+from cptk.evaluation.encoders import Vectors, embed, embed_checked
+from cptk.evaluation.fingerprint import fingerprint
 
 #: What the default revision is taken from: prose, a question, code, another script. (Ours.)
 _PROBES = (
@@ -36,8 +38,9 @@ def as_encoder(
 
     mteb keeps results on disk by name and revision, and gives them out again instead of running a
     task that it has. The default revision is therefore a hash of the vectors of four short texts in
-    each role: another embedder, other weights or other roles give another revision. It is taken
-    once: after more training, wrap the embedder anew. (Ours.)
+    each role and, where the weights can be read, of all that vectors depend on: another embedder,
+    other weights, roles or lengths give another revision. It is taken once: after more training,
+    wrap the embedder anew. (Ours.)
 
     A blank text, such as some corpora hold, cannot be embedded; it gets the zero vector, whose
     cosine with everything is 0. (Ours.) The `batch_size` in mteb's `encode_kwargs` is passed over:
@@ -60,7 +63,7 @@ def as_encoder(
 
     Raises:
         ImportError: mteb is not installed.
-        TypeError: `encoder` embeds no text.
+        TypeError: `encoder` embeds no text, or `roles` is no mapping.
         ValueError: A `name` without one slash, a key in `roles` or a field that mteb does not know,
             or a role that the embedder does not have.
 
@@ -80,6 +83,8 @@ def as_encoder(
     name = _default_name(encoder) if name is None else name
     if not isinstance(name, str) or [bool(part.strip()) for part in name.split("/")] != [True] * 2:
         raise ValueError(f"`name` should be 'organisation/model'. Received: {name!r}.")
+    if roles is not None and not isinstance(roles, Mapping):
+        raise TypeError(f"`roles` should be a mapping. Received: {checks.shown(roles)}.")
     chosen: dict[str | None, str | None] = {"query": "query", "document": "document", None: None}
     if unknown := set(roles or ()) - set(chosen):
         raise ValueError(
@@ -87,12 +92,12 @@ def as_encoder(
             f"to roles of the embedder. Received the keys: {sorted(map(repr, unknown))}."
         )
     chosen |= roles or {}
-    size, fingerprint = _probe(encoder, chosen)
+    size, default_revision = _probe(encoder, chosen)
     keras_model = isinstance(encoder, keras.Model)
     fields: dict[str, Any] = {
         "loader": None,
         "name": name,
-        "revision": fingerprint if revision is None else revision,
+        "revision": default_revision if revision is None else revision,
         "release_date": None,
         "languages": None,
         "n_parameters": encoder.count_params() if keras_model else None,
@@ -127,7 +132,9 @@ class _Encoder:
         self, inputs: Iterable[Mapping[str, Any]], *, prompt_type: Any = None, **_: Any
     ) -> Vectors:
         """Embed the `"text"` of batches, as mteb's data loader gives them."""
-        texts = [text for batch in inputs for text in batch["text"]]
+        batches = [batch["text"] for batch in inputs if _has_text(batch)]
+        texts = [text for batch in batches for text in checks.items(batch, "text", "strings")]
+        texts = checks.texts(texts, "text", allow_blank=True) if texts else []
         rows = [row for row, text in enumerate(texts) if text.strip()]
         vectors = np.zeros((len(texts), self.size), np.float32)
         if rows:
@@ -146,6 +153,15 @@ class _Encoder:
         from mteb.similarity_functions import pairwise_cos_sim
 
         return pairwise_cos_sim(embeddings1, embeddings2)
+
+
+def _has_text(batch: Any) -> bool:
+    if not isinstance(batch, Mapping) or "text" not in batch:
+        raise TypeError(
+            'A batch should be a mapping with "text", as of mteb\'s tasks on text. Received: '
+            f"{checks.shown(batch)}."
+        )
+    return True
 
 
 def _library() -> Any:
@@ -168,9 +184,9 @@ def _default_name(encoder: Any) -> str:
 
 def _probe(encoder: Any, roles: Mapping[str | None, str | None]) -> tuple[int, str]:
     """Size of the vectors, and a hash of some of them, rounded so that it holds across machines."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256((fingerprint(encoder) or "").encode())
     for role in (roles[None], roles["query"], roles["document"]):
-        vectors = embed(encoder, _PROBES, role)
+        vectors, _ = embed_checked(encoder, list(_PROBES), role)
         largest = float(np.abs(vectors).max()) or 1.0
         steps = np.rint(vectors * (1000 / largest)).astype("<i2")
         digest.update(f"{largest:.3g} {steps.shape}".encode() + steps.tobytes())

@@ -4,8 +4,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Sequence
-from os import PathLike, fspath
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 from cptk import checks
@@ -38,9 +37,11 @@ class SentenceEncoder:
         It takes as long as reading the weights once (a second for 500 MB).
         """
         model = self.model
-        vocabulary: dict[str, int] = getattr(getattr(model, "tokenizer", None), "get_vocab", dict)()
+        tokenizer = getattr(model, "tokenizer", None)
+        vocabulary: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
         setting = [str(model), model.prompts, model.default_prompt_name, model.truncate_dim]
         setting += [model.max_seq_length, self.normalize, sorted(vocabulary.items())]
+        setting += [_pipeline(tokenizer), getattr(tokenizer, "padding_side", None)]
         digest = hashlib.sha256(json.dumps(setting).encode())
         for name, weight in sorted(model.state_dict().items()):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
@@ -102,8 +103,8 @@ def as_encoder(
     Raises:
         ImportError: sentence-transformers is not installed.
         FileNotFoundError: There is no such folder, or it holds no model.
-        TypeError: `model` is neither.
-        ValueError: `batch_size` is not a positive integer.
+        TypeError: `model` is neither, or `batch_size` no integer.
+        ValueError: `batch_size` is below 1, or the folder's model cannot be loaded.
 
     Example:
 
@@ -117,23 +118,37 @@ def as_encoder(
         - Reimers & Gurevych, Sentence-BERT, arXiv:1908.10084.
     """
     library = _library()
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` should be a positive integer. Received: {batch_size!r}.")
+    batch_size = checks.integer("batch_size", batch_size, 1)
     if isinstance(model, str | PathLike):
-        folder = Path(fspath(model))
+        folder = checks.path(model, "model")
         if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
             raise FileNotFoundError(
                 f"There is no sentence-transformers model in the folder {str(folder)!r}: no "
                 "modules.json and no config.json. For a model on the Hugging Face hub pass "
                 "`SentenceTransformer(name)`."
             )
-        model = library.SentenceTransformer(str(folder), device=device, local_files_only=True)
+        try:
+            model = library.SentenceTransformer(str(folder), device=device, local_files_only=True)
+        except Exception as error:  # each of its parts has errors of its own
+            raise ValueError(
+                f"The sentence-transformers model in {str(folder)!r} cannot be loaded "
+                f"({type(error).__name__}: {error}). Save or download it again."
+            ) from error
     if not isinstance(model, library.SentenceTransformer):
         raise TypeError(
             "`model` should be a SentenceTransformer or the folder of one. Received: "
             f"{type(model).__name__}."
         )
     return SentenceEncoder(model, batch_size, normalize)
+
+
+def _pipeline(tokenizer: Any) -> Any:
+    """What a fast tokenizer does to a text, without the length of the last call."""
+    to_str = getattr(getattr(tokenizer, "backend_tokenizer", None), "to_str", None)
+    if to_str is None:
+        return None
+    spec = json.loads(to_str())
+    return {key: value for key, value in spec.items() if key not in ("truncation", "padding")}
 
 
 def _library(name: str = "sentence_transformers") -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cptk import checks
+
 #: Okabe & Ito 2008, Color Universal Design; black last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^DvP*X"
@@ -56,7 +58,10 @@ def series(values: ArrayLike | Mapping[str, ArrayLike], size: int) -> dict[str, 
 
 def numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     """Finite numbers as float64."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of unequal length
+        raise ValueError(f"{name} must be numbers, as many in each row. {error}") from None
     if array.dtype.kind not in "fiub" or not array.size:
         raise ValueError(
             f"{name} must be numbers. Received dtype {array.dtype}, shape {array.shape}."
@@ -83,6 +88,16 @@ def unit(values: ArrayLike, name: str) -> NDArray[np.float64]:
         raise ValueError(f"{name} must hold no zero vector. Received one in row "
                          f"{int(np.argmin(lengths))}.")  # fmt: skip
     return np.asarray(array / lengths)
+
+
+def named(values: Any, name: str, count: int, of: str = "entry") -> list[Any]:
+    """Labels or texts as a list of `count`: by their places, whatever index a column has."""
+    entries = checks.items(values, name, "labels")
+    if len(entries) != count:
+        raise ValueError(
+            f"`{name}` must have one {of} for each of the {count} vectors. Received {len(entries)}."
+        )
+    return entries
 
 
 def short(text: str, width: int = 40) -> str:

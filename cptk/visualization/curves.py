@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cptk import checks
 from cptk.visualization.axes import COLOURS, GREY, grid, make, numbers, series, style
 
 
@@ -186,8 +187,7 @@ def _bins(
             f"`confidences` must be from 0 to 1. Received {sure.min()} to {sure.max()}; take the "
             "softmax of the scores first."
         )
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise ValueError(f"`bins` must be a positive integer. Received: {bins!r}.")
+    bins = checks.integer("bins", bins, 1)
     edges = np.linspace(0.0, 1.0, bins + 1)
     index = np.clip(np.searchsorted(edges, sure, side="left") - 1, 0, bins - 1)
     counts = np.bincount(index, minlength=bins)
@@ -274,10 +274,13 @@ def confusion_matrix(
             f"{true.shape} and {taken.shape}."
         )
     classes, index = np.unique(np.concatenate([true, taken]), return_inverse=True)
-    if names is not None and len(names) != len(classes):
-        raise ValueError(
-            f"`names` must name the {len(classes)} classes {classes.tolist()}. Received: {names!r}."
-        )
+    if names is not None:
+        names = checks.items(names, "names", "names")
+        if len(names) != len(classes):
+            raise ValueError(
+                f"`names` must name the {len(classes)} classes {checks.shown(classes.tolist())}. "
+                f"Received: {checks.shown(names)}."
+            )
     counts = np.zeros((len(classes), len(classes)), int)
     np.add.at(counts, (index[: len(true)], index[len(true) :]), 1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cptk.visualization.axes import COLOURS, grid, make, numbers, short, style, unit
+from cptk.visualization.axes import COLOURS, grid, make, named, numbers, short, style, unit
 
 _BLOCK = 1024
 
@@ -164,11 +164,10 @@ def similarity_heatmap(
         )
     if second is None and second_texts is None:
         second_texts = texts
-    for labels, vectors, name in ((texts, rows, "texts"), (second_texts, columns, "second_texts")):
-        if labels is not None and len(labels) != len(vectors):
-            raise ValueError(
-                f"`{name}` must have {len(vectors)} labels, one a vector. Received {len(labels)}."
-            )
+    if texts is not None:
+        texts = named(texts, "texts", len(rows), "label")
+    if second_texts is not None:
+        second_texts = named(second_texts, "second_texts", len(columns), "label")
     cosines = np.clip(rows @ columns.T, -1, 1)
     ax = make(ax, min(12, 3.5 + 0.45 * len(columns)), min(12, 2.2 + 0.4 * len(rows)))
     lowest = min(0.0, float(cosines.min()))

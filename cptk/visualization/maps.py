@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cptk.visualization.axes import GREY, make, matrix, short, style
+from cptk import checks
+from cptk.visualization.axes import GREY, make, matrix, named, short, style
 
 METHODS = ("pca", "umap")
 
@@ -59,16 +60,17 @@ def embedding_map(
     McInnes et al. 2018, UMAP, arXiv:1802.03426.
     """
     points, axis_names = _plane(matrix(vectors, "`vectors`"), method, seed)
-    classes = np.zeros(len(points), int) if labels is None else np.asarray(labels)
-    for values, name in ((classes, "labels"), (texts, "texts")):
-        if values is not None and len(values) != len(points):
-            raise ValueError(
-                f"`{name}` must have one entry for each of the {len(points)} vectors. "
-                f"Received {len(values)}."
-            )
+    count = len(points)
+    if texts is not None:
+        texts = named(texts, "texts", count)
+    classes = np.asarray([0] * count if labels is None else named(labels, "labels", count))
     kinds = np.unique(classes)
-    if names is not None and len(names) != len(kinds):
-        raise ValueError(f"`names` must name the {len(kinds)} classes. Received: {names!r}.")
+    if names is not None:
+        names = checks.items(names, "names", "names")
+        if len(names) != len(kinds):
+            raise ValueError(
+                f"`names` must name the {len(kinds)} classes. Received: {checks.shown(names)}."
+            )
     ringed = _indices(mistakes, len(points))
     ax = make(ax, 6.5, 5.5)
     size = float(np.clip(3000 / len(points), 9, 40))

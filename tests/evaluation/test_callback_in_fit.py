@@ -12,7 +12,7 @@ import pytest
 from toys import HIDDEN_DIM, backbone, tokenizer
 
 import cptk
-from cptk.evaluation import EvaluationCallback, Task
+from cptk.evaluation import EvaluationCallback, Report, Task, TaskResult, compare, evaluate
 from cptk.models import GPT2TextEmbedder, GPT2TextEmbedderPreprocessor
 
 PAIRS = {
@@ -61,6 +61,12 @@ def dense() -> Any:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", run_eagerly=keras.backend.backend() == "tensorflow")
     return model
+
+
+def fit_dense(callback: Any, epochs: int = 1) -> Any:
+    """Two steps an epoch."""
+    x, y = np.ones((4, 2)), np.ones(4)
+    return dense().fit(x, y, batch_size=2, epochs=epochs, verbose=0, callbacks=[callback]).history
 
 
 def drift() -> Task:
@@ -131,44 +137,133 @@ def test_history_survives_an_interruption_without_gaps_or_doubles(
     assert not list((tmp_path / "b").glob(".scratch*"))
 
 
-def test_failing_task_is_recorded_told_once_and_stops_nothing(
-    trainer: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
+def once(name: str = "once", error: Exception | None = None) -> Task:
+    """A task that works the first time it is run, and never again."""
+    runs: list[int] = []
+
+    def run(embed: Any, split: str | None) -> Any:
+        runs.append(1)
+        if len(runs) > 1:
+            raise error or FileNotFoundError("it is gone")
+        return TaskResult("accuracy", 0.5)
+
+    return Task(name, run)
+
+
+def test_task_that_fails_later_is_recorded_told_once_and_stops_nothing(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     file = tmp_path / "new" / "h.csv"
-    callback = EvaluationCallback([toys.missing(), drift()], file=file)
+    callback = EvaluationCallback([once(), toys.signs()], encoder=toys.function, file=file)
     with caplog.at_level(logging.WARNING):
-        history = fit(trainer(), callback, epochs=3).history
-    told = [record.getMessage() for record in caplog.records if "lost" in record.getMessage()]
+        history = fit_dense(callback, epochs=4)
+    told = [record.getMessage() for record in caplog.records if "once" in record.getMessage()]
     assert told == [
-        "Task 'lost' failed at step 4: FileNotFoundError: lost.tsv is not there; set "
-        "CPTK_DATA_DIR. Training goes on; this is said once."
+        "Task 'once' failed at step 4: FileNotFoundError: it is gone. Training goes on; this is "
+        "said once."
     ]
-    assert "lost" not in history
-    assert len(history["drift"]) == 3
+    assert history["once"] == [0.5]
+    assert len(history["signs"]) == 4
     rows = list(csv.DictReader(file.read_text().splitlines()))
-    assert [row["error"][:9] for row in rows] == ["FileNotFo", ""] * 3
-    assert rows[0]["score"] == ""
+    assert [row["error"][:9] for row in rows] == ["", "", *["FileNotFo", ""] * 3]
+    assert rows[2]["score"] == ""
 
 
-def test_early_stopping_can_watch_a_task(trainer: Any) -> None:
-    stop = keras.callbacks.EarlyStopping(monitor="drift", mode="max", patience=0, min_delta=10)
-    callback = EvaluationCallback(drift())
-    fit(trainer(), callback, stop, epochs=5)
-    assert len(callback.history) == 2
+def gives(result: Any) -> Task:
+    return Task("mine", lambda embed, split: result)
+
+
+@pytest.mark.parametrize(
+    ("when", "task", "error", "message"),
+    [
+        ({}, toys.missing(), FileNotFoundError, r"lost\.tsv"),
+        ({"every_n_steps": 1}, toys.missing(error=KeyError("x")), KeyError, "x"),
+        ({"every_n_steps": 1, "at_start": True}, gives(0.5), TypeError, "'mine' must give a .*0.5"),
+        ({}, gives(toys.result({"x": [0, 1]}, score=0.9)), ValueError, "its items give 0.5"),
+        ({}, gives(toys.result({"x": ["a"]}, score=0.9)), ValueError, "'mine': .* must be numbers"),
+    ],
+)
+def test_task_that_fails_the_first_time_ends_training_at_once(
+    when: dict[str, Any], task: Task, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "h.json"
+    callback = EvaluationCallback([toys.signs(), task], encoder=toys.function, file=file, **when)
+    with pytest.raises(error, match=message) as raised:
+        fit_dense(callback, epochs=3)
+    assert "the first time it was run" in raised.value.__notes__[0]
+    step = (2, 1, 0)[len(when)]
+    rows = json.loads(file.read_text())["history"]
+    assert [(row["step"], row["task"]) for row in rows] == [(step, "signs"), (step, task.name)]
+    # What has failed alone has not worked: it is not taken for a task that did.
+    with pytest.raises(error):
+        fit_dense(EvaluationCallback(task, encoder=toys.function, file=file))
+
+
+def test_result_needs_a_metric_and_a_score_alone() -> None:
+    result = TaskResult("accuracy", 0.5)
+    assert result.scores == {"accuracy": 0.5}
+    assert (result.size, result.items, result.split) == (0, {}, "")
+    assert TaskResult("accuracy", 0.5, items={"x": [0, 1]}).size == 2
+    assert type(TaskResult("accuracy", keras.ops.convert_to_tensor(0.5)).score) is float
+    report = evaluate(toys.function, Task("plain", lambda embed, split: result))
+    assert report.intervals == {}
+    assert "50.0" in str(report)
+    assert Report.from_json(report.to_json()) == report
+    with pytest.raises(ValueError, match="there are no items"):
+        compare(report, report)
+    with pytest.raises(TypeError, match=r"the name of its metric and a number.*0\.5 and None"):
+        TaskResult(0.5, None)  # type: ignore[arg-type]
+
+
+def watching(kind: str) -> Any:
+    if kind == "stop":
+        return keras.callbacks.EarlyStopping("signs", mode="max", patience=1)
+    return keras.callbacks.ReduceLROnPlateau("signs", mode="max", patience=1, factor=0.5)
+
+
+@pytest.mark.parametrize("kind", ["stop", "plateau"])
+@pytest.mark.parametrize("order", ["before", "after", "in a CallbackList"])
+def test_callback_that_watches_a_task_finds_it_wherever_it_stands(kind: str, order: str) -> None:
+    callback = EvaluationCallback(toys.signs(), encoder=toys.function)
+    watcher, seen = watching(kind), []
+    first = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
+    model = dense()
+    given: Any = [first, watcher, callback]
+    if order == "after":
+        given = [first, callback, watcher]
+    elif order == "in a CallbackList":
+        given = keras.callbacks.CallbackList(given, add_history=True, model=model, epochs=3)
+    history = model.fit(
+        np.ones((4, 2)), np.ones(4), batch_size=2, epochs=3, verbose=0, callbacks=given
+    )
+    # A constant figure is no progress: one more epoch, or half the rate after each.
+    assert len(callback.history) == (2 if kind == "stop" else 3)
+    if kind == "plateau":
+        assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) < 0.01
+    assert "signs" not in seen[0]  # who does not watch keeps its place
+    assert len(history.history["signs"]) == len(callback.history)
+
+
+def test_watcher_of_something_else_keeps_its_place() -> None:
+    callback = EvaluationCallback(toys.signs(), encoder=toys.function)
+    watchers = [keras.callbacks.EarlyStopping(name, mode="min") for name in ("loss", "signs")]
+    listed = keras.callbacks.CallbackList([*watchers, callback], model=dense())
+    assert listed.callbacks == [watchers[0], callback, watchers[1]]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
 def test_any_model_and_any_encoder_and_a_second_fit(suffix: str, tmp_path: Path) -> None:
     model, file = dense(), tmp_path / f"h{suffix}"
-    tasks = [toys.signs(), toys.missing()]
+    tasks = [toys.signs(), once()]
     arguments = {"encoder": toys.function, "every_n_epochs": 2, "split": "validation", "file": file}
     for _ in range(2):
         callback = EvaluationCallback(tasks, **arguments)
         model.fit(np.ones((4, 2)), np.ones(4), epochs=4, verbose=0, callbacks=[callback])
     rows = callback.history
-    assert [(row["step"], row["epoch"]) for row in rows if row["score"] is not None] == [
+    assert [(row["step"], row["epoch"]) for row in rows if row["task"] == "signs"] == [
         (2, 1), (4, 3), (6, 1), (8, 3)
     ]  # fmt: skip
+    assert [row["error"] is None for row in rows if row["task"] == "once"] == [True] + [False] * 3
     assert rows[0]["split"] == "validation"
     text = file.read_text()
     kept = list(csv.DictReader(text.splitlines()))
@@ -193,8 +288,8 @@ def test_eager_embedding_of_one_worker_is_that_of_all(trainer: Any) -> None:
     ("arguments", "message"),
     [
         ({"every_n_steps": 1, "every_n_epochs": 1}, "not both"),
-        ({"every_n_steps": 0}, "`every_n_steps` must be a positive integer. Received: 0"),
-        ({"every_n_epochs": True}, "`every_n_epochs` must be a positive integer"),
+        ({"every_n_steps": 0}, "`every_n_steps` should be an integer of 1 or more. Received: 0"),
+        ({"every_n_epochs": -1}, "`every_n_epochs` should be an integer of 1 or more"),
         ({"file": "history.xlsx"}, r"`file` must end in .csv or .json. Received: 'history.xlsx'"),
     ],
 )
@@ -208,12 +303,39 @@ def test_unknown_task_is_refused_before_training() -> None:
         EvaluationCallback("sst2_kn")
 
 
-@pytest.mark.parametrize("content", ["a,b\n1,2\n", "step\nx\n", "\x00"])
-def test_file_of_something_else_is_refused_and_left_alone(content: str, tmp_path: Path) -> None:
-    file = tmp_path / "h.csv"
-    file.write_text(content)
+HEADER = "step,epoch,task,metric,score,data,split,size,seconds,error\n"
+ROW = {"step": 1, "task": "t", "score": 0.5} | dict.fromkeys(
+    ("epoch", "metric", "data", "split", "size", "seconds", "error")
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("h.csv", "a,b\n1,2\n"),
+        ("h.csv", "step\nx\n"),
+        ("h.csv", "\x00"),
+        ("h.csv", f"{HEADER}1,0,t,m,1_0,d,s,3,0.1,\n"),
+        ("h.csv", f"{HEADER}1,0,{'t' * 200_000},m,1,d,s,3,0.1,\n"),
+        ("h.csv", HEADER.encode("utf-16")),
+        ("h.json", json.dumps({"history": [ROW]}).encode("utf-16")),
+        ("h.json", '{"history": ' + "[" * 100_000),
+        ("h.json", json.dumps({"history": [ROW | {"step": True}]})),
+        ("h.json", json.dumps({"history": [ROW | {"score": [1]}]})),
+        ("h.json", json.dumps({"history": [list(ROW)]})),
+        ("h.json", "[]"),
+        ("h.json", None),  # a folder
+    ],
+)
+def test_file_of_something_else_is_refused_and_left_alone(
+    name: str, content: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    content = content.encode() if isinstance(content, str) else content
+    file.mkdir() if content is None else file.write_bytes(content)
     model = dense()
     callback = EvaluationCallback(toys.signs(), encoder=toys.function, file=file)
-    with pytest.raises(ValueError, match=r"h\.csv is not a history of EvaluationCallback"):
+    with pytest.raises(ValueError, match=r"is not a history of EvaluationCallback") as raised:
         model.fit(np.ones((4, 2)), np.ones(4), verbose=0, callbacks=[callback])
-    assert file.read_text() == content
+    assert len(str(raised.value)) < 1000
+    assert file.is_dir() if content is None else file.read_bytes() == content

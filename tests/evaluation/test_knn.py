@@ -101,9 +101,9 @@ X, Y = _data(12, 2)
     ("change", "error", "message"),
     [
         ({"k": 13}, ValueError, "from 1 to the number of training vectors, 12. Received: 13"),
-        ({"k": 0}, ValueError, "`k` must be a whole number from 1"),
-        ({"k": True}, ValueError, "`k` must be a whole number from 1"),
-        ({"k": 2.5}, ValueError, "Received: 2.5"),
+        ({"k": 0}, ValueError, "`k` should be an integer of 1 or more"),
+        ({"k": True}, TypeError, "`k` should be an integer of 1 or more"),
+        ({"k": 2.5}, TypeError, "Received: 2.5"),
         ({"k": [1, 3]}, ValueError, "Of several `k` the validation set chooses"),
         (
             {"k": [], "validation_vectors": X, "validation_labels": Y},

@@ -98,5 +98,5 @@ def test_bad_input():
         ranking.recall({"q": {"a": 1}}, {"q": {"a": float("nan")}}, 1)
     with pytest.raises(ValueError, match="'q' must be finite"):
         trec.trec_scores({"q": {"a": 1}}, {"q": {"a": float("inf")}})
-    with pytest.raises(ValueError, match="positive integer"):
+    with pytest.raises(ValueError, match="`k` should be an integer of 1 or more"):
         ranking.ndcg_at_k({"q": {"a": 1}}, {}, 0)

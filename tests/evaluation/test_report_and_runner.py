@@ -8,7 +8,15 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from cptk.evaluation import CachedEncoder, Published, Report, Task, compare, evaluate
+from cptk.evaluation import (
+    CachedEncoder,
+    Published,
+    Report,
+    Task,
+    compare,
+    evaluate,
+    find_tasks,
+)
 
 mpl.use("Agg")
 
@@ -104,6 +112,97 @@ def test_something_else_is_no_report(content: str, tmp_path: Path) -> None:
         Report.from_json(tmp_path / "y.json")
 
 
+def altered(report: Report, *path: str, value: Any) -> str:
+    """The report's JSON with another value at one place."""
+    content = json.loads(report.to_json())
+    place = content
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("results",), []),
+        (("results", "signs"), 0.5),
+        (("results", "signs", "score"), "0.5"),
+        (("results", "signs", "score"), "1_0"),
+        (("results", "signs", "score"), True),
+        (("results", "signs", "scores"), [0.5]),
+        (("results", "signs", "scores", "accuracy"), [0.5]),
+        (("results", "signs", "items"), {"correct": "1010"}),
+        (("results", "signs", "items", "correct"), [1, "0"]),
+        (("results", "signs", "items", "correct"), 10**400),
+        (("results", "signs", "metric"), None),
+        (("results", "signs", "size"), 40.0),
+        (("results", "signs", "extra"), 1),
+        (("intervals", "signs"), [0.5]),
+        (("intervals", "signs"), "ab"),
+        (("seconds", "signs"), "long"),
+        (("published", "signs"), {"model": "m"}),
+        (("published", "signs"), [{"model": "m", "score": 0.5}]),
+        (("published", "signs"), [{"model": "m", "score": "x" * 10**6, "source": "s"}]),
+        (("missing", "lost"), ["a"]),
+        (("about",), None),
+        (("about", "embedder"), "toy"),
+        (("about", "bootstrap"), {"resamples": "many"}),
+        (("more",), 1),
+        (("format",), ["cptk report 1"]),
+    ],
+)
+def test_value_of_another_type_is_no_report(
+    path: tuple[str, ...], value: Any, report: Report
+) -> None:
+    with pytest.raises(ValueError, match=r"Not a report of cptk.*this text") as raised:
+        Report.from_json(altered(report, *path, value=value))
+    assert len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "content", ["utf-16", "utf-8-sig", "deep", "folder", "cut", "null"], ids=lambda name: name
+)
+def test_damaged_file_is_no_report(content: str, report: Report, tmp_path: Path) -> None:
+    path, text = tmp_path / "x.json", report.to_json()
+    if content == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(
+            {
+                "utf-16": text.encode("utf-16"),
+                "utf-8-sig": text.encode("utf-8-sig"),
+                "deep": b'{"a":' * 100_000,
+                "cut": text[:-9].encode(),
+                "null": b"null",
+            }[content]
+        )
+    with pytest.raises(ValueError, match=r"Not a report of cptk.*x\.json"):
+        Report.from_json(path)
+    if content == "deep":
+        with pytest.raises(ValueError, match="Not a report of cptk"):
+            Report.from_json(path.read_text())
+
+
+def test_paths_of_a_report(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    report.to_json("~/r.json")
+    assert Report.from_json("~/r.json") == report
+    (tmp_path / "folder").mkdir()
+    for place in ("folder", "nowhere/r.json", "r.json/r.json"):
+        with pytest.raises(FileNotFoundError, match="`path` should name a file"):
+            report.to_json(tmp_path / place)
+    for source in (b"{}", {}, None, 3):
+        with pytest.raises((TypeError, ValueError), match="`source` should be a path"):
+            Report.from_json(source)  # type: ignore[arg-type]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "r.json"]
+
+
+def test_sst2_stands_beside_a_published_figure() -> None:
+    for task in find_tasks("sst2"):
+        assert [(p.score, "Table 3" in p.source) for p in task.published] == [(0.854, True)]
+
+
 def test_plot_draws_on_the_axes_given(report: Report) -> None:
     from matplotlib import pyplot
     from matplotlib.figure import Figure
@@ -150,7 +249,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
         evaluate(toys.function, ["sst2_knnn"])
     with pytest.raises(ValueError, match=r"`on_missing` must be one of .*'ignore'"):
         evaluate(toys.function, toys.signs(), on_missing="ignore")
-    with pytest.raises(ValueError, match="`n_bootstrap` must be an integer, 0 or more"):
+    with pytest.raises(ValueError, match="`n_bootstrap` should be an integer of 0 or more"):
         evaluate(toys.function, toys.signs(), n_bootstrap=-1)
     with pytest.raises(ValueError, match="leave `cache_dir` out"):
         evaluate(CachedEncoder(toys.function), toys.signs(), cache_dir=tmp_path)
@@ -161,7 +260,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
 
 
 def test_task_must_give_a_result_whose_items_give_its_score() -> None:
-    with pytest.raises(TypeError, match=r"'bad' must give a cptk.evaluation.TaskResult.*dict"):
+    with pytest.raises(TypeError, match=r"'bad' must give a cptk.evaluation.TaskResult.*\{\}"):
         evaluate(toys.function, Task("bad", lambda embed, split: {}))  # type: ignore[arg-type,return-value]
     wrong = Task("bad", lambda embed, split: toys.result({"x": [0, 1]}, score=0.9))
     with pytest.raises(ValueError, match=r"accuracy of 0.9, and its items give 0.5"):

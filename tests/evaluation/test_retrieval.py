@@ -5,9 +5,12 @@ from importlib import import_module
 import numpy as np
 import pytest
 import pytrec_eval
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cptk import datasets
 from cptk.datasets.records import LabeledTexts, RetrievalData
+from cptk.evaluation.ranking import ranked
 from cptk.evaluation.retrieval import TASKS, beir_task, bm25, bm25_run, dense_run, retrieval
 
 
@@ -79,6 +82,47 @@ def test_depth_cuts_the_ranking_and_search_may_be_ones_own():
     run = dense_run(_words, data, depth=5, search=search)
     assert asked == [6]  # one more, in case the query itself is found
     assert run["q0"] == {"d7": 0.9}  # -1 is how FAISS says that there is none
+
+
+def _letters(texts):
+    return np.array([[t.count("a"), t.count("b")] for t in texts], "float32")
+
+
+@settings(max_examples=15)
+@given(
+    st.dictionaries(
+        st.text("xyz", min_size=1), st.sampled_from(["a", "aa", "b", "ab"]), min_size=2
+    ),
+    st.randoms(use_true_random=False),
+    st.integers(1, 6),
+)
+def test_the_order_of_the_corpus_changes_nothing(corpus, random, depth):
+    """Many documents tie: a cut that kept others than the ranking would show in the figures."""
+    judged = {document: random.randint(0, 2) for document in corpus}
+    shuffled = list(corpus)
+    random.shuffle(shuffled)
+    orders = [corpus, {d: corpus[d] for d in shuffled}, {d: corpus[d] for d in sorted(corpus)}]
+    data = [RetrievalData({"q": "aab"}, order, {"q": judged}) for order in orders]
+    for run in (lambda each: dense_run(_letters, each, depth=depth),
+                lambda each: bm25_run(each, depth=depth)):  # fmt: skip
+        first, *others = [run(each) for each in data]
+        assert all(other == first for other in others)
+    whole = dense_run(_letters, data[0], depth=len(corpus))["q"]
+    assert list(dense_run(_letters, data[1], depth=depth)["q"]) == ranked(whole)[:depth]
+    figures = [retrieval(_letters, each, depth=depth) for each in data]
+    assert figures[0] == figures[1] == figures[2]
+
+
+def test_a_search_of_ones_own_is_checked_and_gets_the_corpus_in_its_order():
+    data = _toy()
+    for found, message in (
+        ((np.ones((8, 2)), np.zeros((8, 3), int)), r"one shape, \(8, k\).*\(8, 2\) and \(8, 3\)"),
+        ((np.ones((7, 2)), np.zeros((7, 2), int)), r"one shape, \(8, k\)"),
+        ((np.ones((8, 1)), np.full((8, 1), 40)), "indices below 40"),
+        ((np.ones((8, 1)), np.ones((8, 1))), "indices below 40"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            retrieval(_words, data, search=lambda *_, found=found: found)
 
 
 def test_a_document_with_the_querys_id_is_left_out_if_asked():

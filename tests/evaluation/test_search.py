@@ -135,9 +135,8 @@ def test_blocks_bound_the_memory(monkeypatch):
     ("change", "message"),
     [
         ({"k": 4}, "at most the number of documents, 3. Received: 4"),
-        ({"k": 0}, "`k` must be a positive integer. Received: 0"),
-        ({"k": True}, "`k` must be a positive integer. Received: True"),
-        ({"block_size": 0}, "`block_size` must be a positive integer"),
+        ({"k": 0}, "`k` should be an integer of 1 or more. Received: 0"),
+        ({"block_size": 0}, "`block_size` should be an integer of 1 or more"),
         ({"metric": "euclid"}, "'cosine' or 'dot'. Received: 'euclid'"),
         ({"queries": [[1.0, 2.0, 3.0]]}, r"vectors of one size. Received shapes: \(1, 3\)"),
         ({"queries": [[np.nan, 1.0]]}, "`queries` must be finite"),

@@ -53,6 +53,19 @@ def test_what_cannot_be_registered(task: object, error: type[Exception], message
         register_task(task)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Task(3, toys.missing().run), "a name and a function.*3"),  # type: ignore[arg-type]
+        (Task("fine", "run"), "a name and a function.*'run'"),  # type: ignore[arg-type]
+        (Task("fine", toys.missing().run, groups="mine"), "tuple of names.*'mine'"),  # type: ignore[arg-type]
+    ],
+)
+def test_task_of_wrong_parts_is_refused(task: Task, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        register_task(task)
+
+
 def test_unknown_names_list_near_ones() -> None:
     with pytest.raises(ValueError, match=r"named 'senteva'. Did you mean 'senteval'"):
         find_tasks("senteva")

@@ -75,6 +75,25 @@ def test_a_folder_is_loaded_without_the_network(fake, tmp_path):
         assert model.options == {"device": "cpu", "local_files_only": True}
 
 
+def test_home_is_found_and_a_damaged_folder_is_named(fake, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert bridge.as_encoder(f"~/{tmp_path.name}").model.folder == str(tmp_path)
+
+    def broken(self, *_, **__):
+        raise KeyError("word_embedding_dimension")
+
+    monkeypatch.setattr(Fake, "__init__", broken)
+    with pytest.raises(ValueError, match=r"cannot be loaded \(KeyError: 'word_emb.*again"):
+        bridge.as_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("texts", [{"a": 1}, {"a": 1}.keys(), b"a", {"a"}])
+def test_what_is_no_texts_is_refused(fake, texts):
+    with pytest.raises(TypeError, match="sequence of strings"):
+        bridge.as_encoder(fake).encode_text(texts)
+
+
 def test_what_cannot_be_used_is_refused(fake, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no modules\.json.*SentenceTransformer\(name\)"):
         bridge.as_encoder("all-MiniLM-L6-v2")
@@ -83,7 +102,7 @@ def test_what_cannot_be_used_is_refused(fake, tmp_path):
     with pytest.raises(TypeError, match=r"SentenceTransformer or the folder of one.*int"):
         bridge.as_encoder(7)
     for size in (0, True, 2.0):
-        with pytest.raises(ValueError, match="`batch_size` should be a positive integer"):
+        with pytest.raises((ValueError, TypeError), match="`batch_size` should be an integer of 1"):
             bridge.as_encoder(fake, batch_size=size)
     encoder = bridge.as_encoder(fake)
     with pytest.raises(ValueError, match=r"Received: 'codes'\. Did you mean 'code'\?"):
