@@ -9,7 +9,7 @@ import numpy as np
 
 from cptk import checks
 from cptk.data.batching import pad_tokens
-from cptk.models import preset_files
+from cptk.models.config_file import check_config_file
 from cptk.models.llama_tokenizer import LlamaBPETokenizer
 from cptk.models.tokenization import ReferenceTokenizer
 
@@ -96,8 +96,8 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
                 f"{type(tokenizer).__name__}."
             )
         # KerasHub reads and writes there, wherever it is.
-        preset_files.check_config_file(kwargs.get("config_file", "preprocessor.json"))
-        preset_files.check_config_file(tokenizer.config_file)
+        check_config_file(kwargs.get("config_file", "preprocessor.json"))
+        check_config_file(tokenizer.config_file)
         # KerasHub's own Llama 3 tokenizer does not survive a preset.
         tokenizer = LlamaBPETokenizer.from_llama3(tokenizer)
         super().__init__(tokenizer, sequence_length=sequence_length, **kwargs)

@@ -18,12 +18,10 @@ from safetensors import SafetensorError, safe_open
 
 from cptk.checks import shown
 from cptk.files import read_json
+from cptk.models.config_file import check_config_file
 from cptk.models.tokenizer_bounds import check_spec
 from cptk.models.tokenizer_json import old_files
 
-#: The name of a file directly in the preset: no folder, nothing that leads out of it.
-_PLAIN_JSON = re.compile(r"[A-Za-z0-9_-]+\.json")
-_RESERVED = ("config.json", "task.json", "metadata.json", "model.weights.json")
 _DEEPEST = 64
 #: Number of layers and of tokens, width, and width within a layer: KerasHub's and transformers'.
 _SIZES = (
@@ -32,19 +30,6 @@ _SIZES = (
     ("hidden_dim", "hidden_size", "n_embd"),
     ("intermediate_dim", "intermediate_size", "n_inner"),
 )
-
-
-def check_config_file(name: Any) -> None:
-    """Raise `ValueError` for a `config_file` that is no plain name of a JSON file.
-
-    KerasHub joins it to the folder when it reads and when it writes: `../../x.json` or an absolute
-    path would be read, and overwritten, wherever it is.
-    """
-    if not isinstance(name, str) or not _PLAIN_JSON.fullmatch(name) or name in _RESERVED:
-        raise ValueError(
-            "`config_file` should be the plain name of a file in the preset's folder, such as "
-            f"'preprocessor.json'. Received: {shown(name)}."
-        )
 
 
 def check_folder(folder: Path, load_weights: bool) -> None:
@@ -57,13 +42,17 @@ def check_folder(folder: Path, load_weights: bool) -> None:
     config = read_object(folder, "config.json")
     if "registered_name" not in config:
         if load_weights:
-            _check_size(folder, config, list(folder.glob("*.safetensors")))
+            _check_size(folder, "config.json", config)
         return  # KerasHub itself names what is missing.
     if load_weights:
-        _check_weights(folder, config)
+        _check_weights(folder)
+        _check_size(folder, "config.json", config.get("config"))
     if (folder / "task.json").exists():
         task = read_object(folder, "task.json").get("config")
-        if not (isinstance(task, dict) and task.get("preprocessor", True) is None):
+        task = task if isinstance(task, dict) else {}
+        if load_weights and _is_object(task.get("backbone")):
+            _check_size(folder, "task.json", task["backbone"]["config"])
+        if task.get("preprocessor", True) is not None:
             read_object(folder, "preprocessor.json")
             read_object(folder, "tokenizer.json")
         return
@@ -178,8 +167,9 @@ def _damaged(folder: Path, name: str, fault: str) -> ValueError:
 
 def check_objects(content: dict[str, Any], folder: Path, file: str) -> None:
     """Check every serialized Keras object in a file, however deep."""
-    if not isinstance(content.get("config"), dict):
-        raise _damaged(folder, file, f"its `config` is {shown(content.get('config'))}")
+    for key, kind in (("config", dict), ("registered_name", str)):
+        if not isinstance(content.get(key), kind):
+            raise _damaged(folder, file, f"its `{key}` is {shown(content.get(key))}")
     waiting: list[tuple[Any, int]] = [(content, 0)]
     while waiting:
         value, depth = waiting.pop()
@@ -190,7 +180,7 @@ def check_objects(content: dict[str, Any], folder: Path, file: str) -> None:
         if not isinstance(value, dict):
             continue
         if value is content or {"class_name", "registered_name"} <= set(value):
-            _check_object(value, folder, file)
+            _check_object(value, folder, file, value is content)
         try:
             if "config_file" in value:
                 check_config_file(value["config_file"])
@@ -203,15 +193,24 @@ def check_objects(content: dict[str, Any], folder: Path, file: str) -> None:
         waiting += [(item, depth + 1) for item in inner]
 
 
-def _check_object(value: dict[str, Any], folder: Path, file: str) -> None:
-    """Check that a serialized Keras object has the parts of one, and that its class is known."""
+def _check_object(value: dict[str, Any], folder: Path, file: str, whole: bool) -> None:
+    """Check that a serialized Keras object has the parts of one, and that its class is known.
+
+    Args:
+        value: The object.
+        folder, file: Where it stands, for the message.
+        whole: Whether it is what the file is about. Keras itself finds its own classes, within
+            others, and says so where it does not.
+    """
     for key, kind in (("class_name", str), ("registered_name", str | None), ("module", str | None)):
         if not isinstance(value.get(key), kind):
             raise _damaged(folder, file, f"its `{key}` is {shown(value.get(key))}")
     name, module = value.get("registered_name"), value.get("module") or ""
     package = name.partition(">")[0] if name else None
-    if package in (None, "Functional", "Sequential", "keras_hub", "keras_nlp", "keras_cv"):
-        return  # Keras finds these, or says what it lacks.
+    if package in (None, "Functional", "Sequential"):
+        return
+    if package in ("keras_hub", "keras_nlp", "keras_cv") and not whole:
+        return
     if value["class_name"] == "function":
         name = value["config"] if isinstance(value.get("config"), str) else name
     if keras.saving.get_registered_object(name) is not None or module == "builtins":
@@ -295,7 +294,7 @@ def _check_vocabulary(preset: str, config: dict[str, Any], rows: Any) -> None:
             raise _damaged(folder, merges.name, fault)
 
 
-def _check_weights(folder: Path, config: dict[str, Any]) -> None:
+def _check_weights(folder: Path) -> None:
     name = weights_file(folder)
     if not (folder / name).exists():
         raise _incomplete(folder, name)
@@ -311,7 +310,6 @@ def _check_weights(folder: Path, config: dict[str, Any]) -> None:
             h5py.File(file, "r").close()
         except OSError as error:
             raise _damaged(folder, file.name, str(error)) from error
-    _check_size(folder, config.get("config"), files)
 
 
 def _shards(folder: Path, name: str, pattern: str) -> list[str]:
@@ -327,8 +325,9 @@ def _shards(folder: Path, name: str, pattern: str) -> list[str]:
     return sorted(set(shards))
 
 
-def _check_size(folder: Path, config: Any, files: list[Path]) -> None:
-    """Refuse a config of more than its weights hold, which would be built for hours."""
+def _check_size(folder: Path, name: str, config: Any) -> None:
+    """Refuse a config of more than the weights hold, which would be built for hours."""
+    files = [*folder.glob("*.weights.h5"), *folder.glob("*.safetensors")]
     if not isinstance(config, dict) or not files:
         return  # found elsewhere
     size = sum(file.stat().st_size for file in files)
@@ -340,7 +339,7 @@ def _check_size(folder: Path, config: Any, files: list[Path]) -> None:
             f"it describes {layers:,} layers of width {width:,} and {inner:,} and {tokens:,} "
             f"tokens, and the weights have {size:,} bytes"
         )
-        raise _damaged(folder, "config.json", fault)
+        raise _damaged(folder, name, fault)
 
 
 def _check_hugging_face(preset: str) -> None:

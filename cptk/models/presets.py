@@ -115,10 +115,11 @@ def load_embedder(
         )
     weights = preset_files.weights_file(folder) if folder else "The file of weights"
     saved = _saved_class(preset)
+    _check_arguments(saved or cls, kwargs)
     if saved is not None:
-        preset_files.warn_of_differences(preset)
-        with _blaming(preset, folder, "task.json, or the tokenizer's assets", kwargs):
+        with _blaming(preset, folder, "task.json, or the tokenizer's assets"):
             embedder = loader.load_task(saved, False, False, **kwargs)
+        preset_files.warn_of_differences(preset)
         if load_weights:
             with _blaming(preset, folder, weights):
                 _load_weights(loader, embedder)
@@ -144,6 +145,20 @@ def load_embedder(
     return cls(backbone, preprocessor, **kwargs)
 
 
+def _check_arguments(cls: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuse a misspelt argument: Keras would take it and do nothing with it."""
+    known = {"dtype", "name", "trainable", "compile"}
+    for base in cls.__mro__[: cls.__mro__.index(keras_hub.models.TextEmbedder)]:
+        known |= set(inspect.signature(base.__init__).parameters)
+    known -= {"self", "backbone", "preprocessor", "kwargs"}
+    for name in arguments:
+        if name not in known:
+            raise TypeError(
+                f"`from_preset` has no argument {name!r}. It takes num_layers, sequence_length, "
+                f"roles, {', '.join(sorted(known))}."
+            )
+
+
 def _resolved(preset: Any) -> tuple[str, Path | None]:
     """A preset as KerasHub takes it, and its folder where it is one on this machine."""
     if not isinstance(preset, str | os.PathLike):
@@ -159,24 +174,19 @@ def _resolved(preset: Any) -> tuple[str, Path | None]:
 
 
 @contextlib.contextmanager
-def _blaming(
-    preset: str, folder: Path | None, file: str, arguments: Mapping[str, Any] | None = None
-) -> Iterator[None]:
+def _blaming(preset: str, folder: Path | None, file: str) -> Iterator[None]:
     """Turn what Keras, KerasHub and h5py raise of a damaged file into a `ValueError` that names it.
 
     Args:
         preset: The preset, for the message.
         folder: Its folder where it is a local one.
         file: What is at fault where no file can be found that cannot be opened.
-        arguments: The user's own; an error that names one of them is not the preset's.
     """
     try:
         yield
     except (FileNotFoundError, ImportError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, TypeError) and any(name in str(error) for name in arguments or ()):
-            raise
         damaged = (preset_files.first_damaged(folder) if folder else None) or file
         raise ValueError(
             f"Could not load preset {preset!r}: {damaged} is damaged, or does not fit the rest "

@@ -21,7 +21,7 @@ import keras
 from keras_hub.src.utils.tensor_utils import get_tensor_size_in_bits
 
 from cptk import checks, files
-from cptk.models import preset_files
+from cptk.models.config_file import check_config_file
 from cptk.models.presets import complete_config
 
 try:
@@ -80,24 +80,27 @@ def _resolved(preset_dir: Any) -> Path:
             "`preset_dir` should name a folder to write, and not the working directory or one "
             f"above it. Received: {str(path)!r}."
         )
-    if any(path.is_symlink() for path in (target, *target.parents)):
+    if any(map(os.path.islink, (target, *target.parents))):
         # `realpath` leaves the links that lead to themselves.
         raise ValueError(f"`preset_dir` is a link that leads nowhere: {str(path)!r}.")
     parent = target.parent
-    while not parent.exists() and parent != parent.parent:
+    while not os.path.exists(parent) and parent != parent.parent:
         parent = parent.parent
     if not parent.is_dir():
         raise ValueError(
             f"`preset_dir` should name a folder to write. Received {str(path)!r}, and "
             f"{str(parent)!r} is a file."
         )
-    longest = os.pathconf(parent, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
-    for name in target.parts[len(parent.parts) :]:
-        if len(os.fsencode(name)) > longest:
+    for name in (*target.parts[len(parent.parts) :], str(target)):
+        try:  # Each name by itself: the system says nothing of one in a folder to come.
+            os.lstat(parent / name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
             raise ValueError(
-                f"A name in `preset_dir` should have {longest} bytes at most. Received "
-                f"{len(os.fsencode(name))}: {checks.shown(name)}."
-            )
+                f"`preset_dir` cannot be a folder here: {checks.shown(name)}, of "
+                f"{len(os.fsencode(name))} bytes ({error.strerror})."
+            ) from None
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(f"`preset_dir` cannot be written: {str(parent)!r} is read-only.")
     if os.path.ismount(target):
@@ -121,7 +124,7 @@ def _own_files(preprocessor: Any) -> set[str]:
         name = getattr(layer, "config_file", None)
         if name is None:
             continue
-        preset_files.check_config_file(name)
+        check_config_file(name)
         folder = f"assets/{name.split('.')[0]}"
         found |= {name, folder, *(f"{folder}/{a}" for a in getattr(layer, "file_assets", ()) or ())}
     return found

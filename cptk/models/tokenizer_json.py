@@ -38,7 +38,10 @@ def read_tokenizer_json(path: str | PathLike[str]) -> dict[str, Any]:
             f"There is no file {str(file)!r}. Pass a Hugging Face folder that holds a "
             "tokenizer.json; `tokenizer.save_pretrained(folder)` of transformers writes one."
         )
-    content = files.read_json(file, "The tokenizer")
+    try:
+        content = files.read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} is damaged ({error}).") from error
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or "vocab" not in model:
         raise ValueError(
@@ -114,9 +117,9 @@ def keras_tokenizer(content: dict[str, Any], model_type: str) -> Any:
     vocabulary = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
     merges = [" ".join(pair) for pair in pairs]
     if model_type == "gpt2" and "<|endoftext|>" in vocabulary:
-        return keras_hub.models.GPT2Tokenizer(vocabulary, merges)
+        return keras_hub.models.GPT2Tokenizer(vocabulary, merges, unsplittable_tokens=special)
     if model_type == "roberta":
-        return keras_hub.models.RobertaTokenizer(vocabulary, merges)
+        return keras_hub.models.RobertaTokenizer(vocabulary, merges, unsplittable_tokens=special)
     return keras_hub.tokenizers.BytePairTokenizer(vocabulary, merges, unsplittable_tokens=special)
 
 
@@ -162,9 +165,9 @@ def within_embedding(tokenizer: Any, rows: Any) -> Any:
             f"The tokenizer's vocabulary has the id {vocabulary[ordinary[0]]} for "
             f"{checks.shown(ordinary[0])}, and the embedding has {rows} rows."
         )
-    config = {
-        key: [item for item in value if item not in beyond] if isinstance(value, list) else value
-        for key, value in tokenizer.get_config().items()
-    }
+    config = tokenizer.get_config()
+    for key in ("unsplittable_tokens", "misc_special_tokens"):
+        if key in config:
+            config[key] = [token for token in config[key] if token not in beyond]
     kept = {token: index for token, index in vocabulary.items() if token not in beyond}
     return type(tokenizer)(vocabulary=kept, merges=list(tokenizer.merges), **config)
