@@ -4,32 +4,22 @@ A preset may be a stranger's, cut short, or edited by hand. KerasHub opens its f
 other and says what Python says of them; here each fault is a `ValueError` that names the file.
 """
 
-import re
 import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py  # type: ignore[import-untyped]
 import keras
-from keras_hub.src.utils import preset_utils
-from safetensors import SafetensorError, safe_open
 
 from cptk.checks import shown
-from cptk.files import read_json
 from cptk.models.config_file import check_config_file
+from cptk.models.preset_faults import damaged, find, incomplete, read_object
+from cptk.models.preset_weights import check_size, check_weights, shards_of
 from cptk.models.tokenizer_bounds import check_spec
 from cptk.models.tokenizer_json import old_files
 
 _DEEPEST = 64
-#: Number of layers and of tokens, width, and width within a layer: KerasHub's and transformers'.
-_SIZES = (
-    ("num_layers", "num_hidden_layers", "n_layer"),
-    ("vocabulary_size", "vocab_size"),
-    ("hidden_dim", "hidden_size", "n_embd"),
-    ("intermediate_dim", "intermediate_size", "n_inner"),
-)
 
 
 def check_folder(folder: Path, load_weights: bool) -> None:
@@ -42,16 +32,16 @@ def check_folder(folder: Path, load_weights: bool) -> None:
     config = read_object(folder, "config.json")
     if "registered_name" not in config:
         if load_weights:
-            _check_size(folder, "config.json", config)
+            check_size(folder, "config.json", config)
         return  # KerasHub itself names what is missing.
     if load_weights:
-        _check_weights(folder)
-        _check_size(folder, "config.json", config.get("config"))
+        check_weights(folder)
+        check_size(folder, "config.json", config.get("config"))
     if (folder / "task.json").exists():
         task = read_object(folder, "task.json").get("config")
         task = task if isinstance(task, dict) else {}
         if load_weights and _is_object(task.get("backbone")):
-            _check_size(folder, "task.json", task["backbone"]["config"])
+            check_size(folder, "task.json", task["backbone"]["config"])
         if task.get("preprocessor", True) is not None:
             read_object(folder, "preprocessor.json")
             read_object(folder, "tokenizer.json")
@@ -59,7 +49,7 @@ def check_folder(folder: Path, load_weights: bool) -> None:
     if (folder / "preprocessor.json").exists():
         name = read_object(folder, "preprocessor.json").get("registered_name")
         if str(name).startswith("cptk>"):  # Without task.json its roles would be lost in silence.
-            raise _incomplete(folder, "task.json")
+            raise incomplete(folder, "task.json")
     read_object(folder, "tokenizer.json")
 
 
@@ -70,7 +60,7 @@ def check_configs(preset: str) -> None:
         ValueError: A file is damaged, names a class that is not registered in this process, or
             would lead out of the folder.
     """
-    found = {name: _find(preset, f"{name}.json") for name in ("config", "task")}
+    found = {name: find(preset, f"{name}.json") for name in ("config", "task")}
     if found["config"] is None:
         return  # KerasHub says so
     folder = found["config"].parent
@@ -79,102 +69,27 @@ def check_configs(preset: str) -> None:
         _check_hugging_face(preset)
         return
     for name in ("preprocessor", "tokenizer"):
-        found[name] = _find(preset, f"{name}.json")
+        found[name] = find(preset, f"{name}.json")
     contents = {name: read_object(path.parent, path.name) for name, path in found.items() if path}
     for name, content in contents.items():
         check_objects(content, folder, f"{name}.json")
     _check_parts(contents.get("task"), folder)
+    rows = config["config"].get("vocabulary_size")
     for tokenizer in _tokenizers(contents):
-        _check_vocabulary(preset, tokenizer, config["config"].get("vocabulary_size"))
-
-
-def read_object(folder: Path, name: str) -> dict[str, Any]:
-    """The content of a JSON file of a preset, which should be an object."""
-    path = folder / name
-    if not path.exists():
-        raise _incomplete(folder, name)
-    if not path.is_file():
-        raise _damaged(folder, name, "it is no file")
-    try:
-        content = read_json(path)
-    except ValueError as error:
-        raise _damaged(folder, name, str(error)) from error
-    if not isinstance(content, dict):
-        raise _damaged(folder, name, "it holds no JSON object")
-    return content
-
-
-def weights_file(folder: Path) -> str:
-    """The name of the file that leads to a local preset's weights."""
-    if any(folder.glob("model_*.weights.h5")):
-        return str(preset_utils.SHARDED_MODEL_WEIGHTS_CONFIG_FILE)
-    return str(preset_utils.MODEL_WEIGHTS_FILE)
-
-
-def first_damaged(folder: Path) -> str | None:
-    """Name of a file in a local preset that cannot be opened as what it should be."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".json", ".h5", ".safetensors") and not path.is_file():
-            return path.name
-        try:
-            if path.suffix == ".json":
-                read_json(path)
-            elif path.suffix == ".h5":
-                h5py.File(path, "r").close()
-            elif path.suffix == ".safetensors":
-                with safe_open(path, framework="numpy"):
-                    pass
-        except (OSError, ValueError, SafetensorError):
-            return path.name
-    return None
-
-
-def check_finite(backbone: Any, file: str) -> None:
-    """Raise `ValueError` for weights that are infinite or no number: they embed as NaN."""
-    for weight in backbone.weights:
-        if keras.backend.standardize_dtype(weight.dtype) not in (
-            "float16",
-            "bfloat16",
-            "float32",
-            "float64",
-        ):
-            continue
-        if not bool(keras.ops.all(keras.ops.isfinite(weight))):
-            raise ValueError(
-                f"{file} is damaged: {weight.path!r} holds values that are not finite, or not in "
-                f"{weight.dtype}. Train again from an earlier state, or download it again."
-            )
-
-
-def _find(preset: str, name: str) -> Path | None:
-    try:
-        return Path(preset_utils.get_file(preset, name))
-    except FileNotFoundError:
-        return None
-
-
-def _incomplete(folder: Path, name: str) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"Preset folder {str(folder)!r} is incomplete: it has no {name}. Save or download it again."
-    )
-
-
-def _damaged(folder: Path, name: str, fault: str) -> ValueError:
-    return ValueError(
-        f"{name} in preset folder {str(folder)!r} is damaged ({fault}). Save or download it again."
-    )
+        _check_vocabulary(preset, tokenizer, rows)
+    _check_added_tokens(contents, folder, rows)
 
 
 def check_objects(content: dict[str, Any], folder: Path, file: str) -> None:
     """Check every serialized Keras object in a file, however deep."""
     for key, kind in (("config", dict), ("registered_name", str)):
         if not isinstance(content.get(key), kind):
-            raise _damaged(folder, file, f"its `{key}` is {shown(content.get(key))}")
+            raise damaged(folder, file, f"its `{key}` is {shown(content.get(key))}")
     waiting: list[tuple[Any, int]] = [(content, 0)]
     while waiting:
         value, depth = waiting.pop()
         if depth > _DEEPEST:
-            raise _damaged(folder, file, "nested too deeply")
+            raise damaged(folder, file, "nested too deeply")
         if isinstance(value, list):
             waiting += [(item, depth + 1) for item in value]
         if not isinstance(value, dict):
@@ -204,7 +119,7 @@ def _check_object(value: dict[str, Any], folder: Path, file: str, whole: bool) -
     """
     for key, kind in (("class_name", str), ("registered_name", str | None), ("module", str | None)):
         if not isinstance(value.get(key), kind):
-            raise _damaged(folder, file, f"its `{key}` is {shown(value.get(key))}")
+            raise damaged(folder, file, f"its `{key}` is {shown(value.get(key))}")
     name, module = value.get("registered_name"), value.get("module") or ""
     package = name.partition(">")[0] if name else None
     if package in (None, "Functional", "Sequential"):
@@ -235,17 +150,17 @@ def _check_parts(task: dict[str, Any] | None, folder: Path) -> None:
         return
     config = task.get("config")
     if not isinstance(config, dict):
-        raise _damaged(folder, "task.json", f"its `config` is {shown(config)}")
+        raise damaged(folder, "task.json", f"its `config` is {shown(config)}")
     for part in ("backbone", "preprocessor"):
         value = config.get(part)
         if (part in config or part == "backbone") and not (
             _is_object(value) or (value is None and part == "preprocessor")
         ):
-            raise _damaged(folder, "task.json", f"its `{part}` is {shown(value)}")
+            raise damaged(folder, "task.json", f"its `{part}` is {shown(value)}")
     preprocessor = config.get("preprocessor")
     tokenizer = preprocessor["config"].get("tokenizer") if preprocessor else None
     if tokenizer is not None and not _is_object(tokenizer):
-        raise _damaged(folder, "task.json", f"its `tokenizer` is {shown(tokenizer)}")
+        raise damaged(folder, "task.json", f"its `tokenizer` is {shown(tokenizer)}")
 
 
 def _is_object(value: Any) -> bool:
@@ -265,96 +180,62 @@ def _tokenizers(contents: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _check_vocabulary(preset: str, config: dict[str, Any], rows: Any) -> None:
     """Check the vocabulary and merges of a byte-pair tokenizer, where a preset has them."""
     assets = f"assets/{str(config.get('config_file', 'tokenizer.json')).split('.')[0]}"
-    path = _find(preset, f"{assets}/vocabulary.json")
+    path = find(preset, f"{assets}/vocabulary.json")
     if path is None:
         return
     folder, name = path.parent, path.name
     vocabulary = read_object(folder, name)
     wrong = [(t, i) for t, i in vocabulary.items() if type(i) is not int or not 0 <= i < 2**31]
     if wrong:
-        raise _damaged(folder, name, f"token {shown(wrong[0][0])} has id {shown(wrong[0][1])}")
+        raise damaged(folder, name, f"token {shown(wrong[0][0])} has id {shown(wrong[0][1])}")
     if len(set(vocabulary.values())) != len(vocabulary):
-        raise _damaged(folder, name, "several tokens have one id")
+        raise damaged(folder, name, "several tokens have one id")
     largest = max(vocabulary.values(), default=0)
     if isinstance(rows, int) and largest >= rows:
-        raise _damaged(folder, name, f"it has the id {largest}, and the embedding {rows} rows")
-    merges = _find(preset, f"{assets}/merges.txt")
+        raise damaged(folder, name, f"it has the id {largest}, and the embedding {rows} rows")
+    merges = find(preset, f"{assets}/merges.txt")
     if merges is None:
         return
     try:
         lines = merges.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
-        raise _damaged(folder, merges.name, str(error)) from error
+        raise damaged(folder, merges.name, str(error)) from error
     for number, line in enumerate(lines, 1):
         parts = line.rstrip().split(" ")
         if "#version:" in line or (not line and number == len(lines)):
             continue
         if len(parts) != 2 or not set(parts) <= vocabulary.keys():
             fault = f"line {number} is {shown(line)}, no pair of tokens of the vocabulary"
-            raise _damaged(folder, merges.name, fault)
+            raise damaged(folder, merges.name, fault)
 
 
-def _check_weights(folder: Path) -> None:
-    name = weights_file(folder)
-    if not (folder / name).exists():
-        raise _incomplete(folder, name)
-    files = [folder / name]
-    if name == preset_utils.SHARDED_MODEL_WEIGHTS_CONFIG_FILE:
-        files = [folder / shard for shard in _shards(folder, name, r"model_\d+\.weights\.h5")]
-    for file in files:
-        if not file.exists():
-            raise _incomplete(folder, file.name)
-        if not file.is_file():
-            raise _damaged(folder, file.name, "it is no file")
-        try:
-            h5py.File(file, "r").close()
-        except OSError as error:
-            raise _damaged(folder, file.name, str(error)) from error
-
-
-def _shards(folder: Path, name: str, pattern: str) -> list[str]:
-    """The names of the files that an index of weights leads to, checked to be in the folder."""
-    index = read_object(folder, name).get("weight_map")
-    if not isinstance(index, dict):
-        raise _damaged(folder, name, f"its `weight_map` is {shown(index)}")
-    lists = [value if isinstance(value, list) else [value] for value in index.values()]
-    shards = [shard for value in lists for shard in value]
-    for shard in shards:
-        if not isinstance(shard, str) or not re.fullmatch(pattern, shard):
-            raise _damaged(folder, name, f"it names the file {shown(shard)}")
-    return sorted(set(shards))
-
-
-def _check_size(folder: Path, name: str, config: Any) -> None:
-    """Refuse a config of more than the weights hold, which would be built for hours."""
-    files = [*folder.glob("*.weights.h5"), *folder.glob("*.safetensors")]
-    if not isinstance(config, dict) or not files:
-        return  # found elsewhere
-    size = sum(file.stat().st_size for file in files)
-    numbers = [next((config[n] for n in names if config.get(n)), 1) for names in _SIZES]
-    layers, tokens, width, inner = (n if isinstance(n, int) else 1 for n in numbers)
-    # A layer has some weights, and no weight takes less than four bits.
-    if max(64 * layers, tokens * width // 2, inner * width // 2) > size:
-        fault = (
-            f"it describes {layers:,} layers of width {width:,} and {inner:,} and {tokens:,} "
-            f"tokens, and the weights have {size:,} bytes"
-        )
-        raise _damaged(folder, name, fault)
+def _check_added_tokens(contents: Mapping[str, Any], folder: Path, rows: Any) -> None:
+    """Check that the tokens a spec adds have rows in the embedding."""
+    found = {"preprocessor.json": contents.get("preprocessor")}
+    found["task.json"] = (
+        contents["task"]["config"].get("preprocessor") if "task" in contents else None
+    )
+    for name, preprocessor in found.items():
+        spec = preprocessor["config"].get("tokenizer_spec") if preprocessor else None
+        for token in (spec or {}).get("added_tokens") or ():
+            if isinstance(rows, int) and token["id"] >= rows:
+                fault = f"token {shown(token['content'])} has id {token['id']}, of {rows} rows"
+                raise damaged(folder, name, fault)
 
 
 def _check_hugging_face(preset: str) -> None:
     """Check the files of Hugging Face's layout that name other files or could be taken for one."""
-    path = _find(preset, "config.json")
+    path = find(preset, "config.json")
     assert path is not None
     folder = path.parent
     kind = read_object(folder, path.name).get("model_type")
     if kind is not None and not isinstance(kind, str):
-        raise _damaged(folder, path.name, f"its `model_type` is {shown(kind)}")
-    index = _find(preset, "model.safetensors.index.json")
+        raise damaged(folder, path.name, f"its `model_type` is {shown(kind)}")
+    index = find(preset, "model.safetensors.index.json")
     if index is not None:
-        _shards(index.parent, index.name, r"[\w.-]+\.safetensors")
-    missing = [name for name in old_files(kind) if _find(preset, name) is None]
-    if missing and _find(preset, "tokenizer.json") is None:
+        shards_of(index.parent, index.name, r"[\w.-]+\.safetensors")
+    missing = [name for name in old_files(kind) if find(preset, name) is None]
+    if missing and find(preset, "tokenizer.json") is None:
         raise FileNotFoundError(
             f"Preset folder {str(folder)!r} is incomplete: it has neither tokenizer.json nor "
             f"{missing[0]}. Save the tokenizer into it: tokenizer.save_pretrained(folder)."
@@ -364,7 +245,7 @@ def _check_hugging_face(preset: str) -> None:
 def warn_of_differences(preset: str) -> None:
     """Say so where a file was edited that is not read: `task.json` holds the same, and counts."""
     paths = {
-        name: _find(preset, f"{name}.json")
+        name: find(preset, f"{name}.json")
         for name in ("task", "config", "preprocessor", "tokenizer")
     }
     contents = {name: read_object(path.parent, path.name) for name, path in paths.items() if path}
@@ -373,9 +254,8 @@ def warn_of_differences(preset: str) -> None:
     used["tokenizer"] = (used["preprocessor"] or {}).get("config", {}).get("tokenizer")
     for name, content in contents.items():
         keys = _differing(used[name], content) if used[name] else []
-        keys = [
-            key for key in keys if not key.startswith("config.dtype")
-        ]  # that of config.json counts
+        # Of dtypes config.json's counts, and differs where the embedder's was a mixed one.
+        keys = [key for key in keys if not key.startswith("config.dtype")]
         if keys:
             warnings.warn(
                 f"{name}.json and task.json of preset {preset!r} differ in "

@@ -1,6 +1,6 @@
 """Loading of embedders from KerasHub presets, and shortening of backbones.
 
-What leans on KerasHub's inner preset code is in this file, in `preset_files` and in `saving`.
+What leans on KerasHub's inner preset code is in this file, in `preset_*` and in `saving`.
 """
 
 import contextlib
@@ -16,7 +16,8 @@ import numpy as np
 from keras_hub.src.utils import preset_utils
 
 from cptk import checks
-from cptk.models import preset_files, tokenization, tokenizer_json
+from cptk.models import preset_files, preset_weights, tokenization, tokenizer_json
+from cptk.models.preset_faults import read_object
 
 
 def keep_first_layers(backbone: Any, num_layers: int) -> Any:
@@ -113,7 +114,7 @@ def load_embedder(
             f"a {backbone_cls.__name__}. Use cptk.models.DecoderTextEmbedder, which takes any "
             "decoder."
         )
-    weights = preset_files.weights_file(folder) if folder else "The file of weights"
+    weights = preset_weights.weights_file(folder) if folder else "The file of weights"
     saved = _saved_class(preset)
     _check_arguments(saved or cls, kwargs)
     if saved is not None:
@@ -123,20 +124,11 @@ def load_embedder(
         if load_weights:
             with _blaming(preset, folder, weights):
                 _load_weights(loader, embedder)
-                preset_files.check_finite(embedder, weights)
+                preset_weights.check_finite(embedder, weights)
         return _changed(embedder, num_layers, sequence_length, roles)
-    if "model_type" in loader.config:  # Hugging Face's layout
-        weights = "model.safetensors"
-    with _blaming(preset, folder, "the tokenizer"):
-        tokenizer, spec = _tokenizer(preset, loader.config.get("model_type"))
-    with _blaming(preset, folder, f"config.json or {weights}"):
-        backbone = loader.load_backbone(backbone_cls, load_weights, dtype=kwargs.pop("dtype", None))
-        if load_weights:
-            preset_files.check_finite(backbone, weights)
-        rows = getattr(backbone, "vocabulary_size", None)
-        tokenizer = tokenizer_json.within_embedding(tokenizer, rows)
-        if spec is not None and isinstance(rows, int):
-            spec["added_tokens"] = [token for token in spec["added_tokens"] if token["id"] < rows]
+    backbone, tokenizer, spec = _decoder(
+        loader, folder, weights, load_weights, kwargs.pop("dtype", None)
+    )
     if num_layers is not None:
         backbone = keep_first_layers(backbone, num_layers)
     if sequence_length is None:
@@ -187,11 +179,11 @@ def _blaming(preset: str, folder: Path | None, file: str) -> Iterator[None]:
     except (FileNotFoundError, ImportError, MemoryError):
         raise
     except Exception as error:
-        damaged = (preset_files.first_damaged(folder) if folder else None) or file
+        damaged = (preset_weights.first_damaged(folder) if folder else None) or file
         raise ValueError(
-            f"Could not load preset {preset!r}: {damaged} is damaged, or does not fit the rest "
-            f"({error}). If it is a folder, save, copy or download it again. If it is a name or a "
-            "handle, check the connection."
+            f"Could not load preset {preset!r}: {error} The fault is in {damaged}. If the preset "
+            "is a folder, save, copy or download it again. If it is a name or a handle, check the "
+            "connection."
         ) from error
 
 
@@ -204,6 +196,28 @@ def _load_weights(loader: Any, embedder: Any) -> None:
     else:
         preset_utils.jax_memory_cleanup(embedder.backbone)
     loader._load_backbone_weights(embedder.backbone)
+
+
+def _decoder(
+    loader: Any, folder: Path | None, weights: str, load_weights: bool, dtype: Any
+) -> tuple[Any, Any, dict[str, Any] | None]:
+    """Backbone, tokenizer and tokenizer spec of a preset without an embedder of ours."""
+    preset, kind = loader.preset, loader.config.get("model_type")
+    if kind is not None:  # Hugging Face's layout
+        weights = "model.safetensors"
+    vocabulary = " or ".join(["tokenizer.json", *tokenizer_json.old_files(kind)])
+    with _blaming(preset, folder, vocabulary):
+        tokenizer, spec = _tokenizer(preset, kind)
+    with _blaming(preset, folder, f"config.json or {weights}"):
+        backbone = loader.load_backbone(loader.check_backbone_class(), load_weights, dtype=dtype)
+        if load_weights:
+            preset_weights.check_finite(backbone, weights)
+    with _blaming(preset, folder, vocabulary):
+        rows = getattr(backbone, "vocabulary_size", None)
+        tokenizer = tokenizer_json.within_embedding(tokenizer, rows)
+        if spec is not None and isinstance(rows, int):
+            spec["added_tokens"] = [token for token in spec["added_tokens"] if token["id"] < rows]
+    return backbone, tokenizer, spec
 
 
 def _tokenizer(preset: str, model_type: str | None) -> tuple[Any, dict[str, Any] | None]:
@@ -250,7 +264,7 @@ def _saved_class(preset: str) -> Any:
     if not preset_utils.check_file_exists(preset, preset_utils.TASK_CONFIG_FILE):
         return None
     file = Path(preset_utils.get_file(preset, preset_utils.TASK_CONFIG_FILE))
-    task = preset_files.read_object(file.parent, file.name)
+    task = read_object(file.parent, file.name)
     preset_files.check_objects(task, file.parent, file.name)
     saved = keras.saving.get_registered_object(task["registered_name"])
     return saved if isinstance(saved, type) and issubclass(saved, DecoderTextEmbedder) else None

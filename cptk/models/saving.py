@@ -161,7 +161,10 @@ def _size(embedder: Any) -> int:
     """Bytes that a preset will take, rather too many: weights, their places in HDF5, vocabulary."""
     weights = {id(weight): weight for weight in embedder.weights}.values()
     bits = sum(get_tensor_size_in_bits(weight.shape, weight.dtype) for weight in weights)
-    tokens = embedder.preprocessor.tokenizer.vocabulary_size() if embedder.preprocessor else 0
+    tokens = 0
+    if embedder.preprocessor is not None:
+        with contextlib.suppress(NotImplementedError):  # a tokenizer of somebody's own
+            tokens = embedder.preprocessor.tokenizer.vocabulary_size()
     return int(bits // 8 + 4096 * len(weights) + 64 * tokens + 65536)
 
 

@@ -298,8 +298,8 @@ class ReferenceTokenizer:
             spelt = self._spells(row, text)
         if not spelt:
             raise ValueError(
-                f"The delimiter {text!r} is not in the vocabulary"
-                f"{self._culprits(text)}: its token ids {row} do not spell it. Choose a delimiter "
+                f"The delimiter {shown(text)} is not in the vocabulary"
+                f"{self._culprits(text)}: its token ids {shown(row)} do not spell it. Choose one "
                 "that the vocabulary can spell, or give its token ids."
             )
         return row

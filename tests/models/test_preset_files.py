@@ -14,6 +14,7 @@ import pytest
 
 from cptk.models import DecoderTextEmbedder, DecoderTextEmbedderPreprocessor, GPT2TextEmbedder
 from cptk.models.llama_tokenizer import LlamaBPETokenizer
+from cptk.models.tokenization import family_spec
 from tests import toys
 from tests.models.conftest import assert_same
 
@@ -156,6 +157,14 @@ def test_a_vocabulary_is_garbled(copy, vocabulary):
 def test_an_id_is_beyond_the_embedding(copy, index):
     edit(copy, VOCABULARY, **{"<|endoftext|>": index})
     refused(copy, named(VOCABULARY))
+
+
+@pytest.mark.parametrize("file", ["task.json", "preprocessor.json"])
+def test_an_added_token_is_beyond_the_embedding(copy, file):
+    token = {"id": toys.VOCABULARY_SIZE, "content": "<x>", "special": True}
+    spec = {**family_spec("gpt2"), "added_tokens": [token]}
+    edit(copy, file, PREPROCESSOR if file == "task.json" else ("config",), tokenizer_spec=spec)
+    refused(copy, f"{file} .* '<x>' has id 272")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a b c\n", b"zz qq\n", b"a\n\nb c\n"])
