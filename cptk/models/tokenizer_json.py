@@ -170,4 +170,5 @@ def within_embedding(tokenizer: Any, rows: Any) -> Any:
         if key in config:
             config[key] = [token for token in config[key] if token not in beyond]
     kept = {token: index for token, index in vocabulary.items() if token not in beyond}
-    return type(tokenizer)(vocabulary=kept, merges=list(tokenizer.merges), **config)
+    merges = list(tokenizer.merges)
+    return type(tokenizer).from_config({**config, "vocabulary": kept, "merges": merges})

@@ -28,10 +28,11 @@ def llama_embedder(num_layers: int = 2, **kwargs: Any) -> DecoderTextEmbedder:
     return DecoderTextEmbedder(backbone, reader, pooling="weighted_mean", normalize=False)
 
 
-def vectors(embedder: Any, role: str | None = None) -> np.ndarray:
+def vectors(embedder: Any, role: str | None = None, texts: Any = TEXTS) -> np.ndarray:
     """As `encode_text` gives them, without a compilation for each embedder."""
-    rows = embedder.preprocessor.tokenize(TEXTS, role)
-    features = pad_tokens(rows, max(map(len, rows)))
+    rows = embedder.preprocessor.tokenize(texts, role)
+    # One shape for most tests: JAX compiles each operation for each shape.
+    features = pad_tokens(rows, 32 if max(map(len, rows)) <= 32 else 64)
     return keras.ops.convert_to_numpy(embedder(features, training=False))
 
 
@@ -54,6 +55,24 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Saved:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     embedder = llama_embedder(tie_word_embeddings=True)
     return save(embedder, tmp_path_factory.mktemp("presets") / "llama")
+
+
+@pytest.fixture(scope="session")
+def hugging_face(gpt2: Saved, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Saved]:
+    """Family → a backbone (GPT-2's is that of the preset) and its Hugging Face folder."""
+    root = tmp_path_factory.mktemp("hugging_face")
+    llama = toys.backbone("Llama3", 1, tie_word_embeddings=True)
+    sources = {"gpt2": gpt2.embedder.backbone, "llama3": llama, "smollm": llama}
+    return {
+        family: Saved(source, toys.save_hugging_face(root / family, source, family))
+        for family, source in sources.items()
+    }
+
+
+@pytest.fixture
+def hugging_face_copy(hugging_face: dict[str, Saved], tmp_path: Path) -> Any:
+    """Copies the folder of a family, to be spoilt."""
+    return lambda family: Path(shutil.copytree(hugging_face[family].folder, tmp_path / family))
 
 
 @pytest.fixture

@@ -179,8 +179,7 @@ def datasets(file: h5py.File) -> list[h5py.Dataset]:
     return found
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("which", [0, -1])
+@pytest.mark.parametrize(("value", "which"), [(np.nan, 0), (np.inf, -1)])
 def test_a_weight_is_not_finite(copy, value, which):
     with h5py.File(copy / "model.weights.h5", "r+") as file:
         weight = datasets(file)[which]
@@ -246,14 +245,20 @@ def test_an_edit_in_both_is_read(copy):
         ("tokenizer.json", ()),
     ],
 )
-@pytest.mark.parametrize("load", [DecoderTextEmbedder, GPT2TextEmbedder, None])
-def test_a_class_is_not_registered(copy, file, where, load):
-    if load is None and (file != "task.json" or where):
-        pytest.skip("KerasHub's own way in reads `task.json` first")
+def test_a_class_is_not_registered(copy, file, where):
     edit(copy, file, where, registered_name="mine>Own", module="my.embedders")
-    match = rf"{file} .* class 'mine>Own' .* `import my\.embedders`"
-    with pytest.raises(ValueError, match=match):
-        (load or keras_hub.models.TextEmbedder).from_preset(str(copy))
+    ways = [DecoderTextEmbedder, GPT2TextEmbedder]
+    if file == "task.json":
+        ways.append(keras_hub.models.TextEmbedder)
+    for way in ways:
+        with pytest.raises(ValueError, match=rf"{file} .* 'mine>Own' .* `import my\.embedders`"):
+            way.from_preset(str(copy))
+
+
+@pytest.mark.parametrize("name", ["cptk>Other", "keras_hub>Other", "GPT2TextEmbedder"])
+def test_no_name_falls_back_to_a_plain_decoder(copy, name):
+    edit(copy, "task.json", registered_name=name)
+    refused(copy, rf"task\.json .* '{name}' .* is not registered")
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -315,19 +320,22 @@ def test_a_config_file_outside_the_folder_by_keras_hubs_doors(copy):
         DecoderTextEmbedderPreprocessor(tokenizer)
 
 
-@pytest.mark.parametrize("shard", ["../model_00000.weights.h5", "/etc/passwd", 5, None])
-def test_a_shard_outside_the_folder(gpt2, tmp_path, shard):
+def test_a_shard_outside_the_folder(gpt2, tmp_path):
     folder = tmp_path / "shards"
     gpt2.embedder.save_to_preset(folder, max_shard_size=3e-5)
     index = json.loads((folder / "model.weights.json").read_text())
-    index["weight_map"][next(iter(index["weight_map"]))] = shard
-    (folder / "model.weights.json").write_text(json.dumps(index))
-    refused(folder, r"model\.weights\.json .* names the file")
+    for shard in ("../model_00000.weights.h5", "/etc/passwd", "model_x.weights.h5", 5, None):
+        index["weight_map"][next(iter(index["weight_map"]))] = shard
+        (folder / "model.weights.json").write_text(json.dumps(index))
+        refused(folder, r"model\.weights\.json .* names the file")
+    for content in ({}, {"weight_map": None}, {"weight_map": []}):
+        (folder / "model.weights.json").write_text(json.dumps(content))
+        refused(folder, r"model\.weights\.json .* its `weight_map`")
 
 
 @pytest.mark.parametrize("shard", ["../other.safetensors", "/x.safetensors", ["a"]])
-def test_a_shard_of_a_hugging_face_folder_outside_of_it(tmp_path, shard):
-    folder = toys.save_hugging_face(tmp_path / "hf", toys.backbone(num_layers=1), "gpt2")
+def test_a_shard_of_a_hugging_face_folder_outside_of_it(hugging_face_copy, shard):
+    folder = hugging_face_copy("gpt2")
     index = {"weight_map": {"wte.weight": shard}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     refused(folder, r"model\.safetensors\.index\.json .* names the file")
@@ -344,10 +352,8 @@ def test_a_shard_of_a_hugging_face_folder_outside_of_it(tmp_path, shard):
     ],
 )
 @pytest.mark.parametrize("family", ["gpt2", "llama3"])
-def test_a_tokenizer_json_that_names_a_file(tmp_path, family, key, value):
-    name = "GPT2" if family == "gpt2" else "Llama3"
-    arguments = {} if family == "gpt2" else {"tie_word_embeddings": True}
-    folder = toys.save_hugging_face(tmp_path / "hf", toys.backbone(name, 1, **arguments), family)
+def test_a_tokenizer_json_that_names_a_file(hugging_face_copy, family, key, value):
+    folder = hugging_face_copy(family)
     edit(folder, "tokenizer.json", ("model",), **{key: value})
     refused(folder, rf"tokenizer\.json.* is damaged .`{key}`")
 

@@ -132,14 +132,16 @@ def test_sharded(gpt2, tmp_path):
 def test_sentencepiece_tokenizer(tmp_path):
     pytest.importorskip("sentencepiece", reason="KerasHub's own reading of Gemma needs it")
     reader = DecoderTextEmbedderPreprocessor(toys.sentencepiece_tokenizer(), 12)
-    embedder = DecoderTextEmbedder(toys.backbone("Gemma3"), reader)
-    texts = ["the quick fox", "in one word"]
-    embedder.save_to_preset(tmp_path / "gemma")
-    for cls in (DecoderTextEmbedder, keras_hub.models.TextEmbedder):
-        loaded = cls.from_preset(str(tmp_path / "gemma"))
-        assert type(loaded) is DecoderTextEmbedder
-        expected = embedder.encode_text(texts, verbose=0)
-        np.testing.assert_allclose(loaded.encode_text(texts, verbose=0), expected, atol=1e-6)
+    embedder = DecoderTextEmbedder(toys.backbone("Gemma3", 1), reader)
+    texts, folder = ["the quick fox", "in one word"], tmp_path / "gemma"
+    embedder.save_to_preset(folder)
+    loaded = keras_hub.models.TextEmbedder.from_preset(str(folder))
+    assert type(loaded) is DecoderTextEmbedder
+    found, expected = (vectors(each, texts=texts) for each in (loaded, embedder))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    (folder / "assets" / "tokenizer" / "vocabulary.spm").write_bytes(b"garbled")
+    with pytest.raises(ValueError, match="the tokenizer's assets"):
+        DecoderTextEmbedder.from_preset(folder)
 
 
 OTHER_PROCESS = """
@@ -311,8 +313,8 @@ LACKING = [(), ("tokenizer.json",), ("vocab.json", "merges.txt"), ("merges.txt",
 
 
 @pytest.mark.parametrize("lacking", LACKING)
-def test_from_a_hugging_face_gpt2(gpt2, tmp_path, lacking):
-    folder = toys.save_hugging_face(tmp_path / "hf", gpt2.embedder.backbone, "gpt2")
+def test_from_a_hugging_face_gpt2(gpt2, hugging_face_copy, tmp_path, lacking):
+    folder = hugging_face_copy("gpt2")
     for name in lacking:
         (folder / name).unlink()
     loaded = GPT2TextEmbedder.from_preset(folder, sequence_length=24)
@@ -323,37 +325,42 @@ def test_from_a_hugging_face_gpt2(gpt2, tmp_path, lacking):
         assert_same(DecoderTextEmbedder.from_preset(tmp_path / "saved"), gpt2.embedder)
 
 
-def test_a_hugging_face_gpt2_without_any_tokenizer(gpt2, tmp_path):
-    folder = toys.save_hugging_face(tmp_path / "hf", gpt2.embedder.backbone, "gpt2", False)
-    (folder / "vocab.json").unlink()
+def test_a_hugging_face_gpt2_without_any_tokenizer(hugging_face_copy):
+    folder = hugging_face_copy("gpt2")
+    for name in ("tokenizer.json", "vocab.json"):
+        (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=r"neither tokenizer\.json nor vocab\.json"):
         GPT2TextEmbedder.from_preset(folder)
 
 
-def test_special_tokens_that_the_embedding_has_no_row_for_are_left_out(gpt2, tmp_path):
-    for family, name, arguments in [
-        ("gpt2", "GPT2", {}),
-        ("llama3", "Llama3", {"tie_word_embeddings": True}),
-    ]:
-        source = toys.backbone(name, 1, **arguments)
-        folder = toys.save_hugging_face(tmp_path / family, source, family)
-        for old in folder.glob("vocab.json"):
-            old.unlink()
-        content = json.loads((folder / "tokenizer.json").read_text())
-        content["added_tokens"] += [
-            {**content["added_tokens"][0], "id": toys.VOCABULARY_SIZE + 5, "content": "<|pad|>"}
-        ]
-        (folder / "tokenizer.json").write_text(json.dumps(content))
-        loaded = DecoderTextEmbedder.from_preset(folder, sequence_length=24)
-        assert max(loaded.preprocessor.tokenize(["a <|pad|> b"])[0]) < toys.VOCABULARY_SIZE
-        loaded.save_to_preset(tmp_path / f"{family} saved")
-        again = DecoderTextEmbedder.from_preset(tmp_path / f"{family} saved")
-        assert_same(again, loaded)
-        vocabulary = content["model"]["vocab"]
-        vocabulary["ordinary"] = toys.VOCABULARY_SIZE
-        (folder / "tokenizer.json").write_text(json.dumps(content))
-        with pytest.raises(ValueError, match="has the id 272 for 'ordinary'"):
-            DecoderTextEmbedder.from_preset(folder)
+@pytest.mark.parametrize("content", ["[]", '{"a": "b"}', "[" * 100_000, '{"<|endoftext|>": 999}'])
+def test_a_hugging_face_gpt2_with_a_garbled_vocabulary(hugging_face_copy, content):
+    folder = hugging_face_copy("gpt2")
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(content)
+    with pytest.raises(ValueError, match=r"vocab\.json"):
+        GPT2TextEmbedder.from_preset(folder, load_weights=False)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama3"])
+def test_special_tokens_that_the_embedding_has_no_row_for(hugging_face_copy, tmp_path, family):
+    folder = hugging_face_copy(family)
+    for old in folder.glob("vocab.json"):
+        old.unlink()
+    content = json.loads((folder / "tokenizer.json").read_text())
+    token = content["added_tokens"][0]
+    content["added_tokens"].append({**token, "id": toys.VOCABULARY_SIZE, "content": "<|pad|>"})
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    loaded = DecoderTextEmbedder.from_preset(folder, load_weights=False, sequence_length=24)
+    texts = ["a <|pad|> b"]
+    assert max(loaded.preprocessor.tokenize(texts)[0]) < toys.VOCABULARY_SIZE
+    loaded.save_to_preset(tmp_path / "saved")
+    again = DecoderTextEmbedder.from_preset(tmp_path / "saved", load_weights=False)
+    assert again.preprocessor.tokenize(texts) == loaded.preprocessor.tokenize(texts)
+    content["model"]["vocab"]["ordinary"] = toys.VOCABULARY_SIZE + 1
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="has the id 273 for 'ordinary'"):
+        DecoderTextEmbedder.from_preset(folder, load_weights=False)
 
 
 def mistral_tokenizer_json(size: int = 200) -> tokenizers.Tokenizer:
@@ -406,25 +413,23 @@ def test_a_tokenizer_json_in_place_of_sentencepieces_file(kind):
 
 
 @pytest.mark.parametrize("family", ["llama3", "smollm"])
-def test_from_a_hugging_face_llama_and_back(tmp_path, family):
-    source = toys.backbone("Llama3", 2, tie_word_embeddings=True)
-    folder = toys.save_hugging_face(tmp_path / "hf", source, family)
+def test_from_a_hugging_face_llama_and_back(hugging_face, tmp_path, family):
+    source, folder = hugging_face[family]
     loaded = DecoderTextEmbedder.from_preset(folder, sequence_length=24, roles=ROLES)
     spec = family_spec("smollm" if family == "smollm" else "gpt2")
     reader = DecoderTextEmbedderPreprocessor(toys.tokenizer(family), 24, ROLES, spec)
     assert_same(loaded, DecoderTextEmbedder(source, reader), ROLES)
     loaded.save_to_preset(tmp_path / "saved")
     again = DecoderTextEmbedder.from_preset(tmp_path / "saved")
-    assert_same(again, loaded, ROLES)
+    assert_same(again, loaded)
     texts = ["2024 the\n\n\n<|im_start|> x"]
     assert again.preprocessor.tokenize(texts) == loaded.preprocessor.tokenize(texts)
 
 
-def test_hugging_face_folders_with_a_part_missing(tmp_path):
-    source = toys.backbone("Llama3", 1, tie_word_embeddings=True)
-    whole = toys.save_hugging_face(tmp_path / "hf", source, "llama3")
+def test_hugging_face_folders_with_a_part_missing(hugging_face, hugging_face_copy, tmp_path):
+    whole = hugging_face["llama3"].folder
+    folder = hugging_face_copy("llama3")
     for file in sorted(whole.iterdir()):
-        folder = Path(shutil.copytree(whole, tmp_path / f"no-{file.name}"))
         (folder / file.name).unlink()
         with pytest.raises(FileNotFoundError, match=file.name.replace(".", r"\.")):
             DecoderTextEmbedder.from_preset(folder)
@@ -432,6 +437,7 @@ def test_hugging_face_folders_with_a_part_missing(tmp_path):
         (folder / file.name).write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match=file.name.replace(".", r"\.")):
             DecoderTextEmbedder.from_preset(folder)
+        (folder / file.name).write_bytes(content)
 
 
 # --- LoRA

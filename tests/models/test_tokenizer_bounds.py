@@ -189,8 +189,8 @@ def test_in_a_preset_the_file_is_named(copy):
         DecoderTextEmbedder.from_preset(copy)
 
 
-def test_in_a_hugging_face_folder(tmp_path):
-    folder = toys.save_hugging_face(tmp_path / "hf", toys.backbone(num_layers=1), "gpt2")
+def test_in_a_hugging_face_folder(hugging_face_copy):
+    folder = hugging_face_copy("gpt2")
     content = json.loads((folder / "tokenizer.json").read_text())
     content["normalizer"] = HOSTILE["one that doubles"]["normalizer"]
     (folder / "tokenizer.json").write_text(json.dumps(content))
