@@ -189,6 +189,15 @@ def test_a_weight_is_not_finite(copy, value, which):
     refused(copy, r"model\.weights\.h5 is damaged.*not finite")
 
 
+def test_a_weight_of_a_hugging_face_folder_is_not_finite(hugging_face_copy):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    file = hugging_face_copy("gpt2") / "model.safetensors"
+    tensors = safetensors.load_file(file)
+    tensors["wpe.weight"][-1, -1] = np.nan
+    safetensors.save_file(tensors, file)
+    refused(file.parent, r"model\.safetensors is damaged.*not finite")
+
+
 @pytest.mark.parametrize("shape", [None, (3,)])
 def test_weights_of_another_model(copy, shape):
     with h5py.File(copy / "model.weights.h5", "r+") as file:
@@ -330,7 +339,7 @@ def test_a_shard_outside_the_folder(gpt2, tmp_path):
         refused(folder, r"model\.weights\.json .* names the file")
     for content in ({}, {"weight_map": None}, {"weight_map": []}):
         (folder / "model.weights.json").write_text(json.dumps(content))
-        refused(folder, r"model\.weights\.json .* its `weight_map`")
+        refused(folder, r"model\.weights\.json .*its `weight_map`")
 
 
 @pytest.mark.parametrize("shard", ["../other.safetensors", "/x.safetensors", ["a"]])

@@ -9,6 +9,7 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import keras
 import keras_hub
 import pytest
 
@@ -171,7 +172,7 @@ def test_a_full_disk_is_found_before_a_byte_is_written(
 ):
     target = copy if existing else tmp_path / "new" / "preset"
     usage = namedtuple("usage", "total used free")
-    size = sum(weight.numpy().nbytes for weight in map(_host, small.weights))
+    size = sum(keras.ops.convert_to_numpy(weight).nbytes for weight in small.weights)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage(size, 1, size - 1))
     monkeypatch.setattr(os, "mkdir", lambda *args, **kwargs: pytest.fail("a folder was made"))
     before = listing(tmp_path)
@@ -179,15 +180,6 @@ def test_a_full_disk_is_found_before_a_byte_is_written(
         small.save_to_preset(target, max_shard_size=shards)
     assert caught.value.errno == errno.ENOSPC
     assert listing(tmp_path) == before
-
-
-def _host(weight):
-    import keras
-
-    class Host:
-        numpy = staticmethod(lambda: keras.ops.convert_to_numpy(weight))
-
-    return Host
 
 
 def test_what_is_asked_for_is_enough_and_not_far_too_much(gpt2):
@@ -206,14 +198,13 @@ def test_the_size_of_shards(small, tmp_path, size):
 
 
 def test_a_link_is_followed(small, copy, tmp_path):
-    (tmp_path / "link").symlink_to(copy)
-    (tmp_path / "to come").symlink_to(tmp_path / "there")
-    for name in ("link", "to come", "copy/assets/../../up/.."):
-        small.save_to_preset(tmp_path / name if name != "copy/assets/../../up/.." else copy / ".")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "to come").is_symlink()
-    for name in ("copy", "there"):
-        loads(tmp_path / name, small)
+    links = {"link": copy, "link to what comes": tmp_path / "there"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+        small.save_to_preset(tmp_path / name)
+        assert (tmp_path / name).is_symlink()
+        assert (target / "config.json").exists()
+    loads(tmp_path / "link", small)
 
 
 def test_two_dots_at_the_end(small, tmp_path):
@@ -243,7 +234,6 @@ def test_long_names(small, tmp_path, letter):
     name = letter * (255 // len(letter.encode()))
     for _ in range(2):
         small.save_to_preset(tmp_path / name)
-    loads(tmp_path / name, small)
     for target in (name + "xx", f"{name}xx/preset", f"new/{name}xx", "x/" * 3000 + "x"):
         with pytest.raises(ValueError, match="`preset_dir` cannot be a folder here"):
             small.save_to_preset(tmp_path / target)

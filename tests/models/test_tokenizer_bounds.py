@@ -73,7 +73,7 @@ HOSTILE = {
     },
     "bytes of bytes of bytes": {"normalizer": sequence(*[{"type": "ByteLevel"}] * 40)},
     "bytes before words": {"pre_tokenizer": sequence(*[BYTE_LEVEL] * 40, kind="pretokenizers")},
-    "many steps": {"normalizer": sequence(*[{"type": "NFC"}] * 100_000)},
+    "many steps": {"normalizer": sequence(*[{"type": "NFC"}] * 10_000)},
     "deep nests": {"normalizer": nested(100)},
     "very deep nests": {"normalizer": nested(5_000)},
     "a long pattern": {"pre_tokenizer": split("a" * 100_000)},
