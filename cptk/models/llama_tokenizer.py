@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import keras_hub
 
+from cptk.models.config_file import check_config_file
+
 
 @keras.saving.register_keras_serializable(package="cptk")
 class LlamaBPETokenizer(keras_hub.models.Llama3Tokenizer):  # type: ignore[misc]
@@ -31,6 +33,7 @@ class LlamaBPETokenizer(keras_hub.models.Llama3Tokenizer):  # type: ignore[misc]
         misc_special_tokens: Sequence[str] = ("<|start_header_id|>", "<|end_header_id|>"),
         **kwargs: Any,
     ) -> None:
+        check_config_file(kwargs.get("config_file", "tokenizer.json"))
         self._bos, self._eos = bos_token, eos_token
         self._misc = tuple(sorted(misc_special_tokens))
         super().__init__(

@@ -9,6 +9,7 @@ import numpy as np
 
 from cptk import checks
 from cptk.data.batching import pad_tokens
+from cptk.models.config_file import check_config_file
 from cptk.models.llama_tokenizer import LlamaBPETokenizer
 from cptk.models.tokenization import ReferenceTokenizer
 
@@ -94,6 +95,9 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
                 "keras_hub.tokenizers.Tokenizer.from_preset(preset). Received: "
                 f"{type(tokenizer).__name__}."
             )
+        # KerasHub reads and writes there, wherever it is.
+        check_config_file(kwargs.get("config_file", "preprocessor.json"))
+        check_config_file(tokenizer.config_file)
         # KerasHub's own Llama 3 tokenizer does not survive a preset.
         tokenizer = LlamaBPETokenizer.from_llama3(tokenizer)
         super().__init__(tokenizer, sequence_length=sequence_length, **kwargs)

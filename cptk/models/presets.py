@@ -1,31 +1,23 @@
-"""Loading and saving of embedders as KerasHub presets, and shortening of backbones.
+"""Loading of embedders from KerasHub presets, and shortening of backbones.
 
-Everything that leans on KerasHub's inner preset code is in this file.
+What leans on KerasHub's inner preset code is in this file, in `preset_*` and in `saving`.
 """
 
+import contextlib
 import inspect
-import json
 import os
-import re
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py  # type: ignore[import-untyped]
 import keras
 import keras_hub
 import numpy as np
 from keras_hub.src.utils import preset_utils
-from safetensors import SafetensorError, safe_open
 
-from cptk.models import tokenization
-
-#: What KerasHub writes into a preset folder.
-_PRESET_FILE = re.compile(
-    r"(config|tokenizer|preprocessor|task|metadata|model\.weights)\.json"
-    r"|(model(_\d+)?|task)\.weights\.h5|assets"
-)
+from cptk import checks
+from cptk.models import preset_files, preset_weights, tokenization, tokenizer_json
+from cptk.models.preset_faults import read_object
 
 
 def keep_first_layers(backbone: Any, num_layers: int) -> Any:
@@ -108,49 +100,137 @@ def load_embedder(
     **kwargs: Any,
 ) -> Any:
     """What `DecoderTextEmbedder.from_preset` does; see there."""
-    preset = os.fspath(preset)
-    folder = None
-    if "://" not in preset and preset not in keras_hub.models.Backbone.presets:
-        folder = Path(preset)
-        _check_folder(folder)
-    try:
+    preset, folder = _resolved(preset)
+    if folder is not None:
+        preset_files.check_folder(folder, load_weights)
+    preset_files.check_configs(preset)
+    keras.dtype_policies.get(kwargs.get("dtype"))  # A mistake here is not the preset's.
+    with _blaming(preset, folder, "config.json"):
         loader = preset_utils.get_preset_loader(preset)
         backbone_cls = loader.check_backbone_class()
-        if cls.backbone_cls not in (None, backbone_cls):
-            raise ValueError(
-                f"{cls.__name__} is made for a {cls.backbone_cls.__name__}, and {preset!r} holds "
-                f"a {backbone_cls.__name__}. Use cptk.models.DecoderTextEmbedder, which takes any "
-                "decoder."
-            )
-        saved = _saved_class(preset)
-        if saved is not None:
-            embedder = loader.load_task(saved, load_weights, load_weights, **kwargs)
-            return _changed(embedder, num_layers, sequence_length, roles)
-        dtype = kwargs.pop("dtype", None)
-        backbone = loader.load_backbone(backbone_cls, load_weights, dtype=dtype)
-        spec = None
-        if "model_type" in loader.config and preset_utils.check_file_exists(
-            preset, "tokenizer.json"
-        ):  # Hugging Face's layout.
-            file = preset_utils.get_file(preset, "tokenizer.json")
-            spec = tokenization.spec_from_tokenizer_json(file)
-        tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, KeyError, SafetensorError, json.JSONDecodeError) as error:
-        damaged = _first_damaged(folder) if folder else None
-        fault = f"{damaged} is damaged ({error})." if damaged else f"{error}"
+    if cls.backbone_cls not in (None, backbone_cls):
         raise ValueError(
-            f"Could not load preset {preset!r}: {fault} If it is a folder, a file in it is damaged "
-            "or incomplete: copy or download it again. If it is a name or a handle, check the "
-            "connection."
-        ) from error
+            f"{cls.__name__} is made for a {cls.backbone_cls.__name__}, and {preset!r} holds "
+            f"a {backbone_cls.__name__}. Use cptk.models.DecoderTextEmbedder, which takes any "
+            "decoder."
+        )
+    weights = preset_weights.weights_file(folder) if folder else "The file of weights"
+    saved = _saved_class(preset)
+    _check_arguments(saved or cls, kwargs)
+    if saved is not None:
+        with _blaming(preset, folder, "task.json, or the tokenizer's assets"):
+            embedder = loader.load_task(saved, False, False, **kwargs)
+        preset_files.warn_of_differences(preset)
+        if load_weights:
+            with _blaming(preset, folder, weights):
+                _load_weights(loader, embedder)
+                preset_weights.check_finite(embedder, weights)
+        return _changed(embedder, num_layers, sequence_length, roles)
+    backbone, tokenizer, spec = _decoder(
+        loader, folder, weights, load_weights, kwargs.pop("dtype", None)
+    )
     if num_layers is not None:
         backbone = keep_first_layers(backbone, num_layers)
     if sequence_length is None:
         sequence_length = min(256, getattr(backbone, "max_sequence_length", None) or 256)
     preprocessor = cls.preprocessor_cls(tokenizer, sequence_length, roles, spec)
     return cls(backbone, preprocessor, **kwargs)
+
+
+def _check_arguments(cls: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuse a misspelt argument: Keras would take it and do nothing with it."""
+    known = {"dtype", "name", "trainable", "compile"}
+    for base in cls.__mro__[: cls.__mro__.index(keras_hub.models.TextEmbedder)]:
+        known |= set(inspect.signature(base.__init__).parameters)
+    known -= {"self", "backbone", "preprocessor", "kwargs"}
+    for name in arguments:
+        if name not in known:
+            raise TypeError(
+                f"`from_preset` has no argument {name!r}. It takes num_layers, sequence_length, "
+                f"roles, {', '.join(sorted(known))}."
+            )
+
+
+def _resolved(preset: Any) -> tuple[str, Path | None]:
+    """A preset as KerasHub takes it, and its folder where it is one on this machine."""
+    if not isinstance(preset, str | os.PathLike):
+        raise TypeError(
+            "`preset` should be a folder, a built-in name or a handle. Received: "
+            f"{checks.shown(preset)} of type {type(preset).__name__}."
+        )
+    name = os.fspath(preset)
+    if isinstance(name, str) and ("://" in name or name in keras_hub.models.Backbone.presets):
+        return name, None
+    folder = checks.path(preset, "preset")
+    return str(folder), folder
+
+
+@contextlib.contextmanager
+def _blaming(preset: str, folder: Path | None, file: str) -> Iterator[None]:
+    """Turn what Keras, KerasHub and h5py raise of a damaged file into a `ValueError` that names it.
+
+    Args:
+        preset: The preset, for the message.
+        folder: Its folder where it is a local one.
+        file: What is at fault where no file can be found that cannot be opened.
+    """
+    try:
+        yield
+    except (FileNotFoundError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        damaged = (preset_weights.first_damaged(folder) if folder else None) or file
+        raise ValueError(
+            f"Could not load preset {preset!r}: {error} The fault is in {damaged}. If the preset "
+            "is a folder, save, copy or download it again. If it is a name or a handle, check the "
+            "connection."
+        ) from error
+
+
+def _load_weights(loader: Any, embedder: Any) -> None:
+    """As KerasHub's `load_task` does, apart from it so that errors can name the file."""
+    file = preset_utils.TASK_WEIGHTS_FILE
+    if preset_utils.check_file_exists(loader.preset, file):
+        preset_utils.jax_memory_cleanup(embedder)
+        embedder.load_task_weights(preset_utils.get_file(loader.preset, file))
+    else:
+        preset_utils.jax_memory_cleanup(embedder.backbone)
+    loader._load_backbone_weights(embedder.backbone)
+
+
+def _decoder(
+    loader: Any, folder: Path | None, weights: str, load_weights: bool, dtype: Any
+) -> tuple[Any, Any, dict[str, Any] | None]:
+    """Backbone, tokenizer and tokenizer spec of a preset without an embedder of ours."""
+    preset, kind = loader.preset, loader.config.get("model_type")
+    if kind is not None:  # Hugging Face's layout
+        weights = "model.safetensors"
+    vocabulary = " or ".join(["tokenizer.json", *tokenizer_json.old_files(kind)])
+    with _blaming(preset, folder, vocabulary):
+        tokenizer, spec = _tokenizer(preset, kind)
+    with _blaming(preset, folder, f"config.json or {weights}"):
+        backbone = loader.load_backbone(loader.check_backbone_class(), load_weights, dtype=dtype)
+        if load_weights:
+            preset_weights.check_finite(backbone, weights)
+    with _blaming(preset, folder, vocabulary):
+        rows = getattr(backbone, "vocabulary_size", None)
+        tokenizer = tokenizer_json.within_embedding(tokenizer, rows)
+        if spec is not None and isinstance(rows, int):
+            spec["added_tokens"] = [token for token in spec["added_tokens"] if token["id"] < rows]
+    return backbone, tokenizer, spec
+
+
+def _tokenizer(preset: str, model_type: str | None) -> tuple[Any, dict[str, Any] | None]:
+    """The tokenizer of a decoder's preset, and its spec where the layout is Hugging Face's."""
+    if model_type is None or not preset_utils.check_file_exists(preset, "tokenizer.json"):
+        return keras_hub.tokenizers.Tokenizer.from_preset(preset), None
+    file = preset_utils.get_file(preset, "tokenizer.json")
+    content = tokenizer_json.read_tokenizer_json(file)
+    spec = tokenization.spec_of(content)
+    old = tokenizer_json.old_files(model_type)
+    if all(preset_utils.check_file_exists(preset, name) for name in old):
+        return keras_hub.tokenizers.Tokenizer.from_preset(preset), spec
+    return tokenizer_json.keras_tokenizer(content, model_type), spec
 
 
 def _changed(embedder: Any, num_layers: int | None, sequence_length: int | None, roles: Any) -> Any:
@@ -183,127 +263,11 @@ def _saved_class(preset: str) -> Any:
 
     if not preset_utils.check_file_exists(preset, preset_utils.TASK_CONFIG_FILE):
         return None
-    task = preset_utils.load_json(preset, preset_utils.TASK_CONFIG_FILE)
+    file = Path(preset_utils.get_file(preset, preset_utils.TASK_CONFIG_FILE))
+    task = read_object(file.parent, file.name)
+    preset_files.check_objects(task, file.parent, file.name)
     saved = keras.saving.get_registered_object(task["registered_name"])
     return saved if isinstance(saved, type) and issubclass(saved, DecoderTextEmbedder) else None
-
-
-def _check_folder(folder: Path) -> None:
-    """Say at once what a local preset lacks."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no preset {str(folder)!r}: it is neither a folder nor a built-in name. "
-            "Pass a folder, a built-in name such as 'gpt2_base_en', or a kaggle:// or hf:// handle."
-        )
-    if "registered_name" not in _read_json(folder, "config.json"):
-        return  # Hugging Face's layout, of which KerasHub itself names what is missing.
-    sharded = any(folder.glob("model_*.weights.h5"))
-    weights = (
-        preset_utils.SHARDED_MODEL_WEIGHTS_CONFIG_FILE
-        if sharded
-        else preset_utils.MODEL_WEIGHTS_FILE
-    )
-    if not (folder / weights).exists():
-        raise _incomplete(folder, weights)
-    if (folder / "task.json").exists():
-        task = _read_json(folder, "task.json")
-        if task.get("config", {}).get("preprocessor", True) is None:
-            return
-        _read_json(folder, "preprocessor.json")
-    elif (folder / "preprocessor.json").exists():
-        name = _read_json(folder, "preprocessor.json").get("registered_name")
-        if str(name).startswith("cptk>"):  # Without task.json its roles would be lost in silence.
-            raise _incomplete(folder, "task.json")
-    _read_json(folder, "tokenizer.json")
-
-
-def _incomplete(folder: Path, name: str) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"Preset folder {str(folder)!r} is incomplete: it has no {name}. Save or download it again."
-    )
-
-
-def _read_json(folder: Path, name: str) -> Any:
-    path = folder / name
-    if not path.exists():
-        raise _incomplete(folder, name)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it holds no JSON object")
-    except ValueError as error:
-        raise ValueError(
-            f"{name} in preset folder {str(folder)!r} is damaged ({error}). Save or download it "
-            "again."
-        ) from error
-    return content
-
-
-def _first_damaged(folder: Path) -> str | None:
-    """Name of a file in a local preset that cannot be opened as what it should be."""
-    for path in sorted(folder.rglob("*")):
-        try:
-            if path.suffix == ".json":
-                json.loads(path.read_text(encoding="utf-8"))
-            elif path.suffix == ".h5":
-                h5py.File(path, "r").close()
-            elif path.suffix == ".safetensors":
-                with safe_open(path, framework="numpy"):
-                    pass
-        except (OSError, ValueError, SafetensorError):
-            return path.name
-    return None
-
-
-def save_embedder(
-    embedder: Any, save: Callable[..., None], preset_dir: str, max_shard_size: float
-) -> None:
-    """What `DecoderTextEmbedder.save_to_preset` does; `save` is KerasHub's own."""
-    target = Path(preset_dir)
-    _check_target(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        new, old = Path(scratch, "new"), Path(scratch, "old")
-        save(str(new), max_shard_size=max_shard_size)
-        config = json.loads((new / "config.json").read_text())
-        complete_config(config["config"], embedder.backbone)
-        policy = embedder.backbone.dtype_policy
-        if policy.name.startswith("mixed_"):
-            # KerasHub 0.32 cannot read a mixed policy here. A float one it replaces, on loading,
-            # by the policy of the day, unless `dtype` is given.
-            policy = keras.DTypePolicy(policy.variable_dtype)
-            config["config"]["dtype"] = keras.saving.serialize_keras_object(policy)
-        (new / "config.json").write_text(json.dumps(config, indent=4))
-        if target.exists():
-            target.rename(old)
-        try:
-            new.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
-
-
-def _check_target(target: Path) -> None:
-    """Refuse to overwrite anything but an empty folder or a preset with nothing else in it."""
-    if not target.name:
-        raise ValueError(f"`preset_dir` should name a folder to write. Received: {str(target)!r}.")
-    if not target.exists():
-        return
-    if target.is_dir():
-        names = sorted(path.name for path in target.iterdir())
-        others = [name for name in names if not _PRESET_FILE.fullmatch(name)]
-        if not names or (not others and "metadata.json" in names):
-            return
-        if others:
-            raise ValueError(
-                f"{str(target)!r} exists and is not a preset folder, or not only that: it holds "
-                f"{others[:5]}. Choose another place, so that nothing of yours is overwritten."
-            )
-    raise ValueError(
-        f"{str(target)!r} exists and is not a preset folder. Choose another place, so that nothing "
-        "of yours is overwritten."
-    )
 
 
 def register() -> None:
@@ -318,7 +282,11 @@ def register() -> None:
         return
 
     def from_preset(cls: Any, preset: str, load_weights: bool = True, **kwargs: Any) -> Any:
-        saved = _saved_class(preset) if cls is base else None
+        saved = None
+        if cls is base:
+            preset, _ = _resolved(preset)
+            if os.path.isdir(preset) or "://" in preset:
+                saved = _saved_class(preset)
         loader: Any = super(base, cls) if saved is None else saved
         return loader.from_preset(preset, load_weights, **kwargs)
 

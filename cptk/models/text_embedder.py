@@ -7,7 +7,7 @@ import keras
 import keras_hub
 
 from cptk import layers, ops
-from cptk.models import presets
+from cptk.models import presets, saving
 from cptk.models.encode import check_sequence_length, encode
 from cptk.models.preprocessor import (
     DecoderTextEmbedderPreprocessor,
@@ -183,17 +183,20 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
     def save_to_preset(self, preset_dir: str, max_shard_size: float = 10) -> None:
         """Save as a KerasHub preset, with roles, pooling, normalisation and sequence length.
 
-        The folder appears whole or not at all: it is written beside its final place and renamed.
-        An existing preset in its place is replaced; a folder with anything else in it is refused.
+        The folder appears whole or not at all: it is written beside its final place and changes
+        places with the preset that stands there, if one does. A folder that holds anything else,
+        at any depth, is refused. What a killed save left behind is cleared by the next one.
 
         Args:
             preset_dir: The folder to write.
             max_shard_size: Size in GB above which weights are split over files.
 
         Raises:
-            ValueError: `preset_dir` exists and is not a preset, or not only that.
+            ValueError: `preset_dir` exists and is not a preset, or not only that; a file stands
+                where its parent should be; its name is too long.
+            OSError: The disk is too full. Nothing has been written then.
         """
-        presets.save_embedder(self, super().save_to_preset, preset_dir, max_shard_size)
+        saving.save_embedder(self, super().save_to_preset, preset_dir, max_shard_size)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         # KerasHub's `compile` is its own, and Keras asks such a class to say how it is undone.

@@ -9,12 +9,15 @@ and JSON-able, so that a preset can carry it.
 import json
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import keras_hub
 import numpy as np
 import tokenizers
+
+from cptk.checks import shown
+from cptk.models.tokenizer_bounds import check_spec, no_panic
+from cptk.models.tokenizer_json import read_tokenizer_json
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -129,37 +132,26 @@ def spec_from_tokenizer_json(path: str | PathLike[str]) -> dict[str, Any] | None
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a Hugging Face `tokenizer.json`. (KerasHub presets hold a file of the
-            same name with other contents.)
+        ValueError: It is not a Hugging Face `tokenizer.json` (KerasHub presets hold a file of the
+            same name with other contents), or it is damaged, or holds more than a spec may.
     """
-    file = Path(path)
-    file = file / "tokenizer.json" if file.is_dir() else file
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"There is no file {str(file)!r}. Pass a Hugging Face folder that holds a "
-            "tokenizer.json; `tokenizer.save_pretrained(folder)` of transformers writes one."
-        )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{str(file)!r} is damaged ({error}). Copy or download it again."
-        ) from error
-    model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict) or "vocab" not in model:
-        raise ValueError(
-            f"{str(file)!r} is not a Hugging Face tokenizer.json: it holds no `model` with a "
-            "`vocab`. Pass the file of a Hugging Face folder, not that of a KerasHub preset."
-        )
+    return spec_of(read_tokenizer_json(path))
+
+
+def spec_of(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The tokenizer spec in the content of a Hugging Face `tokenizer.json`."""
+    model = content["model"]
     if "merges" not in model:
         return None
-    return {
+    spec = {
         "normalizer": content.get("normalizer"),
         "pre_tokenizer": content.get("pre_tokenizer"),
         "decoder": content.get("decoder"),
         "model": {k: v for k, v in model.items() if k not in ("vocab", "merges")},
-        "added_tokens": content.get("added_tokens", []),
+        "added_tokens": content.get("added_tokens") or [],
     }
+    check_spec(spec)
+    return spec
 
 
 def build(
@@ -182,17 +174,18 @@ def build(
     Raises:
         ValueError: The spec is not one, or does not fit the vocabulary.
     """
-    spec = plain(spec)
     vocab = {str(token): int(index) for token, index in vocabulary.items()}
-    added = spec.get("added_tokens") if isinstance(spec, dict) else None
-    if added is None:
-        flags = {"single_word": False, "rstrip": False, "normalized": False, "special": True}
-        added = [
-            # RoBERTa's mask takes the space before it; no other special token does.
-            {"id": vocab[token], "content": token, "lstrip": token == "<mask>", **flags}
-            for token in sorted(set(special_tokens), key=vocab.__getitem__)
-        ]
     try:
+        spec = plain(spec)
+        check_spec(spec)
+        added = spec.get("added_tokens")
+        if added is None:
+            flags = {"single_word": False, "rstrip": False, "normalized": False, "special": True}
+            added = [
+                # RoBERTa's mask takes the space before it; no other special token does.
+                {"id": vocab[token], "content": token, "lstrip": token == "<mask>", **flags}
+                for token in sorted(set(special_tokens), key=vocab.__getitem__)
+            ]
         for token in added:
             # Hugging Face keeps most added tokens outside `vocab`; KerasHub keeps them inside.
             vocab.setdefault(token["content"], token["id"])
@@ -202,7 +195,8 @@ def build(
         model = {**spec["model"], "vocab": vocab, "merges": pairs}
         content = {"version": "1.0", "added_tokens": added, "post_processor": None, **pipeline}
         text = json.dumps({**content, "truncation": None, "padding": None, "model": model})
-        return tokenizers.Tokenizer.from_str(text)
+        with no_panic("it was built"):
+            return tokenizers.Tokenizer.from_str(text)
     # The library raises a bare Exception for whatever it cannot read.
     except Exception as error:
         raise ValueError(
@@ -274,13 +268,14 @@ class ReferenceTokenizer:
         ids: list[list[int]] = []
         for start in range(0, len(items), _SLICE):
             part = items[start : start + _SLICE]
-            encoded = pipeline.encode_batch_fast(part, add_special_tokens=False)
+            with no_panic("it read texts"):
+                encoded = pipeline.encode_batch_fast(part, add_special_tokens=False)
             for index, (text, encoding) in enumerate(zip(part, encoded, strict=True), start):
                 row = encoding.ids
                 if not complete and not self._spells(row, text):
                     raise ValueError(
                         f"Text {index} has characters that are not in the vocabulary"
-                        f"{self._culprits(text)}: {_shorten(text)}. Use a vocabulary with all 256 "
+                        f"{self._culprits(text)}: {shown(text)}. Use a vocabulary with all 256 "
                         "byte symbols: `tokenizers.pre_tokenizers.ByteLevel.alphabet()`."
                     )
                 ids.append(row[:longest])
@@ -298,12 +293,13 @@ class ReferenceTokenizer:
             (row,) = self.encode_batch([text])
             spelt = _text(self.tokenizer.detokenize([row])).strip() == text.strip()
         else:
-            row = self._pipeline().encode(text, add_special_tokens=False).ids
+            with no_panic("it read a delimiter"):
+                row = self._pipeline().encode(text, add_special_tokens=False).ids
             spelt = self._spells(row, text)
         if not spelt:
             raise ValueError(
-                f"The delimiter {text!r} is not in the vocabulary"
-                f"{self._culprits(text)}: its token ids {row} do not spell it. Choose a delimiter "
+                f"The delimiter {shown(text)} is not in the vocabulary"
+                f"{self._culprits(text)}: its token ids {shown(row)} do not spell it. Choose one "
                 "that the vocabulary can spell, or give its token ids."
             )
         return row
@@ -334,10 +330,11 @@ class ReferenceTokenizer:
 
     def _spells(self, ids: list[int], text: str) -> bool:
         built = self._pipeline()
-        if built.normalizer is not None:
-            text = built.normalizer.normalize_str(text)
-        # A prefix space, where the pipeline adds one, comes back too.
-        return built.decode(ids, skip_special_tokens=False) in (text, f" {text}")
+        with no_panic("it spelt tokens"):
+            if built.normalizer is not None:
+                text = built.normalizer.normalize_str(text)
+            # A prefix space, where the pipeline adds one, comes back too.
+            return built.decode(ids, skip_special_tokens=False) in (text, f" {text}")
 
     def _culprits(self, text: str) -> str:
         if self.spec is None:
@@ -359,12 +356,12 @@ def plain(value: Any) -> Any:
 
 def _check(texts: Any) -> list[str]:
     if isinstance(texts, str | bytes) or not isinstance(texts, Sequence | np.ndarray):
-        raise TypeError(f"Expected a list of strings. Received: {_shorten(texts)}.")
+        raise TypeError(f"Expected a list of strings. Received: {shown(texts)}.")
     items = list(texts)
     for index, text in enumerate(items):
         if not isinstance(text, str):
             raise TypeError(
-                f"Text {index} should be a string. Received: {_shorten(text)} of type "
+                f"Text {index} should be a string. Received: {shown(text)} of type "
                 f"{type(text).__name__}."
             )
         if not text.isascii():
@@ -373,15 +370,10 @@ def _check(texts: Any) -> list[str]:
             except UnicodeEncodeError as error:
                 raise ValueError(
                     f"Text {index} has a lone surrogate (half a character) at position "
-                    f"{error.start}: {_shorten(text)}. Repair it with "
+                    f"{error.start}: {shown(text)}. Repair it with "
                     '`text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")`.'
                 ) from error
     return items
-
-
-def _shorten(value: Any) -> str:
-    shown = ascii(value)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def _rows(output: Any) -> list[Any]:

@@ -25,7 +25,7 @@ from cptk.models.tokenization import (
 from tests.texts import texts
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
-SIZES = [10_000, pytest.param(100_000, marks=pytest.mark.slow)]
+SIZES = [2_000, pytest.param(100_000, marks=pytest.mark.slow)]
 
 # Copied by hand from the models' published tokenizer.json files.
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
@@ -105,7 +105,7 @@ def published(request, tmp_path_factory) -> tuple[str, Path]:
     blank |= {"model": {"type": "BPE", "vocab": {}, "merges": []}}
     trained = tokenizers.Tokenizer.from_str(json.dumps(blank))
     trainer = trainers.BpeTrainer(vocab_size=3000, initial_alphabet=ALPHABET, show_progress=False)
-    trained.train_from_iterator(texts(4000, seed=7), trainer)
+    trained.train_from_iterator(texts(2000, seed=7), trainer)
     content = json.loads(trained.to_str())
     vocabulary = content["model"]["vocab"]
     for word in ("Ġneverseen", "Ġquick", "!!!!!!!"):  # Words that no merge makes.

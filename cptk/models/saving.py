@@ -1,0 +1,295 @@
+"""Saving of embedders as presets: whole or not at all, and never over what is not a preset.
+
+A preset is written into a hidden folder beside its place and changes places with what stands there
+in one step. The hidden folder is locked while its process lives, so that a later save can tell what
+a killed one left behind.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras_hub.src.utils.tensor_utils import get_tensor_size_in_bits
+
+from cptk import checks, files
+from cptk.models.config_file import check_config_file
+from cptk.models.presets import complete_config
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing can be locked, so what a killed save left stays
+    fcntl = None  # type: ignore[assignment]
+
+#: What KerasHub writes into a preset folder, by path.
+_PRESET_FILE = re.compile(
+    r"(config|tokenizer|preprocessor|task|metadata|model\.weights)\.json"
+    r"|(model(_\d+)?|task)\.weights\.h5"
+    r"|assets|assets/tokenizer|assets/tokenizer/(vocabulary\.(json|txt|spm)|merges\.txt)"
+)
+_SCRATCH = ".cptk-saving-"  # short, whatever the length of the preset's name
+_OLD, _NEW, _NAME = "old", "new", "name"
+
+
+def save_embedder(
+    embedder: Any, save: Callable[..., None], preset_dir: str, max_shard_size: float | None
+) -> None:
+    """What `DecoderTextEmbedder.save_to_preset` does; `save` is KerasHub's own."""
+    real = isinstance(max_shard_size, int | float) and not isinstance(max_shard_size, bool)
+    if max_shard_size is not None and not (real and max_shard_size > 0):
+        raise ValueError(
+            "`max_shard_size` should be a positive number of GB, or None. Received: "
+            f"{checks.shown(max_shard_size)}."
+        )
+    target = _resolved(preset_dir)
+    own = _own_files(embedder.preprocessor)
+    _check_content(target, own)
+    files.check_free_space(target, _size(embedder), f"The preset {str(target)!r}")
+    missing = [path for path in target.parents if not path.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_left_behind(target.parent)
+    try:
+        with _scratch(target) as scratch:
+            new = scratch / _NEW
+            save(str(new), max_shard_size=max_shard_size)
+            _mend_config(new / "config.json", embedder.backbone)
+            _flush(new)
+            _put_in_place(new, target, scratch / _OLD, own)
+    except BaseException:
+        for path in missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _resolved(preset_dir: Any) -> Path:
+    """The folder that will be written, without links and `..`, checked to be possible."""
+    path = checks.path(preset_dir, "preset_dir")
+    target = Path(os.path.realpath(path))
+    working = Path.cwd()
+    if not target.name or target == working or target in working.parents:
+        raise ValueError(
+            "`preset_dir` should name a folder to write, and not the working directory or one "
+            f"above it. Received: {str(path)!r}."
+        )
+    if any(map(os.path.islink, (target, *target.parents))):
+        # `realpath` leaves the links that lead to themselves.
+        raise ValueError(f"`preset_dir` is a link that leads nowhere: {str(path)!r}.")
+    parent = target.parent
+    while not os.path.exists(parent) and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        raise ValueError(
+            f"`preset_dir` should name a folder to write. Received {str(path)!r}, and "
+            f"{str(parent)!r} is a file."
+        )
+    for name in (*target.parts[len(parent.parts) :], str(target)):
+        try:  # Each name by itself: the system says nothing of one in a folder to come.
+            os.lstat(parent / name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ValueError(
+                f"`preset_dir` cannot be a folder here: {checks.shown(name)}, of "
+                f"{len(os.fsencode(name))} bytes ({error.strerror})."
+            ) from None
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"`preset_dir` cannot be written: {str(parent)!r} is read-only.")
+    if os.path.ismount(target):
+        raise ValueError(
+            f"`preset_dir` is a mount point, {str(target)!r}, which cannot be replaced as a whole. "
+            "Name a folder in it."
+        )
+    return target
+
+
+def _own_files(preprocessor: Any) -> set[str]:
+    """Paths in the preset that the preprocessor's own choice of names adds to KerasHub's.
+
+    Raises:
+        ValueError: A name that leads out of the preset.
+    """
+    found: set[str] = set()
+    if preprocessor is None:
+        return found
+    for layer in preprocessor._flatten_layers(include_self=True):
+        name = getattr(layer, "config_file", None)
+        if name is None:
+            continue
+        check_config_file(name)
+        folder = f"assets/{name.split('.')[0]}"
+        found |= {name, folder, *(f"{folder}/{a}" for a in getattr(layer, "file_assets", ()) or ())}
+    return found
+
+
+def _check_content(target: Path, own: set[str]) -> None:
+    """Refuse to overwrite anything but an empty folder or a preset with nothing else in it."""
+    if not target.exists():
+        return
+    advice = "Choose another place, so that nothing of yours is overwritten."
+    if not target.is_dir():
+        raise ValueError(f"{str(target)!r} exists and is not a preset folder. {advice}")
+    names = sorted(path.relative_to(target).as_posix() for path in target.rglob("*"))
+    others = [name for name in names if not _PRESET_FILE.fullmatch(name) and name not in own]
+    if others:
+        raise ValueError(
+            f"{str(target)!r} exists and is not a preset folder, or not only that: it holds "
+            f"{checks.shown(others, 300)}. {advice}"
+        )
+    if names and not _is_metadata(target / "metadata.json"):
+        raise ValueError(f"{str(target)!r} exists and is not a preset folder. {advice}")
+
+
+def _is_metadata(path: Path) -> bool:
+    """Whether KerasHub wrote the file: other programs have files of the same names."""
+    try:
+        content = files.read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "keras_version" in content
+
+
+def _size(embedder: Any) -> int:
+    """Bytes that a preset will take, rather too many: weights, their places in HDF5, vocabulary."""
+    weights = {id(weight): weight for weight in embedder.weights}.values()
+    bits = sum(get_tensor_size_in_bits(weight.shape, weight.dtype) for weight in weights)
+    tokens = 0
+    if embedder.preprocessor is not None:
+        with contextlib.suppress(NotImplementedError):  # a tokenizer of somebody's own
+            tokens = embedder.preprocessor.tokenizer.vocabulary_size()
+    return int(bits // 8 + 4096 * len(weights) + 64 * tokens + 65536)
+
+
+def _mend_config(path: Path, backbone: Any) -> None:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    complete_config(config["config"], backbone)
+    policy = backbone.dtype_policy
+    if policy.name.startswith("mixed_"):
+        # KerasHub 0.32 cannot read a mixed policy here. A float one it replaces, on loading, by the
+        # policy of the day, unless `dtype` is given.
+        policy = keras.DTypePolicy(policy.variable_dtype)
+        config["config"]["dtype"] = keras.saving.serialize_keras_object(policy)
+    path.write_text(json.dumps(config, indent=4), encoding="utf-8")
+
+
+# --- The hidden folder
+
+
+@contextlib.contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A locked hidden folder beside `target`, removed at the end."""
+    handle = None
+    while handle is None:  # Another save may take it for left behind before it is locked.
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=target.parent))
+        try:
+            handle = _lock(scratch)
+        except OSError:  # no locks here
+            handle = -1
+    try:
+        (scratch / _NAME).write_bytes(os.fsencode(target.name))
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if handle >= 0:
+            os.close(handle)
+
+
+def _lock(scratch: Path) -> int | None:
+    """A handle that locks a hidden folder until it is closed or its process dies, however it dies.
+
+    Returns:
+        The handle, or `None` where a living process holds the lock, or the folder is gone.
+
+    Raises:
+        OSError: The system or the file system has no locks.
+    """
+    if fcntl is None:
+        raise OSError("there are no locks on this system")
+    try:
+        handle = os.open(scratch, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:
+        os.close(handle)
+        raise
+    if not scratch.exists():
+        os.close(handle)
+        return None
+    return handle
+
+
+def _clear_left_behind(parent: Path) -> None:
+    """Remove the hidden folders of saves that were killed, and put back what they had moved."""
+    for scratch in parent.glob(f"{_SCRATCH}*"):
+        try:
+            handle = _lock(scratch)
+        except OSError:
+            continue
+        if handle is None:
+            continue
+        old, name = scratch / _OLD, scratch / _NAME
+        with contextlib.suppress(OSError):
+            target = parent / os.fsdecode(name.read_bytes())
+            if old.exists() and not target.exists():
+                old.rename(target)
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(handle)
+
+
+def _flush(folder: Path) -> None:
+    """Write a folder through to the disk, so that a power cut finds the old preset or the new."""
+    if os.name == "nt":  # It flushes only what is open for writing.
+        return
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _put_in_place(new: Path, target: Path, old: Path, own: set[str]) -> None:
+    """Make `new` stand at `target`, and what stood there at `old`."""
+    _check_content(target, own)  # Something may have been put there during the save.
+    if not target.exists():
+        new.rename(target)
+    elif _exchange(new, target):
+        try:
+            new.rename(old)
+            _check_content(old, own)
+        except BaseException:
+            _exchange(old if old.exists() else new, target)
+            raise
+    else:  # A file system without exchange: for a moment nothing stands at `target`.
+        target.rename(old)
+        try:
+            new.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; `False` where the system cannot."""
+    names = {"linux": "renameat2", "darwin": "renameatx_np"}
+    if sys.platform not in names:
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), names[sys.platform], None)
+    if rename is None:
+        return False
+    here = -100 if sys.platform == "linux" else -2  # AT_FDCWD; the flag is 2 on both
+    paths = [ctypes.c_char_p(os.fsencode(path)) for path in (one, other)]
+    return bool(rename(here, paths[0], here, paths[1], ctypes.c_uint(2)) == 0)
