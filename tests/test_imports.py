@@ -181,7 +181,7 @@ def test_tensorflow_is_imported_by_its_own_module_alone() -> None:
             "data/tensorflow.py",
             "training/gradient_cache/tensorflow.py",
             "losses/tiled.py",
-            "models/encode.py",
+            "models/forward.py",
             "training/distribution.py",
         )
         and any(
