@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,18 @@ LONG_WORK = 50
 
 def encode(embedder: Any, texts: Any, role: str | None, batch_size: int, verbose: Any) -> Any:
     """What `DecoderTextEmbedder.encode_text` does; see there."""
+    with _interruptible() as raise_if_interrupted:
+        return _encode(embedder, texts, role, batch_size, verbose, raise_if_interrupted)
+
+
+def _encode(
+    embedder: Any,
+    texts: Any,
+    role: str | None,
+    batch_size: int,
+    verbose: Any,
+    after_batch: Callable[[], None],
+) -> Any:
     embed = program(embedder)
     preprocessor = embedder.preprocessor
     if preprocessor is None:
@@ -36,19 +48,18 @@ def encode(embedder: Any, texts: Any, role: str | None, batch_size: int, verbose
     show = len(batches) >= LONG_WORK if verbose == "auto" else bool(verbose)
     bar = progress(len(rows), "text") if show else None
     vectors: Any = None
-    with _interruptible() as raise_if_interrupted:
-        for batch in batches:
-            length = bucket_length(max(len(rows[i]) for i in batch), preprocessor.sequence_length)
-            filler = [rows[batch[0]]] * (_round_up(len(batch), batch_size) - len(batch))
-            features = pad_tokens([rows[i] for i in batch] + filler, length)
-            out = np.asarray(embed(features), dtype=np.float32)[: len(batch)]
-            _check_finite(out, batch, texts)
-            if vectors is None:
-                vectors = np.empty((len(rows), out.shape[1]), dtype=np.float32)
-            vectors[batch] = out
-            if bar is not None:
-                bar.add(len(batch))
-            raise_if_interrupted()
+    for batch in batches:
+        length = bucket_length(max(len(rows[i]) for i in batch), preprocessor.sequence_length)
+        filler = [rows[batch[0]]] * (_round_up(len(batch), batch_size) - len(batch))
+        features = pad_tokens([rows[i] for i in batch] + filler, length)
+        out = np.asarray(embed(features), dtype=np.float32)[: len(batch)]
+        _check_finite(out, batch, texts)
+        if vectors is None:
+            vectors = np.empty((len(rows), out.shape[1]), dtype=np.float32)
+        vectors[batch] = out
+        if bar is not None:
+            bar.add(len(batch))
+        after_batch()
     return vectors
 
 
@@ -65,7 +76,7 @@ def _check_finite(vectors: np.ndarray, batch: list[int], texts: list[str]) -> No
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[Any]:
+def _interruptible() -> Iterator[Callable[[], None]]:
     """Yields a function that raises `KeyboardInterrupt` where Ctrl-C was pressed and got lost.
 
     Python raises it in whatever code of the main thread runs next. After a long call into
@@ -91,6 +102,7 @@ def _interruptible() -> Iterator[Any]:
     signal.signal(signal.SIGINT, note)
     try:
         yield raise_if_interrupted
+        raise_if_interrupted()
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

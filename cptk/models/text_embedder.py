@@ -330,6 +330,17 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         """
         # Keras exports to ONNX only what has been called.
         self({"token_ids": np.zeros((1, 1), "int32"), "padding_mask": np.ones((1, 1), bool)})
+        saved_model = format == "tf_saved_model" and "input_signature" not in kwargs
+        if saved_model and keras.config.backend() == "jax":
+            # Left to itself, Keras names two lengths, and JAX cannot tell that they are one.
+            longest = getattr(self.backbone, "max_sequence_length", None)
+            shape = "(batch, length)"
+            options = {
+                "polymorphic_shapes": [{"token_ids": shape, "padding_mask": shape}],
+                "polymorphic_constraints": [f"length <= {longest}"] if longest else [],
+                "with_gradient": False,
+            }
+            kwargs.setdefault("jax2tf_kwargs", options)
         super().export(filepath, format=format, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
