@@ -329,7 +329,7 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         ```
         """
         # Keras exports to ONNX only what has been called.
-        self({"token_ids": np.zeros((1, 1), "int32"), "padding_mask": np.ones((1, 1), bool)})
+        self({"token_ids": np.zeros((1, 2), "int32"), "padding_mask": np.ones((1, 2), bool)})
         saved_model = format == "tf_saved_model" and "input_signature" not in kwargs
         if saved_model and keras.config.backend() == "jax":
             # Left to itself, Keras names two lengths, and JAX cannot tell that they are one.
