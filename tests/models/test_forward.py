@@ -220,6 +220,7 @@ def test_int8_encodes_and_survives_a_preset(tmp_path):
 
 
 @pytest.mark.skipif(ON_TORCH or not find_spec("tensorflow"), reason="SavedModels are TensorFlow's")
+@pytest.mark.filterwarnings("ignore:The `native_serialization` parameter:DeprecationWarning")
 def test_saved_model_takes_what_the_preprocessor_gives(tmp_path):
     import tensorflow as tf
 
