@@ -228,9 +228,8 @@ def test_saved_model_takes_what_the_preprocessor_gives(tmp_path):
     embedder.export(str(tmp_path / "saved"), verbose=False)
     features = embedder.preprocessor(TEXTS)
     assert features["padding_mask"].dtype == bool
-    served = tf.saved_model.load(str(tmp_path / "saved")).serve(
-        {name: tf.constant(array) for name, array in features.items()}
-    )
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))
+    served = loaded.serve({name: tf.constant(array) for name, array in features.items()})
     np.testing.assert_allclose(served, eager(embedder), atol=1e-5)
 
 
