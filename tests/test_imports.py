@@ -63,6 +63,12 @@ def test_public_names_are_listed_and_an_unknown_one_is_refused() -> None:
         cptk.trainer  # noqa: B018
 
 
+@pytest.mark.parametrize("name", [None, "evaluation", "integrations"])
+def test_completion_offers_what_is_public_alone(name: str | None) -> None:
+    room = cptk if name is None else getattr(cptk, name)
+    assert dir(room) == sorted(room.__all__)
+
+
 @pytest.mark.parametrize("name", cptk.__all__)
 def test_every_public_name_resolves(name: str) -> None:
     assert getattr(cptk, name) is not None
@@ -181,7 +187,7 @@ def test_tensorflow_is_imported_by_its_own_module_alone() -> None:
             "data/tensorflow.py",
             "training/gradient_cache/tensorflow.py",
             "losses/tiled.py",
-            "models/encode.py",
+            "models/forward.py",
             "training/distribution.py",
         )
         and any(

@@ -1,12 +1,17 @@
 """Embedding of many texts in few shapes."""
 
-from importlib import import_module
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 
+from cptk import checks
 from cptk.data.batching import bucket_length, pad_tokens
+from cptk.models.forward import program
+from cptk.progress import progress
 
 # Batches from which "auto" shows a progress bar.
 LONG_WORK = 50
@@ -14,6 +19,19 @@ LONG_WORK = 50
 
 def encode(embedder: Any, texts: Any, role: str | None, batch_size: int, verbose: Any) -> Any:
     """What `DecoderTextEmbedder.encode_text` does; see there."""
+    with _interruptible() as raise_if_interrupted:
+        return _encode(embedder, texts, role, batch_size, verbose, raise_if_interrupted)
+
+
+def _encode(
+    embedder: Any,
+    texts: Any,
+    role: str | None,
+    batch_size: int,
+    verbose: Any,
+    after_batch: Callable[[], None],
+) -> Any:
+    embed = program(embedder)
     preprocessor = embedder.preprocessor
     if preprocessor is None:
         raise ValueError(
@@ -21,97 +39,72 @@ def encode(embedder: Any, texts: Any, role: str | None, batch_size: int, verbose
             "DecoderTextEmbedder(backbone, DecoderTextEmbedderPreprocessor(tokenizer))."
         )
     check_sequence_length(embedder.backbone, preprocessor.sequence_length)
-    if (
-        isinstance(batch_size, bool)
-        or not isinstance(batch_size, int | np.integer)
-        or batch_size < 1
-    ):
-        raise ValueError(f"`batch_size` should be a positive integer. Received: {batch_size!r}.")
-    if isinstance(texts, str):
-        texts = [texts]
+    batch_size = checks.integer("batch_size", batch_size, 1)
+    texts = checks.texts([texts] if isinstance(texts, str) else texts)
     rows = preprocessor.tokenize(texts, role)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     # Longest first: what does not fit in memory fails at once, not at the end.
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)][::-1]
     show = len(batches) >= LONG_WORK if verbose == "auto" else bool(verbose)
-    progress = keras.utils.Progbar(len(rows), unit_name="text") if show else None
+    bar = progress(len(rows), "text") if show else None
     vectors: Any = None
     for batch in batches:
         length = bucket_length(max(len(rows[i]) for i in batch), preprocessor.sequence_length)
         filler = [rows[batch[0]]] * (_round_up(len(batch), batch_size) - len(batch))
         features = pad_tokens([rows[i] for i in batch] + filler, length)
-        out = np.asarray(forward(embedder, features), dtype=np.float32)
+        out = np.asarray(embed(features), dtype=np.float32)[: len(batch)]
+        _check_finite(out, batch, texts)
         if vectors is None:
             vectors = np.empty((len(rows), out.shape[1]), dtype=np.float32)
-        vectors[batch] = out[: len(batch)]
-        if progress is not None:
-            progress.add(len(batch))
+        vectors[batch] = out
+        if bar is not None:
+            bar.add(len(batch))
+        after_batch()
     return vectors
 
 
-def forward(embedder: Any, features: Any) -> Any:
-    """Embeddings of a batch of arrays, on this process alone whatever the distribution.
+def _check_finite(vectors: np.ndarray, batch: list[int], texts: list[str]) -> None:
+    """Raise `ValueError` where a vector of a batch is not finite, and name the first text."""
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        index = min(np.array(batch)[bad].tolist())
+        raise ValueError(
+            f"The embedding of text {index}, {checks.shown(texts[index])}, is not finite. Weights "
+            "may be broken, by a damaged file or by training at too high a learning rate: load "
+            "them again. In float16 a layer may overflow: load the backbone in bfloat16 or float32."
+        )
 
-    Under a strategy, `predict` of Keras embeds the batch once a replica on TensorFlow, and waits
-    for all processes; on JAX it fails with several.
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Yields a function that raises `KeyboardInterrupt` where Ctrl-C was pressed and got lost.
+
+    Python raises it in whatever code of the main thread runs next. After a long call into
+    TensorFlow that is often JAX's callback of the garbage collector, where JAX is installed, and
+    errors in such a callback are printed and dropped.
     """
-    variables = tuple(map(id, embedder.variables))
-    if getattr(embedder, "_encoded_variables", variables) != variables:
-        # Layers have gained weights since, as by `enable_lora`: compiled again.
-        embedder.predict_function = embedder._alone = None
-    embedder._encoded_variables = variables
-    backend = keras.config.backend()
-    if backend == "tensorflow" and embedder.distribute_strategy.num_replicas_in_sync > 1:
-        if getattr(embedder, "_alone", None) is None:
-            embedder._alone = _tf_alone(embedder)
-        return embedder._alone(features)
-    if backend == "jax" and keras.distribution.distribution() is not None:
-        if getattr(embedder, "_alone", None) is None:
-            embedder._alone = _jax_alone(embedder)
-        return embedder._alone(features)
-    return keras.Model.predict_on_batch(embedder, features)
+    pressed = threading.Event()
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield lambda: None
+        return
 
+    def note(number: int, frame: Any) -> None:
+        pressed.set()
+        signal.default_int_handler(number, frame)
 
-def _tf_alone(embedder: Any) -> Any:
-    import tensorflow as tf
+    def raise_if_interrupted() -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
 
-    specs = {
-        "token_ids": tf.TensorSpec((None, None), tf.int32),
-        "padding_mask": tf.TensorSpec((None, None), tf.bool),
-    }
-    function = tf.function(lambda x: embedder(x, training=False), input_signature=[specs])
-    return lambda x: function({k: tf.cast(x[k], specs[k].dtype) for k in specs}).numpy()
-
-
-def _jax_alone(embedder: Any) -> Any:
-    jax = import_module("jax")
-    function = jax.jit(lambda *state, x: embedder.stateless_call(*state, x, training=False)[0])
-
-    def call(features: Any) -> Any:
-        current = keras.distribution.distribution()
-        kinds = (embedder.trainable_variables, embedder.non_trainable_variables)
-        state = [[variable.value for variable in kind] for kind in kinds]
-        if jax.process_count() == 1:
-            layout, mesh = current.get_data_layout((1, 1)), current.device_mesh
-            parts = mesh.shape[list(mesh.axis_names).index(current.batch_dim_name)]
-            if len(features["token_ids"]) % parts == 0:
-                features = {
-                    k: jax.device_put(v, layout.backend_layout) for k, v in features.items()
-                }
-            return np.asarray(function(*state, x=features))
-        if not all(value.is_fully_replicated for kind in state for value in kind):
-            raise ValueError(
-                "The weights are divided between processes, so that no process can embed alone. "
-                "Save the embedder and load it without a distribution."
-            )
-        state = [[value.addressable_data(0) for value in kind] for kind in state]
-        keras.distribution.set_distribution(None)
-        try:
-            return np.asarray(function(*state, x=features))
-        finally:
-            keras.distribution.set_distribution(current)
-
-    return call
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield raise_if_interrupted
+        raise_if_interrupted()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _round_up(rows: int, batch_size: int) -> int:

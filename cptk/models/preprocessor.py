@@ -177,7 +177,7 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         """Token ids of each text with its role around it, cut to `sequence_length`.
 
         Args:
-            texts: A sequence of n strings.
+            texts: n strings: a list, tuple, generator, array, or a column of a frame or table.
             role: Name of the role.
 
         Returns:
@@ -187,6 +187,14 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         room = self.sequence_length - len(prefix) - len(suffix)
         ids = self.reference.encode_batch(checks.texts(texts), room)
         return [[*prefix, *row, *suffix] for row in ids]
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        # Checked before Keras, whose errors show all that was passed, page after page.
+        if isinstance(x, str):
+            checks.texts([x])
+        elif not isinstance(x, tuple) and not _is_tensorflow(x):
+            x = checks.texts(x)
+        return super().__call__(x, *args, **kwargs)
 
     def call(
         self, x: Any, y: Any = None, sample_weight: Any = None, role: str | None = None

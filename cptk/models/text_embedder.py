@@ -1,14 +1,20 @@
 """A KerasHub decoder as a text embedder: backbone, pooling, normalisation, preset."""
 
+import functools
+import operator
+import threading
 from collections.abc import Mapping
 from typing import Any, Self
 
 import keras
 import keras_hub
+import numpy as np
 
-from cptk import layers, ops
+from cptk import checks, layers, ops
+from cptk.layers.right_padding import RightPadding
 from cptk.models import presets, saving
 from cptk.models.encode import check_sequence_length, encode
+from cptk.models.forward import check_not_forked, forward, kept, predict_on_jax, signature
 from cptk.models.preprocessor import (
     DecoderTextEmbedderPreprocessor,
     GPT2TextEmbedderPreprocessor,
@@ -38,7 +44,9 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         normalize: Whether embeddings have unit length.
 
     Input shape:
-        `{"token_ids": (n, length), "padding_mask": (n, length)}`.
+        `{"token_ids": (n, length), "padding_mask": (n, length)}`. Padding may stand anywhere, as on
+        the left: it is moved to the right, since GPT-2 and OPT count positions from the first
+        column.
 
     Output shape:
         `(n, hidden_dim)`, float32 also where the backbone computes in 16 bits.
@@ -75,11 +83,12 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         normalize: bool = True,
         **kwargs: Any,
     ) -> None:
+        check_not_forked()
         if pooling not in list(POOLINGS):
             raise ValueError(f"`pooling` should be one of {list(POOLINGS)}. Received: {pooling!r}.")
-        inputs = getattr(backbone, "input", None)
-        if not isinstance(inputs, dict) or set(inputs) != {"token_ids", "padding_mask"}:
-            received = sorted(inputs) if isinstance(inputs, dict) else type(backbone).__name__
+        taken = getattr(backbone, "input", None)
+        if not isinstance(taken, dict) or set(taken) != {"token_ids", "padding_mask"}:
+            received = sorted(taken) if isinstance(taken, dict) else type(backbone).__name__
             raise ValueError(
                 "`backbone` should be a KerasHub decoder backbone with the inputs "
                 f"['padding_mask', 'token_ids']. Received: {received}."
@@ -90,12 +99,20 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         self.backbone = backbone
         self.preprocessor = preprocessor
         # === Functional model ===
-        states = backbone(inputs)
+        # Inputs of its own, with the mask as the preprocessor gives it, for `export` above all.
+        inputs = {
+            "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
+            "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask"),
+        }
+        token_ids, mask = RightPadding(name="right_padding")(
+            inputs["token_ids"], inputs["padding_mask"]
+        )
+        states = backbone({"token_ids": token_ids, "padding_mask": mask})
         if isinstance(states, dict):
             states = states["sequence_output"]
         # Pooled and normalised in float32, whatever the backbone computes in.
         dtype = "float64" if backbone.compute_dtype == "float64" else "float32"
-        x = POOLINGS[pooling](dtype=dtype, name="pooling")(states, mask=inputs["padding_mask"])
+        x = POOLINGS[pooling](dtype=dtype, name="pooling")(states, mask=mask)
         if normalize:
             x = ops.l2_normalize(x)
         super().__init__(inputs=inputs, outputs=x, **kwargs)
@@ -114,21 +131,27 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
 
         Texts are tokenised, sorted by length and embedded in batches that are padded to a few
         lengths only, so that little work goes into padding and few shapes are compiled. The
-        result does not depend on the order of the texts nor on `batch_size`.
+        result does not depend on the order of the texts nor on `batch_size`. Several threads may
+        call it at once, and beside a `ContrastiveTrainer.fit`, where vectors are those of the
+        weights as they stand.
 
         Args:
-            texts: One string, or a sequence of n strings.
+            texts: One string, or n of them: a list, tuple, generator, array, or a column of a
+                frame or table.
             role: Name of the role. Defaults to `"document"`, or to the only role there is.
             batch_size: Number of texts in a batch.
-            verbose: `1` shows a progress bar, `0` none, `"auto"` only on long work.
+            verbose: `1` shows progress, `0` none, `"auto"` only on long work. It is a bar in a
+                terminal or notebook, and a line now and then in a file or pipe.
 
         Returns:
             A float32 array of shape `(n, hidden_dim)`, in the order of `texts`; n is 1 for one
             string. Rows have unit length unless `normalize=False`.
 
         Raises:
-            ValueError: No texts, an empty text, an unknown role, no preprocessor.
+            ValueError: No texts, an empty text or one of white space, an unknown role, no
+                preprocessor, a vector that is not finite.
             TypeError: Something that is not a string.
+            RuntimeError: In a process that was forked after an embedder had been made.
 
         Example:
 
@@ -137,6 +160,80 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         ```
         """
         return encode(self, texts, role, batch_size, verbose)
+
+    # === Keras's own doors, for texts that are texts, from any thread ===
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return super().fit(self._checked(x), *args, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return super().evaluate(self._checked(x), *args, **kwargs)
+
+    def predict(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        check_not_forked()
+        # On JAX Keras keeps the state of a run on the model: one run at a time.
+        with self.__dict__.setdefault("_one_run", threading.RLock()):
+            return super().predict(self._checked(x), *args, **kwargs)
+
+    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().train_on_batch(self._checked(x), *args, **kwargs)
+
+    def test_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().test_on_batch(self._checked(x), *args, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        features = self.preprocess_samples(self._checked(x))
+        return forward(self, features)
+
+    def _checked(self, x: Any) -> Any:
+        """Texts as a list of strings; tokens, tensors and datasets as they are."""
+        library = type(x).__module__.split(".")[0]
+        if self.preprocessor is None or x is None or _is_tokens(x):
+            return x
+        if library in ("tensorflow", "grain") or isinstance(x, keras.utils.PyDataset):
+            return x
+        return checks.texts(x)
+
+    def preprocess_samples(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        if _is_tokens(x):
+            return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+        return super().preprocess_samples(x, y, sample_weight)
+
+    # === What compiled functions remember ===
+
+    def make_train_function(self, force: bool = False) -> Any:
+        built_for = getattr(self.optimizer, "_trainable_variables", None)
+        if getattr(self.optimizer, "built", False) and built_for is not None:
+            now = self.trainable_variables
+            if len(now) != len(built_for) or not all(map(operator.is_, now, built_for)):
+                raise ValueError(
+                    "What is trainable has changed since the optimizer was built, as by LoRA, "
+                    "`trainable` or `quantize`. Compile again: embedder.compile(optimizer, loss)."
+                )
+        return super().make_train_function(force or self._has_changed("train"))
+
+    def make_test_function(self, force: bool = False) -> Any:
+        return super().make_test_function(force or self._has_changed("test"))
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        if keras.config.backend() == "jax" and keras.distribution.distribution() is None:
+            self.predict_function: Any = functools.partial(predict_on_jax, self)
+            return None
+        return super().make_predict_function(force or self._has_changed("predict"))
+
+    def _has_changed(self, kind: str) -> bool:
+        """Whether the model is another than when the function of this kind was made."""
+        # Not by `setattr`: Keras would keep track of the variables in it.
+        made_for = self.__dict__.setdefault("_made_for", {})
+        before = made_for.get(kind)
+        now = made_for[kind] = (signature(self), [v.trainable for v in self.variables])
+        return before is not None and before != now
+
+    def _purge_model_variables(self, **kinds: bool) -> None:
+        with kept(self):
+            super()._purge_model_variables(**kinds)
+
+    # === Presets, precision, export ===
 
     @classmethod
     def from_preset(
@@ -198,6 +295,57 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         """
         saving.save_embedder(self, super().save_to_preset, preset_dir, max_shard_size)
 
+    def quantize(self, mode: Any = None, **kwargs: Any) -> None:
+        """Quantise the backbone's weights in place: `"int8"`, `"int4"`, … as `keras.Model` does.
+
+        `encode_text`, `save_to_preset` and `from_preset` go on as before.
+
+        Args:
+            mode: `"int8"`, `"int4"` or `"float8"`.
+            **kwargs: `config` and `filters`, as in `keras.Model.quantize`.
+
+        Example:
+
+        ```python
+        embedder.quantize("int8")
+        embedder.save_to_preset("my_embedder_int8")
+        ```
+        """
+        kwargs.setdefault("filters", _can_be_quantized)
+        self.backbone.quantize(mode, **kwargs)
+        self.train_function = self.test_function = self.predict_function = None
+
+    def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any) -> None:  # noqa: A002
+        """Write the forward pass for serving: a SavedModel, ONNX or LiteRT, as `keras.Model` does.
+
+        It takes what the preprocessor gives: `token_ids` int32 and `padding_mask` bool.
+
+        Args:
+            filepath: Where to write.
+            format: `"tf_saved_model"`, `"onnx"` or `"litert"`, among others.
+            **kwargs: As for `keras.Model.export`.
+
+        Example:
+
+        ```python
+        embedder.export("my_embedder_onnx/model.onnx", format="onnx")
+        ```
+        """
+        # Keras exports to ONNX only what has been called.
+        self({"token_ids": np.zeros((1, 2), "int32"), "padding_mask": np.ones((1, 2), bool)})
+        saved_model = format == "tf_saved_model" and "input_signature" not in kwargs
+        if saved_model and keras.config.backend() == "jax":
+            # Left to itself, Keras names two lengths, and JAX cannot tell that they are one.
+            longest = getattr(self.backbone, "max_sequence_length", None)
+            shape = "(batch, length)"
+            options = {
+                "polymorphic_shapes": [{"token_ids": shape, "padding_mask": shape}],
+                "polymorphic_constraints": [f"length <= {longest}"] if longest else [],
+                "with_gradient": False,
+            }
+            kwargs.setdefault("jax2tf_kwargs", options)
+        super().export(filepath, format=format, **kwargs)
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
         # KerasHub's `compile` is its own, and Keras asks such a class to say how it is undone.
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -228,3 +376,12 @@ class GPT2TextEmbedder(DecoderTextEmbedder):
 
     backbone_cls = keras_hub.models.GPT2Backbone
     preprocessor_cls = GPT2TextEmbedderPreprocessor
+
+
+def _is_tokens(x: Any) -> bool:
+    return isinstance(x, Mapping) and set(x) == {"token_ids", "padding_mask"}
+
+
+def _can_be_quantized(layer: Any) -> bool:
+    """Whether it has weights to quantise: Keras warns of each layer that does not."""
+    return type(layer).quantize is not keras.layers.Layer.quantize

@@ -24,7 +24,7 @@ from cptk.data.batching import (
 from cptk.layers import ContrastiveHead
 from cptk.losses.masks import equal_ids
 from cptk.losses.tiled import check_tile_size, streamed_info_nce
-from cptk.models.encode import forward
+from cptk.models.forward import forward, holds, kept
 from cptk.ops import float32_or_higher, l2_normalize
 from cptk.training import distribution, gradient_cache
 from cptk.training.gradient_cache import check_first_pass, check_micro_batches
@@ -118,6 +118,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                 f"{type(embedder).__name__}."
             )
         self.embedder = embedder
+        holds(self, embedder)
         self.head = ContrastiveHead() if head is None else head
         self.mask_equal_texts = mask_equal_texts
         self.seed = check_seed(seed)
@@ -140,6 +141,10 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         # build the model by; the batches fetched ahead with it would come first in the epoch.
         for layer in self._flatten_layers():
             layer.built = True
+
+    def _purge_model_variables(self, **kinds: bool) -> None:
+        with kept(self.embedder):
+            super()._purge_model_variables(**kinds)
 
     # === The step ===
 

@@ -1,10 +1,32 @@
 """The batching of `encode_text`, on a stand-in that counts shapes."""
 
-import keras
+import io
+import os
+import signal
+
 import numpy as np
 import pytest
 
+from cptk.models import encode
 from tests import toys
+
+
+class Frame:
+    """What pandas shows of a frame: iterating it gives the names of its columns."""
+
+    def __init__(self, columns, values):
+        self.columns, self.values = columns, values
+        self.shape = (len(values[0]), len(columns))
+
+    def __iter__(self):
+        return iter(self.columns)
+
+    @property
+    def iloc(self):
+        return self
+
+    def __getitem__(self, key):
+        return self.values[key[1]]
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +44,12 @@ def test_one_string_is_a_batch_of_one(gpt2):
 
 def test_few_shapes_and_little_padding(gpt2, monkeypatch):
     shapes = []
-    original = keras.Model.predict_on_batch
 
-    def spy(self, x):
+    def spy(x):
         shapes.append((x["token_ids"].shape, int(x["padding_mask"].sum())))
-        return original(self, x)
+        return np.zeros((len(x["token_ids"]), 2))
 
-    monkeypatch.setattr(keras.Model, "predict_on_batch", spy)
+    monkeypatch.setattr("cptk.models.encode.program", lambda _: spy)
     texts = ["x" * (index % 60 + 1) for index in range(70)]
     gpt2.encode_text(texts, batch_size=8, verbose=0)
     assert {length for (_, length), _ in shapes} <= {16, 24, 32}
@@ -49,19 +70,30 @@ def test_uneven_tails(gpt2, count):
     np.testing.assert_allclose(found, each, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("count", "verbose", "shown"),
-    [(3, "auto", False), (60, "auto", True), (60, 0, False), (60, False, False), (3, 1, True)],
-)
-def test_progress_bar(gpt2, capsys, count, verbose, shown):
+SHOWN = [(3, "auto", False), (60, "auto", True), (60, 0, False), (60, False, False), (3, 1, True)]
+
+
+@pytest.mark.parametrize(("count", "verbose", "shown"), SHOWN)
+def test_progress_in_a_terminal(gpt2, capsys, monkeypatch, count, verbose, shown):
+    monkeypatch.setattr("cptk.progress.is_terminal", lambda: True)
     gpt2.encode_text(["x"] * count, batch_size=1, verbose=verbose)
     out = capsys.readouterr().out
     assert (f"{count}/{count}" in out) == shown
+    assert ("\x1b" in out) == shown
+
+
+@pytest.mark.parametrize(("count", "verbose", "shown"), SHOWN)
+def test_progress_in_a_file_is_a_few_lines(gpt2, capsys, count, verbose, shown):
+    gpt2.encode_text(["x"] * count, batch_size=1, verbose=verbose)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1:] == ([f"{count}/{count} texts"] if shown else [])
+    assert len(lines) <= 10
+    assert all(line.isprintable() for line in lines)
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, "8", None, True])
 def test_bad_batch_size(gpt2, size):
-    with pytest.raises(ValueError, match=f"`batch_size` should be a positive integer. .*{size!r}"):
+    with pytest.raises((ValueError, TypeError), match="`batch_size` should be an integer of 1 or"):
         gpt2.encode_text(["x"], batch_size=size)
 
 
@@ -71,7 +103,7 @@ def test_numpy_batch_size(gpt2):
 
 @pytest.mark.parametrize("verbose", ["auto", 0])
 def test_bad_input_is_refused_before_any_work(gpt2, verbose, monkeypatch):
-    monkeypatch.setattr(keras.Model, "predict_on_batch", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr("cptk.models.encode.program", lambda _: lambda _: pytest.fail("computed"))
     for texts, error in [
         (None, TypeError),
         ("", ValueError),
@@ -79,8 +111,59 @@ def test_bad_input_is_refused_before_any_work(gpt2, verbose, monkeypatch):
         (["x", float("nan")], TypeError),
         (["x", "\ud800"], ValueError),
         ([b"x"], TypeError),
+        (["x", " \n"], ValueError),
+        ({"x": 1}, TypeError),
+        ({"x": 1}.keys(), TypeError),
+        ({"x"}, TypeError),
+        (b"x", TypeError),
+        (np.array([["x"]]), TypeError),
+        (io.StringIO("x"), TypeError),
+        (Frame(["question", "answer"], [["x"], ["y"]]), TypeError),
     ]:
         with pytest.raises(error):
             gpt2.encode_text(texts, verbose=verbose)
     with pytest.raises(ValueError, match="no role 'answer'"):
         gpt2.encode_text(["x"], role="answer")
+
+
+def test_a_frame_of_one_column_is_its_texts_and_not_its_name(gpt2):
+    texts = ["the thing", "x"]
+    expected = gpt2.encode_text(texts, verbose=0)
+    for door in (gpt2.encode_text, gpt2.predict_on_batch):
+        np.testing.assert_allclose(door(Frame(["question"], [texts])), expected, atol=1e-6)
+    ids = gpt2.preprocessor(Frame(["question"], [texts]))["token_ids"]
+    np.testing.assert_array_equal(ids, gpt2.preprocessor(texts)["token_ids"])
+
+
+def test_a_vector_that_is_not_finite_is_refused_by_its_text():
+    embedder = toys.gpt2_embedder(1)
+    table = np.array(embedder.backbone.token_embedding.embeddings)
+    table[toys.vocabulary()["z"]] = np.nan
+    embedder.backbone.token_embedding.embeddings.assign(table)
+    assert np.isfinite(embedder.encode_text(["good"], verbose=0)).all()
+    with pytest.raises(ValueError, match="text 1, 'a zoo', is not finite"):
+        embedder.encode_text(["good", "a zoo", "zzz"], verbose=0)
+
+
+class _Lost:
+    """An interruption in a `__del__`, whose errors Python prints and drops."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_that_a_callback_swallows_is_raised_all_the_same(gpt2, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    calls = []
+
+    def embed(features):
+        calls.append(1)
+        _Lost()  # dies at once
+        return np.zeros((len(features["token_ids"]), 2))
+
+    monkeypatch.setattr(encode, "program", lambda _: embed)
+    with pytest.raises(KeyboardInterrupt):
+        gpt2.encode_text(["x"] * 8, batch_size=1, verbose=0)
+    assert len(calls) == 1
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,57 @@
+"""Tokens first, padding after, wherever the padding stood."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from cptk.ops import dimension
+from cptk.types import Shape, Tensor
+
+
+@keras.saving.register_keras_serializable(package="cptk")
+class RightPadding(keras.layers.Layer):  # type: ignore[misc]
+    """Moves the real tokens of each row to its start, in their order.
+
+    GPT-2 and OPT count positions from the first column and would take left padding, as other
+    libraries write it for decoders, for text. Inside the model, so that no way into it is left out:
+    `cptk.data.batching.right_padded` does the same to arrays.
+
+    Call arguments:
+        token_ids: (n, length).
+        mask: (n, length), True (or 1) at real tokens.
+
+    Returns:
+        Both, moved; the mask is boolean.
+
+    Example:
+
+    ```pycon
+    >>> import numpy as np
+    >>> from cptk.layers.right_padding import RightPadding
+    >>> ids, mask = RightPadding()(np.array([[0, 7, 8]]), np.array([[False, True, True]]))
+    >>> [int(i) for i in ids[0]], [bool(i) for i in mask[0]]
+    ([7, 8, 0], [True, True, False])
+
+    ```
+    """
+
+    def call(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        mask = ops.cast(mask, "bool")
+        rows, length = dimension(mask, 0), dimension(mask, 1)
+        positions = ops.expand_dims(ops.arange(length, dtype="int32"), 0)
+        # No two keys of a row are equal, so that the order does not hang on how a backend sorts.
+        order = ops.argsort(ops.where(mask, positions, positions + length), axis=1)
+        first = ops.expand_dims(ops.arange(rows, dtype="int32") * length, 1)
+        moved = ops.take(ops.reshape(token_ids, (-1,)), first + ops.cast(order, "int32"), axis=0)
+        count = ops.sum(ops.cast(mask, "int32"), axis=1, keepdims=True)
+        return moved, ops.less(positions, count)
+
+    def compute_output_spec(self, token_ids: Any, mask: Any) -> Any:
+        shape: Shape = tuple(token_ids.shape)
+        return (
+            keras.KerasTensor(shape, dtype=token_ids.dtype),
+            keras.KerasTensor(shape, dtype="bool"),
+        )

@@ -1,0 +1,64 @@
+"""Progress of long work: a bar where somebody looks on, a line now and then in a file or a pipe."""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol
+
+import keras
+
+
+class Progress(Protocol):
+    """Something that is told how much more is done."""
+
+    def add(self, done: int) -> None:
+        """`done` more are done."""
+
+
+def is_terminal() -> bool:
+    """Whether standard output shows a bar that moves: a terminal, or a notebook.
+
+    Example:
+
+    ```python
+    trainer.fit(pairs, verbose=1 if cptk.progress.is_terminal() else 2)
+    ```
+    """
+    if type(sys.stdout).__module__.startswith("ipykernel"):
+        return True
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, ValueError):  # none, one of somebody's own, or a closed one
+        return False
+
+
+def progress(total: int, unit: str) -> Progress:
+    """Shows how many of `total` are done.
+
+    Args:
+        total: How many there are.
+        unit: What they are, in the singular.
+
+    Example:
+
+    ```python
+    bar = cptk.progress.progress(1000, "text")
+    bar.add(100)
+    ```
+    """
+    if is_terminal():
+        bar: Progress = keras.utils.Progbar(total, unit_name=unit)
+        return bar
+    return _Lines(total, unit)
+
+
+class _Lines:
+    """At most ten lines, without control characters: one as each tenth is done."""
+
+    def __init__(self, total: int, unit: str) -> None:
+        self.total, self.unit, self.done = total, unit, 0
+
+    def add(self, done: int) -> None:
+        before, self.done = self.done, self.done + done
+        if 10 * self.done // self.total > 10 * before // self.total:
+            print(f"{self.done:,}/{self.total:,} {self.unit}s", flush=True)
