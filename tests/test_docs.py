@@ -5,6 +5,7 @@ A reader finds `queries` and `documents` described as lists of texts, and on som
 backend, says so in its title: ```python title="Needs 8 devices", title="JAX".
 """
 
+import json
 import re
 import textwrap
 import types
@@ -109,6 +110,18 @@ def test_the_home_page_leads_to_every_page_of_the_site() -> None:
             assert f"({name})" in api, page
         else:
             assert f"({page})" in home, page
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=of)
+def test_notebooks_hold_the_outputs_of_one_full_run(path: Path) -> None:
+    cells = [c for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert outputs
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert not [line for o in outputs for line in o.get("text", ()) if set(line) & {"\r", "\b"}]
+    source = "".join(line for cell in cells for line in cell["source"])
+    assert 'SMALL = "CI" in os.environ' in source  # and CI's figures are no figures
 
 
 # === The blocks, run ===
