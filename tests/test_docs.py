@@ -207,6 +207,8 @@ def test_blocks_run_from_top_to_bottom(page: Path, elsewhere: None) -> None:
     for block in blocks(page):
         if block.runs:
             exec(block.code, names)  # noqa: S102
+    for side in ("queries", "documents"):  # what went in is still there: a cell may be run again
+        assert all(isinstance(text, str) for text in names[side])
     if page.name == "README.md":
         assert names["best"] in names["documents"]
         assert Path("my_embedder", "config.json").is_file()
