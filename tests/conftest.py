@@ -1,10 +1,13 @@
 """What every test shares. The backend is the caller's: KERAS_BACKEND=tensorflow|jax|torch."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import keras
 import pytest
 from hypothesis import HealthCheck, settings
+from keras.src.backend.common.variables import Variable
 
 # No deadlines: a first example compiles. Every run draws the same examples, so that a red
 # test is red again; HYPOTHESIS_PROFILE=explore draws new ones.
@@ -13,24 +16,64 @@ settings.register_profile("fixed", derandomize=True, max_examples=25, **_COMMON)
 settings.register_profile("explore", max_examples=500, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
+HERE = Path(__file__).parent
+
+#: Files and folders whose tests compute nothing on a backend. `make test` runs them once, with
+#: TensorFlow's; `test_tiers.py` holds that they import no backend, and `_no_backend` below that
+#: they make no variable on one.
+NO_BACKEND = [
+    "benchmarks",
+    "data/test_batching.py",
+    "data/test_mining.py",
+    "data/test_text_pairs.py",
+    "datasets",
+    "evaluation/test_bootstrap.py",
+    "evaluation/test_code_search.py",
+    "evaluation/test_docstrings.py",
+    "evaluation/test_knn.py",
+    "evaluation/test_linear_probe.py",
+    "evaluation/test_metrics.py",
+    "evaluation/test_ranking.py",
+    "evaluation/test_report_and_runner.py",
+    "evaluation/test_retrieval.py",
+    "evaluation/test_scores_and_labels.py",
+    "evaluation/test_search.py",
+    "evaluation/test_similarity.py",
+    "evaluation/test_zero_shot.py",
+    "examples/test_batch_size_study.py",
+    "examples/test_cluster_files.py",
+    "test_checks.py",
+    "test_imports.py",
+    "test_tiers.py",
+    "test_visualization.py",
+]
+
+#: Files whose tests use a backend, and tell on each of them the same: of readers, of tokenizers and
+#: of other tools. They too run on TensorFlow alone; what is read works on both by test_smollm2.py.
+ONCE = [
+    "evaluation/test_cached_encoder.py",
+    "evaluation/test_tasks_registry.py",
+    "examples/test_evaluate_cli.py",
+    "integrations",
+    "models/test_preprocessor.py",
+    "models/test_tokenization.py",
+]
+
+
+def listed(path: Path, names: list[str]) -> bool:
+    """Whether a file is one of `names`, or in one of the folders among them."""
+    return any(path.is_relative_to(HERE / name) for name in names)
+
 
 def pytest_configure() -> None:
     """On JAX most of the time goes into compiling toy models, and little into running them."""
     if keras.backend.backend() == "jax":
-        # Read when JAX runs its first operation; processes that tests start inherit it.
+        # Read when JAX runs its first operation. Both workers, and processes that tests start,
+        # inherit them, and so share what is compiled.
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
-
-# These, and those of data sets and benchmarks, do not depend on the backend (benchmarks are started
-# in processes of their own): they run on TensorFlow.
-OF_NO_BACKEND = {
-    f"test_{name}.py"
-    for name in (
-        "batch_size_study bootstrap code_search docstrings evaluate_cli knn linear_probe "
-        "metrics ranking retrieval scores_and_labels search similarity tasks_registry "
-        "visualization zero_shot"
-    ).split()
-}
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="cptk-xla-"))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
@@ -38,11 +81,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """On JAX: run once what is alike on both, and later what costs most and tells little."""
     if keras.backend.backend() != "jax":
         return
-    alike = [
-        item
-        for item in items
-        if item.path.parent.name in ("datasets", "benchmarks") or item.path.name in OF_NO_BACKEND
-    ]
+    alike = [item for item in items if listed(item.path, NO_BACKEND + ONCE)]
     config.hook.pytest_deselected(items=alike)
     items[:] = [item for item in items if item not in set(alike)]
     for item in items:
@@ -58,3 +97,14 @@ def pytest_report_header() -> str:
 def _seeded() -> None:
     """Python, NumPy and the backend start every test from the same seed."""
     keras.utils.set_random_seed(1234)
+
+
+@pytest.fixture(autouse=True)
+def _no_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is declared to need no backend makes no variable on one."""
+    if listed(request.path, NO_BACKEND):
+
+        def refuse(*args: object, **kwargs: object) -> None:
+            raise AssertionError(f"{request.path.name} is in NO_BACKEND and makes a variable")
+
+        monkeypatch.setattr(Variable, "__init__", refuse)

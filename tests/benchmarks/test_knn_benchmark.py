@@ -18,7 +18,7 @@ def _run(*arguments):
     )  # fmt: skip
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_tiny_run_reports_times_memory_and_ratios(tmp_path):
     run = _run("--tiny", "--contenders", "cptk", "sklearn", "--output", str(tmp_path))
     assert run.returncode == 0, run.stdout + run.stderr

@@ -5,12 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
-BACKEND = keras.backend.backend()
 
 
 @pytest.fixture
@@ -31,10 +29,9 @@ def _run(output, *arguments):
     )  # fmt: skip
 
 
-@pytest.mark.slow_on_jax
-@pytest.mark.skipif(BACKEND == "torch", reason="measures cptk on TensorFlow and JAX")
+@pytest.mark.slow
 def test_tiny_run_measures_and_goes_on_where_it_was(tmp_path):
-    arm = f"cptk-{BACKEND}"
+    arm = "cptk-tensorflow"
     run = _run(tmp_path, "--arms", arm, "--batch-sizes", "4")
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((tmp_path / "large_batch.json").read_text())

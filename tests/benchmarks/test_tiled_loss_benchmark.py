@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -19,10 +18,10 @@ def _run(*arguments):
     )  # fmt: skip
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory as Linux counts it")
 def test_tiny_run_reports_times_and_memory(tmp_path):
-    backend = keras.backend.backend()
+    backend = "tensorflow"
     command = ("--tiny", "--sizes", "70", "--backends", backend, "--output", str(tmp_path))
     run = _run(*command, "--contenders", "tiled", "plain")
     assert run.returncode == 0, run.stdout + run.stderr

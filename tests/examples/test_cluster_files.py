@@ -325,9 +325,9 @@ def test_bad_flags(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 @pytest.mark.parametrize("devices", ["processes", "virtual"])
-def test_train_distributed(devices: str, tmp_path: Path) -> None:
-    backend = keras.backend.backend()
+def test_train_distributed(devices: str, backend: str, tmp_path: Path) -> None:
     flags = ["--smoke", "--steps", "2", "--epochs", "2", "--output", str(tmp_path / "out")]
     if devices == "processes":
         started = [str(CLUSTER / "launch.py"), "2", str(SCRIPT), "--logs", str(tmp_path)]

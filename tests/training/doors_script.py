@@ -1,7 +1,4 @@
-"""All that a trained model is used by, beside `fit`; `test_distribution.py` starts it.
-
-Arguments: the kind, as of `parity_script.py`, and the file for what was found.
-"""
+"""All that a trained model is used by, beside `fit`: `doors` of `parity_script.py`."""
 
 import sys
 from pathlib import Path
@@ -38,8 +35,8 @@ def score() -> Any:
     return cptk.evaluation.Task("score", run)
 
 
-def main() -> None:
-    scope = parity_script.prepare()
+def find(scope: Any) -> dict[str, Any]:
+    """What each door gives, under a strategy's scope; the last thing that a process does."""
     keras.utils.set_random_seed(5)
     with scope():
         model = cptk.ContrastiveTrainer(training_toys.embedder(), seed=3)
@@ -88,8 +85,4 @@ def main() -> None:
         loaded = cptk.models.GPT2TextEmbedder.from_preset(str(folder))
         again = loaded.encode_text(TEXTS["document"], role="document")
         np.testing.assert_allclose(again, vectors, rtol=0, atol=1e-5)
-        np.savez(PATH, **found)
-
-
-if __name__ == "__main__":
-    main()
+    return found

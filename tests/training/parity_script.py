@@ -1,8 +1,8 @@
 """Trains toys on one kind of devices and saves what came of it; `test_distribution.py` starts it.
 
 Arguments: the kind (`single`, `mirrored:2`, `tpu:2`, `workers:2`, `devices:4`, `processes:2`,
-`mesh:2`), the file, and what is trained: names of `CASES` or `FEATURES`, or `features`; all cases
-by default.
+`mesh:2`), the file, and what is trained: names of `CASES`, `FEATURES` or mutants, `cases` or
+`features` for all of these, `doors` for what `doors_script.py` does.
 Several processes find each other by what `examples/cluster/launch.py` sets.
 """
 
@@ -276,8 +276,9 @@ def train_mutant(scope: Any, mutation: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    path, names = sys.argv[2], sys.argv[3:] or list(CASES)
-    names = list(FEATURES) if names == ["features"] else names
+    path, given = sys.argv[2], sys.argv[3:]
+    all_of = {"cases": list(CASES), "features": list(FEATURES), "doors": []}
+    names = [name for word in given for name in all_of.get(word, [word])]
     if keras.config.backend() == "jax":
         import jax
 
@@ -294,6 +295,12 @@ def main() -> None:
         for key, value in trained.items():
             results[f"{name}/{key}"] = value
         print("trained", name, flush=True)
+    if "doors" in given:
+        import doors_script
+
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+        results |= {f"doors/{key}": value for key, value in doors_script.find(scope).items()}
     if distribution.is_chief():
         np.savez(path, **results)
 

@@ -5,9 +5,11 @@ The slow tier runs some of the cases; CPTK_FULL=1 runs them all, for half an hou
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -35,9 +37,22 @@ KINDS = {
     "torch": [],
 }[BACKEND]
 #: The rest of parity_script's: the other optimizer, LoRA where this has none, and so on.
-CASES = [] if FULL else "GPT2-0-float32-SGD Llama3-2-float64-AdamW-cached".split()
+CASES = ["cases"] if FULL else "GPT2-0-float32-SGD Llama3-2-float64-AdamW-cached".split()
 #: float64 to 1e-9; float32, of weights after SGD and of all that is shown, to 1e-5.
 TOLERANCES = {"float64": 1e-9, "float32": 1e-5}
+
+
+#: What `FEATURES` of parity_script.py is held against: two of a kind.
+TWO = {"tensorflow": "mirrored:2", "jax": "devices:2", "torch": ""}[BACKEND]
+#: Two processes, whose doors are tried: a strategy's scope is not all that they share.
+PROCESSES = {"tensorflow": "workers:2", "jax": "processes:2", "torch": ""}[BACKEND]
+UNMUTATED = "GPT2-0-float64-SGD"
+MUTANTS = [
+    "negatives without gradient",
+    "gradients counted once a replica",
+    "mean of gradients",
+    "sums of one replica",
+]
 
 
 def run(
@@ -71,18 +86,31 @@ def run(
         return dict(found)
 
 
-@pytest.fixture(scope="session")
-def one_device(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    return run("single", tmp_path_factory.mktemp("one") / "device.npz", *CASES)
+@pytest.fixture(scope="module")
+def found_on(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, np.ndarray]]:
+    """All that is read of one kind of devices, from processes that are started once."""
+    mutants = MUTANTS if BACKEND == "tensorflow" else []
+
+    @functools.cache
+    def find(kind: str) -> dict[str, np.ndarray]:
+        names = CASES if kind in ("single", *KINDS) else []
+        names = [*names, UNMUTATED] if kind == "single" and not FULL else [*names]
+        names += ["features"] if kind in ("single", TWO) else []
+        names += mutants if kind == TWO else []
+        names += ["doors"] if kind in ("single", PROCESSES) else []
+        return run(kind, tmp_path_factory.mktemp("found") / "found.npz", *names)
+
+    return find
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_as_one_device(kind, one_device, tmp_path):
-    found = run(kind, tmp_path / "found.npz", *CASES)
-    assert set(found) == set(one_device)
-    assert len(found) > 2 * 6
-    for name, expected in one_device.items():
+def test_same_as_one_device(kind, found_on):
+    one_device, found = found_on("single"), found_on(kind)
+    compared = [name for name in found if name.startswith(("GPT2-", "Llama3-"))]
+    assert len(compared) > 2 * 6
+    for name in compared:
+        expected = one_device[name]
         case, part = name.split("/")
         tolerance = TOLERANCES[case.split("-")[2]]
         if part == "vectors":
@@ -92,11 +120,13 @@ def test_same_as_one_device(kind, one_device, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "torch", reason="one process and one device on torch")
-def test_features(tmp_path):
+def test_features(found_on):
     """Each feature works on two devices or is refused, as the table in docs/scaling.md says."""
-    kind = {"tensorflow": "mirrored:2", "jax": "devices:2"}[BACKEND]
-    one = run("single", tmp_path / "one.npz", "features")
-    two = run(kind, tmp_path / "two.npz", "features")
+    others = ("GPT2-", "Llama3-", "doors/", *MUTANTS)
+    one, two = (
+        {k: v for k, v in found_on(kind).items() if not k.startswith(others)}
+        for kind in ("single", TWO)
+    )
     assert not [name for name in one if name.endswith("/refused")]
     lines = (ROOT / "docs" / "scaling.md").read_text().splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
@@ -120,17 +150,16 @@ def test_features(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "torch", reason="one process and one device on torch")
-def test_doors(tmp_path):
+def test_doors(found_on):
     """What else a model is used by gives the same on one device and in two processes."""
-    kinds = {"tensorflow": ["mirrored:2", "workers:2"], "jax": ["devices:2", "processes:2"]}
-    one = run("single", tmp_path / "one.npz", script="doors_script.py")
-    for number, kind in enumerate(kinds[BACKEND][0 if FULL else 1 :]):
-        found = run(kind, tmp_path / f"{number}.npz", script="doors_script.py")
-        assert set(found) == set(one)
-        for name, expected in one.items():
-            np.testing.assert_allclose(
-                found[name], expected, rtol=0, atol=1e-5, err_msg=f"{name} on {kind}"
-            )
+    one, found = (
+        {k: v for k, v in found_on(kind).items() if k.startswith("doors/")}
+        for kind in ("single", PROCESSES)
+    )
+    assert set(found) == set(one)
+    assert len(one) > 20
+    for name, expected in one.items():
+        np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX sees the global batch")
@@ -141,21 +170,13 @@ def test_replicas_against_numpy(kind, tmp_path):
     assert len(found["passed"]) == 8
 
 
-MUTANTS = [
-    "negatives without gradient",
-    "gradients counted once a replica",
-    "mean of gradients",
-    "sums of one replica",
-]
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX sees the global batch: nothing to mutate")
-def test_mutants_are_caught(tmp_path):
+def test_mutants_are_caught(found_on):
     """What `test_same_as_one_device` compares is far from right where a step is wrong."""
-    case = "GPT2-0-float64-SGD"
-    right = run("single", tmp_path / "right.npz", case)
-    wrong = run("mirrored:2", tmp_path / "wrong.npz", *MUTANTS)
+    case = UNMUTATED
+    right = {k: v for k, v in found_on("single").items() if k.startswith(f"{case}/")}
+    wrong = found_on(TWO)
     for mutant in MUTANTS:
         differences = [
             np.max(np.abs(wrong[f"{mutant}/{part}"] - right[f"{case}/{part}"]))

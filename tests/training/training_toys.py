@@ -40,6 +40,9 @@ def trainer(optimizer: Any = None, dropout: float = 0.0, lora: int = 0, **kwargs
 
 
 def compiled(model: Any, optimizer: Any = None, **kwargs: Any) -> Any:
+    """On TensorFlow not traced unless asked: most tests fit a trainer of their own once."""
+    traced = kwargs.get("jit_compile") or "steps_per_execution" in kwargs
+    kwargs.setdefault("run_eagerly", BACKEND == "tensorflow" and not traced)
     kwargs.setdefault("jit_compile", False if BACKEND != "jax" else "auto")
     model.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.5), **kwargs)
     model.optimizer.build(model.trainable_variables)

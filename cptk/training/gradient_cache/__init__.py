@@ -245,10 +245,11 @@ class NotFinite:
             long = re.search(rf"{self.TOO_LONG}\W+(\d+)", str(error))
             if long is not None:
                 raise ValueError(too_long(int(long[1]), trainer.micro_batches.tokens)) from None
-            found = re.search(rf"{self.SIGN}\W+(?:b')?(\w+)\W+\[([-\d\s]+)\]", str(error))
+            # In a graph the tokens stand in brackets; run eagerly, with commas and without these.
+            found = re.search(rf"{self.SIGN}\W+(?:b')?(\w+)\W+?(-?\d[-\d\s,]*)", str(error))
             if found is None:
                 raise
-            self.note(found[1], map(int, found[2].split()))
+            self.note(found[1], map(int, found[2].replace(",", " ").split()))
         self.raise_if_any(trainer)
 
 
