@@ -43,7 +43,7 @@ def first_run(tmp_path_factory):
     return run.stdout, output
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_smoke_run_leaves_all_that_it_promises(first_run):
     stdout, output = first_run
     results = json.loads((output / "results.json").read_text())
@@ -65,7 +65,7 @@ def test_smoke_run_leaves_all_that_it_promises(first_run):
     assert str(output) not in (output / "results.json").read_text()
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_splits_share_nothing(first_run):
     data = json.loads((first_run[1] / "pairs.json").read_text())["value"]
     assert len(data["held_out"]) == 100
@@ -75,7 +75,7 @@ def test_splits_share_nothing(first_run):
             assert held_out.isdisjoint(pair[field] for pair in data["training"])
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_second_run_reuses_and_reaches_the_same(first_run):
     stdout, output = first_run
     before = json.loads((output / "results.json").read_text())
