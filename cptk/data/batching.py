@@ -121,6 +121,52 @@ def pad_tokens(rows: Sequence[Sequence[int]], length: int) -> dict[str, np.ndarr
     return {"token_ids": token_ids, "padding_mask": mask}
 
 
+def right_padded(tokens: Mapping[str, Any], name: str = "Tokens") -> dict[str, Any]:
+    """Tokenised texts with the real tokens of each row first, in their order, and padding after.
+
+    Decoders that count positions from the first column (GPT-2, OPT) take left padding, as other
+    libraries write it for decoders, for text. So padding is moved to the right wherever it stands.
+
+    Args:
+        tokens: `token_ids` and `padding_mask`, concrete arrays of shape `(n, length)`; other
+            arrays of that shape are moved along.
+        name: What the error calls them.
+
+    Returns:
+        The same arrays where nothing had to be moved, else NumPy arrays.
+
+    Raises:
+        ValueError: A mask with other values than 0 and 1.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.data.batching import right_padded
+    >>> moved = right_padded({"token_ids": [[0, 0, 7, 8]], "padding_mask": [[0, 0, 1, 1]]})
+    >>> moved["token_ids"].tolist(), moved["padding_mask"].tolist()
+    ([[7, 8, 0, 0]], [[1, 1, 0, 0]])
+
+    ```
+    """
+    values = np.asarray(keras.ops.convert_to_numpy(tokens["padding_mask"]))
+    mask = values.astype(bool)
+    if not np.array_equal(values, mask):
+        other = np.unique(values[values != mask])[:5].tolist()
+        raise ValueError(
+            f"{name}: `padding_mask` should hold 1 (or True) at tokens and 0 (or False) at "
+            f"padding. Received also: {checks.shown(other)}. An attention bias (0 and -1e9) is no "
+            "mask: pass `bias == 0`."
+        )
+    if not (mask[:, 1:] & ~mask[:, :-1]).any():
+        return dict(tokens)
+    order = np.argsort(~mask, axis=1, kind="stable")
+    arrays = {key: np.asarray(keras.ops.convert_to_numpy(x)) for key, x in tokens.items()}
+    return {
+        key: np.take_along_axis(array, order, axis=1) if array.shape == order.shape else array
+        for key, array in arrays.items()
+    }
+
+
 def share_rows(batch: Any, total: int, first: int, own: int) -> Any:
     """`own` of the `total` equal parts of a batch of arrays, from part `first` on.
 
