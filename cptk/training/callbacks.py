@@ -1,5 +1,6 @@
 """Exact resumption of an interrupted training run."""
 
+import json
 import os
 import warnings
 from importlib import import_module
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from cptk.training import distribution
+from cptk.training.inputs import DataOrder
 
 
 class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
@@ -64,7 +66,7 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
                 "ExactBackupAndRestore goes with a ContrastiveTrainer. Received: "
                 f"{type(self.model).__name__}. Use keras.callbacks.BackupAndRestore."
             )
-        epoch, seed, state = self._newest()
+        epoch, seed, order, state = self._newest()
         first = distribution.agree(epoch, self.model)
         if epoch != first:
             raise ValueError(
@@ -98,6 +100,7 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         for name, value in generators.items():
             _torch_generators()[name].set_state(_torch_tensor(value))
         self.model.seed = seed
+        self.model.data_order = DataOrder(**order)
         self.model._initial_epoch = epoch
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -105,7 +108,11 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             return
         path = self.backup_dir / f"epoch-{epoch + 1}.safetensors"
         scratch = path.with_name(path.name + ".tmp")
-        about = {"epoch": str(epoch + 1), "seed": str(self.model.seed)}
+        about = {
+            "epoch": str(epoch + 1),
+            "seed": str(self.model.seed),
+            "data_order": json.dumps(self.model.data_order.get_config()),
+        }
         try:
             self.backup_dir.mkdir(parents=True, exist_ok=True)
             save_file(self._state(), scratch, metadata=about)
@@ -140,14 +147,15 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         found = self.backup_dir.glob("epoch-*.safetensors")
         return sorted((path for path in found if _epoch(path) > 0), key=_epoch, reverse=True)
 
-    def _newest(self) -> tuple[int, int, dict[str, np.ndarray]]:
-        """Epoch, seed and variables of the newest backup that can be read; epoch 0 without any."""
+    def _newest(self) -> tuple[int, int, dict[str, Any], dict[str, np.ndarray]]:
+        """Epoch, seed, data order and variables of the newest readable backup; epoch 0 if none."""
         damaged = ""
         for path in self._files():
             try:
                 with safe_open(path, "np") as file:
                     about = file.metadata()
-                found = int(about["epoch"]), int(about["seed"]), load_file(path)
+                order = json.loads(about.get("data_order", "{}"))
+                found = int(about["epoch"]), int(about["seed"]), order, load_file(path)
             except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
                 damaged = damaged or f"{path.name}: {error}"
                 continue
@@ -163,7 +171,7 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
                 f"The backup in {str(self.backup_dir)!r} is damaged ({damaged}). Delete the folder "
                 "to begin anew."
             )
-        return 0, 0, {}
+        return 0, 0, {}, {}
 
     def _state(self) -> dict[str, np.ndarray]:
         state = {name: _bytes(variable) for name, variable in self._variables().items()}

@@ -17,10 +17,13 @@ from cptk.data.batching import (
     SIDES,
     PairDataset,
     bucket_length,
+    check_batch_size,
+    check_tokens,
     check_weights,
-    map_batches,
     pad_tokens,
 )
+from cptk.data.columns import EXPECTED, is_pairs
+from cptk.data.feeding import Feed
 from cptk.layers import ContrastiveHead
 from cptk.losses.masks import equal_ids
 from cptk.losses.tiled import check_tile_size, streamed_info_nce
@@ -29,14 +32,20 @@ from cptk.ops import float32_or_higher, l2_normalize
 from cptk.training import distribution, gradient_cache
 from cptk.training.gradient_cache import check_first_pass, check_micro_batches
 from cptk.training.inputs import (
-    SetEpoch,
+    DataOrder,
+    FollowOrder,
+    batch_columns,
     check_seed,
-    check_tokens,
+    closes_data,
     each_batch,
+    in_use,
     is_tf_dataset,
+    may_end_early,
+    of_one_type,
     refuse_labels,
     split,
     to_backend,
+    unpack,
 )
 from cptk.training.lora import LoraState, restore_training_state, training_state
 from cptk.training.running_mean import PairMean
@@ -121,6 +130,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.head = ContrastiveHead() if head is None else head
         self.mask_equal_texts = mask_equal_texts
         self.seed = check_seed(seed)
+        self.data_order = DataOrder()
         self.micro_batches = check_micro_batches(micro_batch_size, micro_batch_tokens, embedder)
         asked = self.micro_batches or gradient_cache.MicroBatches()
         self.micro_batch_size, self.micro_batch_tokens = asked
@@ -316,6 +326,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     # === Data ===
 
+    @closes_data
     def fit(
         self,
         x: Any = None,
@@ -339,22 +350,29 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
         Args:
             x: `{"query": …, "document": …}`, each n strings, or each `{"token_ids",
-                "padding_mask"}` of n rows; or a `tf.data.Dataset`, `keras.utils.PyDataset` or
-                generator of batches of either (a dataset of single pairs too, with `batch_size`).
-            batch_size: Pairs in a batch; 32 by default, where `x` is not batched already.
+                "padding_mask"}` of n rows; a frame or table with these columns among others; a list
+                of (query, document) tuples, or what `cptk.data` mines; or a `tf.data.Dataset`,
+                `keras.utils.PyDataset` or generator of batches of any of these (a dataset of single
+                pairs too, with `batch_size`).
+            batch_size: Pairs in a batch; 32 by default, where `x` is not batched already. A last
+                pair alone is put with the batch before. Where `x` is batched already, a batch of
+                one pair is left out of training, with a warning.
             validation_data: As `x`, or `(x, None, sample_weight)`.
             shuffle: Whether to shuffle the pairs anew in each pass.
             sample_weight: n weights of the pairs.
+            initial_epoch: Epoch at which to begin. If it is not 0, the pairs come in that epoch's
+                order whatever has been trained on before.
             steps_per_epoch: Batches in an epoch. With pairs in memory an epoch may be shorter or
-                longer than a pass; the next one begins where it ended.
+                longer than a pass; the next one begins where it ended, and so does the next call
+                of `fit` on the same pairs.
 
         Returns:
             The `History`: `loss`, `query_accuracy` (its document is ranked first), the reverse
             `document_accuracy`, `temperature`, and their `val_` values.
 
         Raises:
-            ValueError: Sides of unequal or no length, an empty text, a bad weight, or a batch of
-                one pair.
+            ValueError: Sides of unequal length, fewer than 2 pairs, an empty text or one of white
+                space, or a bad weight.
             TypeError: Something that is neither text nor tokens.
         """
         if class_weight is not None:
@@ -369,7 +387,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                 "Give `steps_per_epoch` to the PairDataset, and leave it out of `fit`."
             )
         self.seed = distribution.agree(self.seed, self)
-        data = self._batches(x, y, sample_weight, batch_size, shuffle, steps_per_epoch)
+        data = self._batches(x, y, sample_weight, batch_size, shuffle, steps_per_epoch, least=2)
         self._settle_micro_batches(data, verbose)
         self._choose_loss(getattr(data, "batch_size", None))
         callbacks = list(callbacks.callbacks) if hasattr(callbacks, "callbacks") else callbacks
@@ -377,19 +395,25 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         callbacks = list(callbacks or [])
         if isinstance(data, PairDataset):
             steps_per_epoch = None
-            callbacks.insert(0, SetEpoch(data, set_seed=not own_data))
+            callbacks.insert(0, FollowOrder(data, not own_data, initial_epoch))
         if self.micro_batches is not None and keras.config.backend() == "jax":
             callbacks.insert(0, gradient_cache.StopNotFinite())
         if validation_data is not None:
-            val_x, val_y, val_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
-            if validation_batch_size is None and isinstance(val_x, Mapping):
+            val_x, val_y, val_weight = unpack(validation_data)
+            if validation_batch_size is not None:
+                check_batch_size(validation_batch_size)
+            if validation_batch_size is None and is_pairs(val_x):
                 validation_batch_size = batch_size
             validation_data = to_backend(
                 self._batches(val_x, val_y, val_weight, validation_batch_size, False), self
             )
-        with self.not_finite.named(self), distribution.running(self):
+        feed = to_backend(data, self)
+        # A run that was restored before has left its epoch here, and Keras would begin at it.
+        self._initial_epoch = None
+        quiet = may_end_early(feed, whole_passes=steps_per_epoch is None)
+        with quiet, self.not_finite.named(self), distribution.running(self):
             return super().fit(
-                to_backend(data, self),
+                feed,
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
@@ -401,6 +425,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                 validation_freq=validation_freq,
             )
 
+    @closes_data
     def evaluate(
         self,
         x: Any = None,
@@ -412,6 +437,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     ) -> Any:
         """Loss and metrics on pairs, in their order. Data as for `fit`."""
         if not kwargs.get("_use_cached_eval_dataset", False):
+            if batch_size is not None:
+                check_batch_size(batch_size)
             x = self._batches(x, y, sample_weight, batch_size, shuffle=False)
             self._settle_micro_batches(x, verbose)
             self._choose_loss(getattr(x, "batch_size", None))
@@ -419,6 +446,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         with self.not_finite.named(self), distribution.running(self):
             return super().evaluate(x, verbose=verbose, **kwargs)
 
+    @closes_data
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
         """`{"query", "document"}` embeddings of pairs, in their order. Data as for `fit`."""
         data = self._batches(x, None, None, batch_size, shuffle=False)
@@ -445,7 +473,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def predict_on_batch(self, x: Any) -> Any:
         """`{"query", "document"}` embeddings of one batch of pairs, of strings or of tokens."""
-        tokens = self._tokens(x)
+        tokens = self._tokens(x, least=1)
         return {side: forward(self.embedder, tokens[side]) for side in SIDES}
 
     def _batches(
@@ -456,10 +484,13 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         batch_size: int | None,
         shuffle: bool,
         steps_per_epoch: int | None = None,
+        least: int = 1,
     ) -> Any:
-        """Any kind of data that `fit` takes, as batches of tokens."""
+        """Any kind of data that `fit` takes, as batches of tokens of at least `least` pairs."""
         refuse_labels(y)
-        if isinstance(x, Mapping):
+        on_tf = is_tf_dataset(x)
+        batched = on_tf or isinstance(x, keras.utils.PyDataset | Iterator)
+        if not batched and is_pairs(x):
             return PairDataset(
                 x,
                 self._tokenize,
@@ -468,34 +499,31 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                 shuffle,
                 self.seed,
                 steps_per_epoch,
+                training=least > 1,
+            )
+        if not batched:
+            raise TypeError(
+                f"Data {EXPECTED} Or a tf.data.Dataset, a PyDataset or a generator of batches. "
+                f"Received: {type(x).__name__}."
             )
         if sample_weight is not None:
             raise ValueError(
                 f"Yield the weights with the batches of this {type(x).__name__}, as "
                 "(pairs, None, sample_weight), and leave `sample_weight` out."
             )
-        if isinstance(x, PairDataset):
-            if batch_size is not None:
-                raise ValueError("This PairDataset has its own: leave `batch_size` out.")
-            x.tokenize = x.tokenize or self._tokenize
-            return x
-        if is_tf_dataset(x):
+        if on_tf:
             from cptk.data.tensorflow import prepare_dataset
 
             roles = {side: self._role(side) for side in SIDES}
-            return prepare_dataset(x, self.embedder.preprocessor, roles, batch_size)
-        if not isinstance(x, Iterator | keras.utils.PyDataset):
-            raise TypeError(
-                'Data should be {"query": …, "document": …}, a tf.data.Dataset, a PyDataset or a '
-                f"generator. Received: {type(x).__name__}."
-            )
+            replicas = distribution.replicas(self).total
+            reader = self.embedder.preprocessor
+            return in_use(prepare_dataset(x, reader, roles, batch_size, least, replicas))
         if batch_size is not None:
-            raise ValueError(f"This {type(x).__name__} yields batches: leave `batch_size` out.")
-        if isinstance(x, keras.utils.PyDataset):
-            # What is wrong with a batch is said now: on JAX, Keras loses a model's weights to an
-            # error in the middle of `fit`.
-            self._prepare(x[0])
-        return map_batches(x, self._prepare)
+            has = "has its own" if isinstance(x, PairDataset) else "yields batches"
+            raise ValueError(f"This {type(x).__name__} {has}: leave `batch_size` out.")
+        if isinstance(x, PairDataset):
+            return x.read_by(self._tokenize, in_order=least == 1)
+        return in_use(Feed(x, self._prepare, least))
 
     def _settle_micro_batches(self, data: Any, verbose: Any = 1) -> None:
         """Have "auto" be a number, by the length that a text may have."""
@@ -517,16 +545,15 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def _prepare(self, batch: Any) -> Any:
         """One batch of somebody's own dataset, with strings made tokens of the full length."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        x, weights = self._checked_batch(x, y, sample_weight, full_length=True)
-        # A tuple for Keras's generators; no `None` in it, for they choke on one on TensorFlow.
-        return (x,) if weights is None else (x, np.zeros_like(weights), weights)
+        x, weights = self._checked_batch(*unpack(batch), full_length=True, least=1)
+        x = {side: of_one_type(x[side], side) for side in SIDES}
+        return x if weights is None else (x, None, weights)
 
     def _checked_batch(
-        self, x: Any, y: Any, sample_weight: Any, full_length: bool = False
+        self, x: Any, y: Any, sample_weight: Any, full_length: bool = False, least: int = 2
     ) -> tuple[dict[str, Any], Any]:
         refuse_labels(y)
-        x = self._tokens(x, full_length)
+        x = self._tokens(x, full_length, least)
         if sample_weight is not None:
             weights = keras.ops.convert_to_numpy(sample_weight)
             sample_weight = check_weights(weights, len(x["query"]["token_ids"]))
@@ -539,12 +566,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self._choose_loss(len(x["query"]["token_ids"]))
         return distribution.spread((x, weights), self)
 
-    def _tokens(self, x: Any, full_length: bool = False) -> dict[str, Any]:
-        if not isinstance(x, Mapping) or set(x) != set(SIDES):
-            raise ValueError(
-                'A batch should be {"query": …, "document": …}. Received: '
-                f"{sorted(x) if isinstance(x, Mapping) else type(x).__name__}."
-            )
+    def _tokens(self, x: Any, full_length: bool = False, least: int = 2) -> dict[str, Any]:
+        x = batch_columns(x)
         tokens = {
             side: check_tokens(x[side], side)
             if isinstance(x[side], Mapping)
@@ -552,7 +575,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             for side in SIDES
         }
         sizes = {side: len(tokens[side]["token_ids"]) for side in SIDES}
-        if sizes["query"] != sizes["document"] or sizes["query"] < 2:
+        if sizes["query"] != sizes["document"] or sizes["query"] < least:
             raise ValueError(
                 "A batch should have as many documents as queries, and 2 or more: the other pairs "
                 f"are the negatives. Received: {sizes}."
@@ -589,6 +612,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             "head": keras.saving.serialize_keras_object(self.head),
             "mask_equal_texts": self.mask_equal_texts,
             "seed": self.seed,
+            "data_order": self.data_order.get_config(),
             "micro_batch_size": self.micro_batch_size,
             "micro_batch_tokens": self.micro_batch_tokens,
             "first_pass_dtype": self.first_pass_dtype,
@@ -600,7 +624,10 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         config = dict(config)
         state = config.pop("training_state")
+        order = config.pop("data_order", {})
         for name in ("embedder", "head"):
             config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
         restore_training_state(config["embedder"], state)
-        return cls(**config)
+        trainer = cls(**config)
+        trainer.data_order = DataOrder(**order)
+        return trainer
