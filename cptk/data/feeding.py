@@ -23,6 +23,10 @@ ALL_TOO_SMALL = (
 )
 
 
+PATIENCE = 5.0
+"""Seconds that the end of training waits for a batch that is being fetched."""
+
+
 class Ahead(Iterator[Any]):
     """Results of `tasks` in their order, computed a few ahead by threads that `close` ends.
 
@@ -57,7 +61,8 @@ class Ahead(Iterator[Any]):
         """End the threads; one that waits for somebody's generator is left to end by itself."""
         self._tasks = iter(())
         self._pool.shutdown(wait=False, cancel_futures=True)
-        if not wait(list(self._begun), timeout=5).not_done:
+        running = [future for future in self._begun if not future.cancelled()]
+        if not wait(running, timeout=PATIENCE).not_done:
             self._pool.shutdown()
         self._begun.clear()
 
@@ -73,8 +78,13 @@ class Feed(DataAdapter):  # type: ignore[misc]
         prepare: Called on each batch, in a thread. Returns a mapping of sides, or a tuple that
             begins with it.
         least: Pairs that a batch holds at least; one of fewer is left out, and counted.
-        to_parts: Called on the `tf.data.Dataset` of all batches: the parts of several replicas.
         threads: How many fetch ahead; 0 fetches when Keras asks.
+
+    Attributes:
+        cut: Called on each batch in the end: this process's share of it.
+        in_dataset: Whether Keras is given a `tf.data.Dataset` of the parts for several replicas,
+            which counts on the number of batches and knows nothing of epochs.
+        left_out: Pairs of each batch that was left out.
 
     Raises:
         ValueError: No batch is large enough.
@@ -85,13 +95,13 @@ class Feed(DataAdapter):  # type: ignore[misc]
         data: Any,
         prepare: Callable[[Any], Any] | None = None,
         least: int = 1,
-        to_parts: Callable[[Any], Any] | None = None,
         threads: int | None = None,
     ) -> None:
-        self.data, self.prepare, self.least, self.to_parts = data, prepare, least, to_parts
+        self.data, self.prepare, self.least = data, prepare, least
         self.indexed = isinstance(data, keras.utils.PyDataset)
         self.threads = (max(data.workers, 2) if self.indexed else 1) if threads is None else threads
         self.cut: Callable[[Any], Any] = lambda batch: batch
+        self.in_dataset = False
         self.left_out: list[int] = []
         self._count: int | None = data.num_batches if self.indexed else None
         self._open: list[Callable[[], None]] = []
@@ -104,20 +114,21 @@ class Feed(DataAdapter):  # type: ignore[misc]
             # What is wrong with a batch is said now: on JAX, Keras loses a model's weights to an
             # error in the middle of `fit`.
             try:
-                if pairs_in(self.first) < least and self._count == 1:
-                    raise ValueError(ALL_TOO_SMALL)
-                self._leave_out_the_last()
+                self._look_at_the_ends()
             except BaseException:
                 self.close()
                 raise
 
-    def _leave_out_the_last(self) -> None:
-        """Count without a last batch that is too small: Keras asks for the number beforehand."""
-        if self.least > 1 and self._count is not None and self._count > 1:
-            pairs = pairs_in(self._fetch(self._count - 1))
-            if pairs < self.least:
-                self._count -= 1
-                self.left_out.append(pairs)
+    def _look_at_the_ends(self) -> None:
+        """Find what is too small now: Keras asks for the number of batches beforehand."""
+        count, small = self._count, pairs_in(self.first) < self.least
+        if self.least < 2 or count is None:
+            return
+        if small and all(pairs_in(self._fetch(i)) < self.least for i in range(count)):
+            raise ValueError(ALL_TOO_SMALL)
+        if count > 1 and (pairs := pairs_in(self._fetch(count - 1))) < self.least:
+            self._count = count - 1
+            self.left_out.append(pairs)
 
     @functools.cached_property
     def first(self) -> Any:
@@ -165,7 +176,7 @@ class Feed(DataAdapter):  # type: ignore[misc]
         for batch in batches:
             if batch is None:  # A generator has ended.
                 break
-            pairs = pairs_in(batch)
+            pairs = self.least if self.least == 1 else pairs_in(batch)
             if pairs >= self.least:
                 kept = True
                 yield self.cut(batch)
@@ -185,9 +196,13 @@ class Feed(DataAdapter):  # type: ignore[misc]
             yield from self._stream
             return
         indices = itertools.count() if self._count is None else range(self._count)
+        if self.in_dataset:
+            self.data.on_epoch_begin()
         with self._fetching() as fetch:
             tasks = (functools.partial(fetch, index) for index in indices)
             yield from self._checked(self._ahead(tasks, max(self.data.max_queue_size, 2)))
+        if self.in_dataset:
+            self.data.on_epoch_end()
 
     @contextlib.contextmanager
     def _fetching(self) -> Iterator[Callable[[int], Any]]:
@@ -225,7 +240,7 @@ class Feed(DataAdapter):  # type: ignore[misc]
     @property
     def is_counted(self) -> bool:
         """Whether a pass must have `num_batches` batches: several replicas count on it."""
-        return self.indexed and (self.least == 1 or self.to_parts is not None)
+        return self.indexed and (self.least == 1 or self.in_dataset)
 
     def close(self) -> None:
         """End all that fetches batches."""
@@ -246,8 +261,7 @@ class Feed(DataAdapter):  # type: ignore[misc]
     def get_tf_dataset(self) -> Any:
         from cptk.data.tensorflow import from_batches
 
-        data = from_batches(self)
-        return data if self.to_parts is None else self.to_parts(data)
+        return from_batches(self)
 
     @property
     def num_batches(self) -> int | None:

@@ -187,8 +187,11 @@ def to_backend(data: Any, model: Any) -> Any:
     if feed is not data:
         in_use(feed)
     if cut.total > 1 and on_tensorflow:
-        feed.to_parts = to_parts
-    elif cut.total > 1:
+        from cptk.data.tensorflow import from_batches
+
+        feed.in_dataset = True
+        return to_parts(from_batches(feed))
+    if cut.total > 1:
         feed.cut = lambda batch: share_rows(batch, cut.total, cut.first, cut.own)
     return feed
 

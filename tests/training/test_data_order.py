@@ -6,40 +6,18 @@ import itertools
 import json
 
 import keras
-import numpy as np
 import pytest
-import training_toys as toys
+from recorder import SEEN, Recorder, make, pairs
 
-import cptk
 from cptk.data import PairDataset
 from cptk.training import ExactBackupAndRestore
 
 SIZE = 24
-SEEN: list[list[int]] = []
-
-
-@keras.saving.register_keras_serializable(package="tests")
-class Recorder(cptk.ContrastiveTrainer):
-    """Writes down the pairs of each batch that `fit` brings, and trains on none."""
-
-    def train_step(self, *args):
-        x = args[-1][0] if isinstance(args[-1], tuple) else args[-1]
-        SEEN.append(np.array(x["query"]["token_ids"])[:, 0].tolist())
-        logs = {"loss": keras.ops.convert_to_tensor(0.0)}
-        return (logs, args[0]) if toys.BACKEND == "jax" else logs
-
-
-def pairs(size: int = SIZE, first: int = 0) -> dict:
-    ids = np.repeat(np.arange(first, first + size, dtype="int32")[:, None], 2, axis=1)
-    side = {"token_ids": ids, "padding_mask": np.ones(ids.shape, bool)}
-    return {"query": side, "document": side}
 
 
 @pytest.fixture(scope="module")
 def shared():
-    model = Recorder(toys.embedder(), seed=3)
-    model.compile("sgd", run_eagerly=True)
-    return model
+    return make()
 
 
 @pytest.fixture
@@ -53,7 +31,7 @@ def recorder(shared):
 def fit(model, x=None, **kwargs) -> list[list[int]]:
     """The batches that one call brought."""
     before = len(SEEN)
-    x = pairs() if x is None else x
+    x = pairs(SIZE) if x is None else x
     size = {} if isinstance(x, PairDataset) else {"batch_size": 4}
     model.fit(x, verbose=0, **{**size, **kwargs})
     return SEEN[before:]
@@ -94,7 +72,7 @@ def test_initial_epoch_counts_from_the_start(recorder):
 
 def test_other_data_start_anew_and_the_first_go_on(recorder):
     fit(recorder, steps_per_epoch=2)
-    fewer, others = pairs(SIZE - 4), pairs(first=7)
+    fewer, others = pairs(SIZE - 4), pairs(SIZE, first=7)
     assert fit(recorder, fewer, steps_per_epoch=1) == run(1, SIZE - 4)
     found = fit(recorder, others, steps_per_epoch=1)
     assert found == [[i + 7 for i in batch] for batch in run(1)]
@@ -118,12 +96,12 @@ def test_another_batch_size_goes_on_at_the_same_pairs(recorder):
 
 
 def test_pair_dataset(recorder):
-    data = PairDataset(pairs(), None, 4, seed=8, steps_per_epoch=2)
+    data = PairDataset(pairs(SIZE), None, 4, seed=8, steps_per_epoch=2)
     found = fit(recorder, data) + fit(recorder, data)
-    again = PairDataset(pairs(), None, 4, seed=8, steps_per_epoch=2)
+    again = PairDataset(pairs(SIZE), None, 4, seed=8, steps_per_epoch=2)
     assert found + fit(recorder, again) == run(6, seed=8)
     assert (data.start, data.epoch) == (0, 0)
-    other = PairDataset(pairs(), None, 4, seed=9, steps_per_epoch=2)
+    other = PairDataset(pairs(SIZE), None, 4, seed=9, steps_per_epoch=2)
     assert fit(recorder, other) == run(2, seed=9)
 
 
