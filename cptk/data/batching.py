@@ -278,7 +278,11 @@ def check_weights(sample_weight: Any, size: int) -> np.ndarray | None:
     """Weights as float32 `(size,)`, finite and not negative."""
     if sample_weight is None:
         return None
-    weights = np.asarray(sample_weight, dtype=np.float32)
+    try:
+        weights = np.asarray(sample_weight, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        why = checks.shown(str(error))
+        raise ValueError(f"`sample_weight` should hold one number a pair: {why}.") from None
     if weights.shape != (size,):
         raise ValueError(
             f"`sample_weight` should have one weight a pair: shape ({size},). Received: "

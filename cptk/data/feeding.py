@@ -179,7 +179,7 @@ class Feed(DataAdapter):  # type: ignore[misc]
             pairs = self.least if self.least == 1 else pairs_in(batch)
             if pairs >= self.least:
                 kept = True
-                yield self.cut(batch)
+                yield batch
             elif self.is_counted:
                 raise ValueError(
                     "A batch in the middle of these data holds one pair only, which cannot be left "
@@ -192,6 +192,10 @@ class Feed(DataAdapter):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Any]:
         """One pass over a dataset; of an iterator, what is left."""
+        for batch in self._pass():
+            yield self.cut(batch)
+
+    def _pass(self) -> Iterator[Any]:
         if self._stream is not None:
             yield from self._stream
             return

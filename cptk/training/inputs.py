@@ -240,7 +240,8 @@ def may_end_early(data: Any, whole_passes: bool) -> Iterator[None]:
         data: What Keras is given.
         whole_passes: Whether an epoch is a pass.
     """
-    if not whole_passes or getattr(data, "left_out", None) is None:
+    leaves_out = hasattr(data, "left_out") and getattr(data, "least", 2) > 1
+    if not whole_passes or not leaves_out:
         yield
         return
     with warnings.catch_warnings():

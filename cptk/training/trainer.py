@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from cptk import losses, metrics
+from cptk import checks, losses, metrics
 from cptk.data.batching import (
     SIDES,
     PairDataset,
@@ -571,7 +571,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         tokens = {
             side: check_tokens(x[side], side)
             if isinstance(x[side], Mapping)
-            else self._tokenize(x[side], side, full_length)
+            else self._tokenize(checks.texts(x[side], side), side, full_length)
             for side in SIDES
         }
         sizes = {side: len(tokens[side]["token_ids"]) for side in SIDES}

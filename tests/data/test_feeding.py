@@ -123,7 +123,10 @@ def test_an_iterator_serves_one_run():
     feed = Feed(map(batch, (2, 2, 2), range(3)), lambda x: x)
     assert feed.num_batches is None
     assert numbers([feed.first]) == [0]
+    shares = []
+    feed.cut = lambda x: shares.append(x) or x
     assert numbers(feed) == [0, 1, 2]
+    assert numbers(shares) == [0, 1, 2]
     assert numbers(feed) == []
     with pytest.raises(TypeError, match="have no numbers"):
         feed[0]

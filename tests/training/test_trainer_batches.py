@@ -82,6 +82,36 @@ def sizes() -> list[int]:
     return [len(batch) for batch in SEEN]
 
 
+# === Of any form ===
+
+
+class Frame:
+    """What pandas shows of a frame."""
+
+    def __init__(self, **columns):
+        self.columns, self.shape, self.data = list(columns), (8, len(columns)), columns
+
+    def __getitem__(self, name):
+        return self.data[name]
+
+
+ROWS = list(zip(*PAIRS.values(), strict=True))[:8]
+FRAME = Frame(document=[d for _, d in ROWS], id=[*range(8)], query=[q for q, _ in ROWS])
+FORMS = {
+    "tuples": lambda: (ROWS, {"batch_size": 4, "validation_split": 0.5}, [4]),
+    "frame": lambda: (FRAME, {"batch_size": 4, "validation_data": ROWS}, [4, 4]),
+    "batches of tuples": lambda: (Batches([ROWS[:4], ROWS[4:]]), {}, [4, 4]),
+    "frames, as read in chunks": lambda: (iter([FRAME, FRAME]), {"steps_per_epoch": 2}, [8, 8]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pairs_of_any_form_train(form, recorder):
+    x, kwargs, expected = FORMS[form]()
+    recorder.fit(x, verbose=0, **kwargs)
+    assert sizes() == expected
+
+
 # === Of any length ===
 
 LENGTHS = (5, 5, 9, 5)  # Keras looks at the first two alone.
@@ -275,8 +305,8 @@ def own_threads() -> list[str]:
 def assert_ended(before: list[str]) -> None:
     """Ours have ended when `fit` returns; Keras's own of a run that failed, soon after."""
     assert [name for name in own_threads() if "cptk" in name] == []
+    gc.collect()
     for _ in range(200):
-        gc.collect()
         if own_threads() == before:
             return
         time.sleep(0.02)

@@ -524,6 +524,9 @@ def test_bad_batches_of_a_dataset(trainer):
     side = {"token_ids": np.ones((4, 4), "int32"), "padding_mask": mask}
     with pytest.raises(tf.errors.InvalidArgumentError, match="`padding_mask` should hold 1"):
         trainer.fit(dataset({"query": side, "document": side}), batch_size=4, verbose=0)
+    blank = dataset({**PAIRS, "query": [*PAIRS["query"][:9], " \t"]})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="of white space"):
+        trainer.fit(blank, batch_size=5, verbose=0)
     weighted = dataset((PAIRS, [1.0] * 9 + [float("nan")])).map(lambda x, w: (x, None, w))
     with pytest.raises(tf.errors.InvalidArgumentError, match="Weights of pairs should be finite"):
         trainer.fit(weighted, batch_size=5, verbose=0)
