@@ -282,10 +282,10 @@ def split(x: Any, sample_weight: Any, fraction: float) -> tuple[Any, Any, Any]:
     size = len(x["query"]["token_ids"] if isinstance(x["query"], Mapping) else x["query"])
     sample_weight = check_weights(sample_weight, size)
     cut = size - int(size * fraction)
-    if min(cut, size - cut) < 2:
+    if cut < 2 or cut == size:
         raise ValueError(
             f"`validation_split={fraction}` of {size} pairs leaves {cut} to train and {size - cut} "
-            "to validate on. Each part needs 2 or more."
+            "to validate on. It takes 2 or more to train, and 1 or more to validate on."
         )
 
     def part(values: Any, rows: slice) -> Any:

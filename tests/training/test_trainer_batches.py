@@ -177,6 +177,10 @@ def test_a_last_pair_alone_in_memory(recorder):
     SEEN.clear()
     recorder.fit(pairs(12), batch_size=4, verbose=0, shuffle=False, validation_split=0.25)
     assert sizes() == [4, 5]
+    SEEN.clear()
+    history = recorder.fit(pairs(5), batch_size=4, verbose=0, validation_split=0.2).history
+    assert sizes() == [4]
+    assert len(history["val_loss"]) == 1
 
 
 ODD = {

@@ -431,6 +431,7 @@ BAD_DATA = {
         "Tokenised query should have token_ids and padding_mask",
     ),
     "a split of nothing": (TWO, {"validation_split": 0.5}, ValueError, "leaves 1 to train and 1"),
+    "nothing to validate on": (TWO, {"validation_split": 0.1}, ValueError, "leaves 2 .* and 0 to"),
     "a split of batches": (
         Batches([TWO]),
         {"validation_split": 0.5},
