@@ -119,7 +119,8 @@ def _state(callback: Any, weights: dict[str, Any]) -> Any:
     best = state.get("best_weights")
     if isinstance(best, list):
         # By path: another backend may list them in another order.
-        state["best_weights"] = dict(zip(weights, best, strict=True))
+        arrays = [np.asarray(weight) for weight in best]
+        state["best_weights"] = dict(zip(weights, arrays, strict=True))
     return state or None
 
 

@@ -235,11 +235,12 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         elif epochs is not None:
             going_on = f"{going_on} of {epochs}" if done < epochs else "no epoch is left to train"
         print(f"Restored the backup of epoch {done}, {str(backup.path)!r}: {going_on}.", flush=True)
+        before = about["made_with"]
+        names = {**before, **now} if self._data else before.keys() & now.keys()
         changed = [
-            f"{name} was {checks.shown(about['made_with'].get(name))} and is "
-            f"{checks.shown(now.get(name))}"
-            for name in {**about["made_with"], **now}
-            if about["made_with"].get(name) != now.get(name)
+            f"{name} was {checks.shown(before.get(name))} and is {checks.shown(now.get(name))}"
+            for name in names
+            if before.get(name) != now.get(name)
         ]
         notes = []
         if changed:

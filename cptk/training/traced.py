@@ -90,10 +90,8 @@ def assign_state(traced: Traced, trainable: list[Any], others: list[Any]) -> Non
 def replace_layer(model: Any, name: str, new: Any) -> None:
     """Have Keras forget the layer that an attribute held: it would go on counting its weights."""
     old = getattr(model, name, None)
-    if old is None or old is new:
-        return
-    model._tracker.unlock()
-    model._tracker.untrack(old)
+    if old is not None and old is not new:
+        model._tracker.replace_tracked_value("layers", old, new)  # In its place: order is saved.
 
 
 def _message(paths: list[str], count: str) -> str:

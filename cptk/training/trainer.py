@@ -667,8 +667,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         Raises:
             OSError: There is not the room.
         """
-        self._check_free_space(filepath)
-        super().save(filepath, overwrite=overwrite, **kwargs)
+        super().save(self._with_room(filepath), overwrite=overwrite, **kwargs)
 
     def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """As of `keras.Model`; nothing is written where it does not fit on the disk.
@@ -676,16 +675,18 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         Raises:
             OSError: There is not the room.
         """
-        self._check_free_space(filepath)
-        super().save_weights(filepath, overwrite=overwrite, **kwargs)
+        super().save_weights(self._with_room(filepath), overwrite=overwrite, **kwargs)
 
-    def _check_free_space(self, filepath: Any) -> None:
-        if "://" in str(filepath):  # Keras writes to buckets too.
-            return
+    def _with_room(self, filepath: Any) -> Any:
+        """A path that is checked; one of a bucket, to which Keras writes too, as it is."""
+        if "://" in str(filepath):
+            return filepath
+        filepath = path(filepath, "filepath")
         optimizer = getattr(self, "optimizer", None)
         variables = [*self.variables, *(optimizer.variables if optimizer is not None else [])]
-        size = sum(math.prod(v.shape) * _itemsize(v) for v in variables)
-        check_free_space(path(filepath, "filepath").parent, int(size) + 2**20, "The trainer")
+        size = int(sum(math.prod(v.shape) * _itemsize(v) for v in variables))
+        check_free_space(filepath.parent, size + 2**20, "The trainer")
+        return filepath
 
     def summary(self, *args: Any, **kwargs: Any) -> None:
         """As of `keras.Model`."""
