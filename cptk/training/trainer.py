@@ -5,6 +5,8 @@ saving) stand here together with their documentation; what they call is in `inpu
 """
 
 import functools
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from cptk import checks, losses, metrics
+from cptk.checks import path, shown
 from cptk.data.batching import (
     SIDES,
     PairDataset,
@@ -24,12 +27,14 @@ from cptk.data.batching import (
 )
 from cptk.data.columns import EXPECTED, is_pairs
 from cptk.data.feeding import Feed
+from cptk.files import check_free_space
 from cptk.layers import ContrastiveHead
 from cptk.losses.masks import equal_ids
 from cptk.losses.tiled import check_tile_size, streamed_info_nce
 from cptk.models.encode import forward
 from cptk.ops import float32_or_higher, l2_normalize
 from cptk.training import distribution, gradient_cache
+from cptk.training.callbacks import backing_up
 from cptk.training.gradient_cache import check_first_pass, check_micro_batches
 from cptk.training.inputs import (
     DataOrder,
@@ -49,6 +54,13 @@ from cptk.training.inputs import (
 )
 from cptk.training.lora import LoraState, restore_training_state, training_state
 from cptk.training.running_mean import PairMean
+from cptk.training.traced import (
+    Traced,
+    assign_state,
+    check_optimizer,
+    guarded,
+    replace_layer,
+)
 from cptk.types import Tensor
 
 LARGE = 4096
@@ -58,18 +70,24 @@ LARGE = 4096
 
 @keras.saving.register_keras_serializable(package="cptk")
 class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
-    r"""Trains an embedder on pairs of texts with in-batch negatives.
+    """Trains an embedder on pairs of texts with in-batch negatives.
 
     Query and document pass through the same embedder, independently, each in its role. With
-    unit vectors \(q_i, d_j\) and temperature \(e^{-\tau}\), the logits of a batch of n pairs are
-    \(s_{ij} = e^{\tau}\, q_i \cdot d_j\), and the loss is the mean over i of
+    unit vectors q_i and d_j and temperature exp(-tau), the logits of a batch of n pairs are
 
-    $$ -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}
-       -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}}. $$
+        s(i, j) = exp(tau) * (q_i · d_j)
+
+    and the loss is the mean over i of
+
+        -1/2 log( exp s(i, i) / sum_j exp s(i, j) )  -  1/2 log( exp s(i, i) / sum_j exp s(j, i) )
+
+    The temperature is a weight of the head: `head=ContrastiveHead(temperature=0.05)` sets where it
+    starts.
 
     A `keras.Model` like any other: `compile`, `fit`, `evaluate`, callbacks, mixed precision,
-    LoRA (`embedder.backbone.enable_lora(16)` before the first `fit`), `save`. The product is
-    `trainer.embedder`.
+    LoRA (`cptk.training.enable_lora(embedder)`), `save`. The product is `trainer.embedder`. When
+    what is trained changes after a `fit` (LoRA, `trainable`, another head), `compile` again with a
+    new optimizer; going on without is an error.
 
     Args:
         embedder: A `cptk.models.DecoderTextEmbedder`.
@@ -120,12 +138,14 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         tile_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if not isinstance(embedder, keras.Model) or not hasattr(embedder, "backbone"):
+        if "temperature" in kwargs:
             raise TypeError(
-                "`embedder` should be a cptk.models.DecoderTextEmbedder. Received: "
-                f"{type(embedder).__name__}."
+                "ContrastiveTrainer has no argument `temperature`: it is a weight of the head. "
+                f"Pass head=cptk.layers.ContrastiveHead(temperature={shown(kwargs['temperature'])})"
+                "."
             )
+        super().__init__(**kwargs)
+        self._trained, self._evaluated = Traced(), Traced()
         self.embedder = embedder
         self.head = ContrastiveHead() if head is None else head
         self.mask_equal_texts = mask_equal_texts
@@ -139,13 +159,32 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.tile_size = tile_size
         self.large_batches = False
         self.not_finite = gradient_cache.NotFinite()
-        self.lora_state = LoraState(embedder)
+        self.lora_state = LoraState(lambda: self.embedder)
         self._accuracies = [
             PairMean(name="query_accuracy"),
             PairMean(name="document_accuracy"),
         ]
         self._temperature = metrics.Temperature(name="temperature")
-        self.head(embedder.output, embedder.output)  # Builds it.
+        self._mark_as_built()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Another embedder or head takes the place of the one before it."""
+        if name not in ("embedder", "head"):
+            super().__setattr__(name, value)
+            return
+        if name == "embedder" and not (
+            isinstance(value, keras.Model) and hasattr(value, "backbone")
+        ):
+            raise TypeError(
+                f"`embedder` should be a cptk.models.DecoderTextEmbedder. Received: {shown(value)}."
+            )
+        replace_layer(self, name, value)
+        super().__setattr__(name, value)
+        if hasattr(self, "_temperature"):
+            self._mark_as_built()
+
+    def _mark_as_built(self) -> None:
+        self.head(self.embedder.output, self.embedder.output)  # Builds it.
         # All that has weights is built. Told so of tokenizers too, Keras takes no first batch to
         # build the model by; the batches fetched ahead with it would come first in the epoch.
         for layer in self._flatten_layers():
@@ -274,14 +313,52 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             return distribution.one_row(self, logs)
         return logs
 
-    def make_train_function(self, force: bool = False) -> Any:
+    def make_train_function(self, force: bool = False) -> None:
         """Called by Keras; on TensorFlow the optimizer's variables are made first.
 
         Made in the step, they would have it traced twice: a minute for a deep decoder.
         """
+        check_optimizer(self.optimizer, self.trainable_variables)
         if keras.config.backend() == "tensorflow":
             distribution.build(self)
-        return super().make_train_function(force)
+        if self._trained.is_stale(self._step_variables()) or force or self.train_function is None:
+            super().make_train_function(force=True)
+            step: Any = guarded(self.train_function, self, self._trained)  # type: ignore[arg-type]
+            self.train_function = step
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Called by Keras."""
+        self._drop_stale_steps()
+        super().make_test_function(force)
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """Called by Keras."""
+        self._drop_stale_steps()
+        return super().make_predict_function(force)
+
+    def _drop_stale_steps(self) -> None:
+        """Steps that were traced with other variables than there are now are made anew."""
+        if self._evaluated.is_stale(self._step_variables()):
+            self.test_function = self.predict_function = None
+
+    def _step_variables(self) -> list[Any]:
+        return [*self.embedder.variables, *self.head.variables]
+
+    def _get_jax_state(self, **kinds: bool) -> Any:
+        """Called by Keras on JAX, before it empties the variables."""
+        self._trained.in_state = (self.trainable_variables, self.non_trainable_variables)
+        return super()._get_jax_state(**kinds)
+
+    if keras.config.backend() == "jax":
+
+        def jax_state_sync(self) -> None:
+            """Called by Keras; a callback may have frozen or unfrozen layers since."""
+            if not self._jax_state_synced and getattr(self, "_jax_state", None):
+                parts = ("trainable_variables", "non_trainable_variables")
+                state = [self._jax_state.pop(part, None) for part in parts]
+                if None not in state:
+                    assign_state(self._trained, *state)
+            super().jax_state_sync()
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Called by Keras on TensorFlow: all that is missing is made in `make_train_function`."""
@@ -411,7 +488,12 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         # A run that was restored before has left its epoch here, and Keras would begin at it.
         self._initial_epoch = None
         quiet = may_end_early(feed, whole_passes=steps_per_epoch is None)
-        with quiet, self.not_finite.named(self), distribution.running(self):
+        with (
+            quiet,
+            self.not_finite.named(self),
+            distribution.running(self),
+            backing_up(callbacks, data) as callbacks,
+        ):
             return super().fit(
                 feed,
                 epochs=epochs,
@@ -603,6 +685,48 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     # === Saving ===
 
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """As of `keras.Model`; nothing is written where it does not fit on the disk.
+
+        Raises:
+            OSError: There is not the room.
+        """
+        super().save(self._with_room(filepath), overwrite=overwrite, **kwargs)
+
+    def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """As of `keras.Model`; nothing is written where it does not fit on the disk.
+
+        Raises:
+            OSError: There is not the room.
+        """
+        super().save_weights(self._with_room(filepath), overwrite=overwrite, **kwargs)
+
+    def _with_room(self, filepath: Any) -> Any:
+        """A path that is checked; one of a bucket, to which Keras writes too, as it is."""
+        if "://" in str(filepath):
+            return filepath
+        filepath = path(filepath, "filepath")
+        optimizer = getattr(self, "optimizer", None)
+        variables = [*self.variables, *(optimizer.variables if optimizer is not None else [])]
+        size = int(sum(math.prod(v.shape) * _itemsize(v) for v in variables))
+        check_free_space(filepath.parent, size + 2**20, "The trainer")
+        return filepath
+
+    def summary(self, *args: Any, **kwargs: Any) -> None:
+        """As of `keras.Model`."""
+        self._hides_lora_state = not self.lora_state.in_use
+        try:
+            super().summary(*args, **kwargs)
+        finally:
+            self._hides_lora_state = False
+
+    @property
+    def layers(self) -> list[Any]:
+        """The embedder, the head, and what saves LoRA's factors beside Keras's own files."""
+        found = super().layers
+        hides = getattr(self, "_hides_lora_state", False)
+        return [layer for layer in found if not (hides and layer is self.lora_state)]
+
     def get_config(self) -> dict[str, Any]:
         embedder = keras.saving.serialize_keras_object(self.embedder)
         embedder.pop("compile_config", None)  # It is trained by this model, never by itself.
@@ -631,3 +755,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         trainer = cls(**config)
         trainer.data_order = DataOrder(**order)
         return trainer
+
+
+def _itemsize(variable: Any) -> float:
+    bits = re.search(r"\d+", keras.backend.standardize_dtype(variable.dtype))
+    return int(bits[0]) / 8 if bits else 1
