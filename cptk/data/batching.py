@@ -1,16 +1,18 @@
 """Batches of tokenised pairs, a function of (seed, step) alone."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
 from cptk import checks
+from cptk.data.columns import SIDES as SIDES
+from cptk.data.columns import as_columns, digest
 
-SIDES = ("query", "document")
+Tokenize: TypeAlias = Callable[[list[str], str], Mapping[str, np.ndarray]]
 
 
 class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
@@ -19,13 +21,16 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
     What a batch holds depends on the seed and on how many steps came before, and on nothing
     else: a run that is interrupted and goes on at epoch 3 sees the batches that it would have
     seen. (`keras.utils.PyDataset` itself does not know the epoch; `ContrastiveTrainer.fit` sets
-    `epoch`.)
+    `epoch`, and `start`, the number of batches that earlier calls of `fit` have taken.)
 
-    The last batch of a pass is kept if it is smaller than the others, as elsewhere in Keras.
+    The last batch of a pass is kept if it is smaller than the others, as elsewhere in Keras. A last
+    pair alone would have no negatives: it is put with the batch before, which holds one pair more.
 
     Args:
         pairs: `{"query": …, "document": …}`, each a sequence of n strings, or each a mapping of
-            arrays of n rows (`token_ids`, `padding_mask`) as a preprocessor returns it.
+            arrays of n rows (`token_ids`, `padding_mask`) as a preprocessor returns it. A frame or
+            table with these columns among others (pandas, Polars, Arrow), a list of (query,
+            document) tuples and what `cptk.data` mines are taken too.
         tokenize: Function from a list of strings and a side's name to a mapping of arrays; needed
             where `pairs` holds strings.
         batch_size: Pairs in a batch, 2 or more: the other pairs of a batch are the negatives.
@@ -34,10 +39,11 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
         seed: Integer that fixes the order.
         steps_per_epoch: Batches in an epoch. Defaults to one pass over the data. With another
             number, an epoch begins where the last one ended.
+        training: Whether pairs need negatives: `False` takes a single pair too.
 
     Raises:
-        ValueError: Sides of unequal or no length, an empty text, a bad weight, or a last batch
-            of one pair, which would have no negatives.
+        ValueError: Sides of unequal length, fewer than 2 pairs, other names than `query` and
+            `document`, an empty text or one of white space, or a bad weight.
         TypeError: Something that is neither strings nor arrays.
 
     Example:
@@ -49,33 +55,59 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __init__(
         self,
-        pairs: Mapping[str, Any],
-        tokenize: Callable[[list[str], str], Mapping[str, np.ndarray]] | None = None,
+        pairs: Any,
+        tokenize: Tokenize | None = None,
         batch_size: int = 32,
         sample_weight: Any = None,
         shuffle: bool = True,
         seed: int = 0,
         steps_per_epoch: int | None = None,
+        training: bool = True,
     ) -> None:
         # Two workers are threads that fetch batches ahead of training; one is none in Keras.
         super().__init__(workers=2, max_queue_size=4)
-        self.pairs = check_pairs(pairs)
+        least = 2 if training else 1
+        self.pairs = check_pairs(pairs, least)
         self.tokenize = tokenize
         self.size = _length(self.pairs["query"])
-        self.batch_size = _check_batch_size(batch_size, self.size)
+        self.batch_size = check_batch_size(batch_size, least)
         self.sample_weight = check_weights(sample_weight, self.size)
         self.shuffle = shuffle
         self.seed = _check_integer("seed", seed, 0)
         self.steps_per_epoch = self.batches_per_pass
         if steps_per_epoch is not None:
             self.steps_per_epoch = _check_integer("steps_per_epoch", steps_per_epoch, 1)
-        self.epoch = 0
+        self.start = self.epoch = 0
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
 
     @property
     def batches_per_pass(self) -> int:
         """Batches in one pass over the data."""
-        return -(-self.size // self.batch_size)
+        whole, rest = divmod(self.size, self.batch_size)
+        return whole + (rest > 1) or 1
+
+    @cached_property
+    def digest(self) -> str:
+        """What the pairs are, as 32 digits: equal for equal pairs in equal order."""
+        return digest(self.pairs)
+
+    def place(self, batches: int) -> tuple[int, int]:
+        """Where the order stands after so many batches: whole passes, then pairs of the next."""
+        passes, rest = divmod(batches, self.batches_per_pass)
+        return passes, rest * self.batch_size
+
+    def batches_before(self, passes: int, pairs: int) -> int:
+        """The number of batches of `place`, rounded down where the batch size is another now."""
+        last = self.batches_per_pass - 1
+        return passes * self.batches_per_pass + min(pairs // self.batch_size, last)
+
+    def read_by(self, tokenize: Tokenize, in_order: bool) -> "PairDataset":
+        """The same pairs for one trainer; for evaluation, as they stand."""
+        data = copy.copy(self)
+        data.tokenize = self.tokenize or tokenize
+        if in_order:
+            data.shuffle, data.start, data.epoch = False, 0, 0
+        return data
 
     def __len__(self) -> int:
         return self.steps_per_epoch
@@ -83,8 +115,11 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
     def __getitem__(self, index: int) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(f"Batch {index} of {len(self)}.")
-        number, batch = divmod(self.epoch * len(self) + index, self.batches_per_pass)
-        rows = self._pass_order(number)[batch * self.batch_size :][: self.batch_size]
+        place = self.start + self.epoch * len(self) + index
+        number, batch = divmod(place, self.batches_per_pass)
+        last = batch == self.batches_per_pass - 1
+        end = self.size if last else (batch + 1) * self.batch_size
+        rows = self._pass_order(number)[batch * self.batch_size : end]
         x = {side: self._take(side, rows) for side in SIDES}
         if self.sample_weight is None:
             return x
@@ -92,12 +127,13 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
 
     def _pass_order(self, number: int) -> np.ndarray:
         """Order of the pairs in a pass. The last is remembered; threads may race, harmlessly."""
+        if not self.shuffle:
+            return np.arange(self.size)
         key = (self.seed, number)
         order = self._order
         if order is None or order[0] != key:
             rows = np.arange(self.size)
-            if self.shuffle:
-                np.random.default_rng(key).shuffle(rows)
+            np.random.default_rng(key).shuffle(rows)
             self._order = order = (key, rows)
         return order[1]
 
@@ -194,46 +230,59 @@ def bucket_length(length: int, longest: int) -> int:
     return min(bucket, longest)
 
 
-def check_pairs(pairs: Any) -> dict[str, Any]:
-    """Pairs as lists of strings or mappings of arrays; else an error that says what is wrong."""
-    expected = 'Pairs should be {"query": …, "document": …}, with a sequence of texts each.'
-    if not isinstance(pairs, Mapping):
-        raise TypeError(f"{expected} Received: {type(pairs).__name__}.")
-    if set(pairs) != set(SIDES):
-        raise ValueError(f"{expected} Received the keys {sorted(map(str, pairs))}.")
+def check_pairs(pairs: Any, least: int = 2) -> dict[str, Any]:
+    """Pairs of any form as lists of strings or mappings of arrays, by side.
+
+    Args:
+        pairs: As `PairDataset` takes them.
+        least: How many there should be, at least.
+
+    Raises:
+        TypeError: No pairs, or a text that is no string.
+        ValueError: Other names, sides of unequal length, too few pairs, or a bad text or token.
+    """
     checked: dict[str, Any] = {}
-    for side in SIDES:
-        values = pairs[side]
-        if isinstance(values, Mapping):
-            checked[side] = {name: np.asarray(array) for name, array in values.items()}
-            if set(checked[side]) != {"token_ids", "padding_mask"}:
-                raise ValueError(
-                    f"Tokenised {side} should have token_ids and padding_mask. Received: "
-                    f"{sorted(checked[side])}."
-                )
-            shapes = [array.shape for array in checked[side].values()]
-            if len(set(shapes)) != 1 or len(shapes[0]) != 2:
-                raise ValueError(
-                    f"token_ids and padding_mask of {side} should have one shape, (n, length). "
-                    f"Received: {shapes}."
-                )
-        else:
-            checked[side] = checks.texts(values, side)
+    for side, values in as_columns(pairs).items():
+        tokens = isinstance(values, Mapping)
+        checked[side] = check_tokens(values, side) if tokens else checks.texts(values, side)
     lengths = {side: _length(checked[side]) for side in SIDES}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"Each query needs its document. Received numbers of texts: {lengths}.")
-    if lengths["query"] < 2:
+    if lengths["query"] < least:
         raise ValueError(
             f"Contrastive training needs at least 2 pairs. Received: {lengths['query']}."
+            if least > 1
+            else "There are no pairs."
         )
     return checked
+
+
+def check_tokens(tokens: Mapping[str, Any], side: str) -> dict[str, Any]:
+    """One side's tokens `(n, length)`, with padding on the right, or an error that says why not."""
+    if set(tokens) != {"token_ids", "padding_mask"}:
+        raise ValueError(
+            f"Tokenised {side} should have token_ids and padding_mask. Received: "
+            f"{checks.shown(sorted(map(str, tokens)))}."
+        )
+    arrays = {k: v if hasattr(v, "shape") else np.asarray(v) for k, v in tokens.items()}
+    shapes = [tuple(array.shape) for array in arrays.values()]
+    if len(set(shapes)) != 1 or len(shapes[0]) != 2:
+        raise ValueError(
+            f"token_ids and padding_mask of {side} should have one shape, (n, length). "
+            f"Received: {shapes}."
+        )
+    return right_padded(arrays, f"Tokenised {side}")
 
 
 def check_weights(sample_weight: Any, size: int) -> np.ndarray | None:
     """Weights as float32 `(size,)`, finite and not negative."""
     if sample_weight is None:
         return None
-    weights = np.asarray(sample_weight, dtype=np.float32)
+    try:
+        weights = np.asarray(sample_weight, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        why = checks.shown(str(error))
+        raise ValueError(f"`sample_weight` should hold one number a pair: {why}.") from None
     if weights.shape != (size,):
         raise ValueError(
             f"`sample_weight` should have one weight a pair: shape ({size},). Received: "
@@ -247,25 +296,21 @@ def check_weights(sample_weight: Any, size: int) -> np.ndarray | None:
     return weights
 
 
-def _check_batch_size(batch_size: Any, size: int) -> int:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer):
-        raise TypeError(f"`batch_size` should be an integer. Received: {batch_size!r}.")
-    if batch_size < 2:
+def check_batch_size(batch_size: Any, least: int = 2) -> int:
+    """`batch_size`, where a batch needs `least` pairs."""
+    whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+    if least > 1 and whole and batch_size < 2:
         raise ValueError(
             "`batch_size` should be 2 or more: the other pairs of a batch are the negatives. "
             f"Received: {batch_size}."
         )
-    if size % batch_size == 1:
-        raise ValueError(
-            f"{size} pairs in batches of {batch_size} leave a last batch of one pair, which has no "
-            "negatives. Leave one pair out or use another batch size."
-        )
-    return int(batch_size)
+    return checks.integer("batch_size", batch_size, least)
 
 
 def _check_integer(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"`{name}` should be an integer of {least} or more. Received: {value!r}.")
+        shown = checks.shown(value)
+        raise ValueError(f"`{name}` should be an integer of {least} or more. Received: {shown}.")
     return int(value)
 
 
@@ -273,50 +318,3 @@ def _length(values: Any) -> int:
     if isinstance(values, Mapping):
         return len(values["token_ids"])
     return len(values)
-
-
-def map_batches(data: Any, prepare: Callable[[Any], Any]) -> Any:
-    """`prepare` applied to each batch of a `PyDataset` (lazily, with its workers) or generator."""
-    if isinstance(data, keras.utils.PyDataset):
-        return _MappedDataset(data, prepare)
-
-    return _prepared_ahead(data, prepare)
-
-
-def _prepared_ahead(data: Iterable[Any], prepare: Callable[[Any], Any]) -> Iterator[Any]:
-    """`prepare(batch)` for each batch, two batches ahead, in one thread of its own."""
-    source, end = iter(data), object()
-
-    def step() -> Any:
-        batch = next(source, end)
-        return batch if batch is end else prepare(batch)
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = deque(pool.submit(step) for _ in range(2))
-        while (batch := ahead.popleft().result()) is not end:
-            ahead.append(pool.submit(step))
-            yield batch
-
-
-class _MappedDataset(keras.utils.PyDataset):  # type: ignore[misc]
-    def __init__(self, data: Any, prepare: Callable[[Any], Any]) -> None:
-        super().__init__(
-            workers=max(data.workers, 2),
-            use_multiprocessing=data.use_multiprocessing,
-            max_queue_size=data.max_queue_size,
-        )
-        self.data, self.prepare = data, prepare
-
-    def __getitem__(self, index: int) -> Any:
-        return self.prepare(self.data[index])
-
-    @property
-    def num_batches(self) -> int | None:
-        batches: int | None = self.data.num_batches
-        return batches
-
-    def on_epoch_begin(self) -> None:
-        self.data.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        self.data.on_epoch_end()

@@ -1,6 +1,5 @@
 """Everything that needs `tf.data`: the only module that imports TensorFlow when it is imported."""
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cptk.data.batching import SIDES, pad_tokens
+from cptk import checks
+from cptk.data.batching import SIDES, check_batch_size, pad_tokens
+from cptk.data.feeding import Feed
 
 
 # AutoGraph has nothing to convert here, and trips over properties.
@@ -49,7 +50,14 @@ def is_dataset(data: Any) -> bool:
     return isinstance(data, tf.data.Dataset)
 
 
-def prepare_dataset(data: Any, preprocessor: Any, roles: Mapping[str, str], batch_size: Any) -> Any:
+def prepare_dataset(
+    data: Any,
+    preprocessor: Any,
+    roles: Mapping[str, str],
+    batch_size: Any,
+    least: int = 1,
+    replicas: int = 1,
+) -> Any:
     """A dataset of pairs of strings, or of tokenised pairs, as batches of tokenised pairs.
 
     Args:
@@ -57,98 +65,160 @@ def prepare_dataset(data: Any, preprocessor: Any, roles: Mapping[str, str], batc
         preprocessor: The embedder's.
         roles: Role of each side.
         batch_size: Batches a dataset of single pairs; `None` where the dataset is batched.
+        least: Pairs that a batch holds at least. One of fewer is left out, and is in the list
+            `left_out` of the result.
+        replicas: Several of them need to know the number of batches: where it is known and a batch
+            is too small, there is an error.
     """
     x_spec, y_spec, _ = keras.utils.unpack_x_y_sample_weight(data.element_spec)
     if not isinstance(x_spec, Mapping) or set(x_spec) != set(SIDES):
         raise ValueError(
             'Elements of the dataset should be {"query": …, "document": …}, or a tuple that '
-            f"begins with that. Received: {data.element_spec}."
+            f"begins with that. Received: {checks.shown(data.element_spec, 300)}."
         )
     if y_spec is not None and not isinstance(y_spec, tf.NoneTensorSpec):
         raise ValueError(
             "A pair is its own label: leave `y` out of the dataset. With weights, its elements are "
-            f"(pairs, None, sample_weight). Received: {data.element_spec}."
+            "(pairs, None, sample_weight). Received: "
+            f"{checks.shown(data.element_spec, 300)}."
         )
-    text = not isinstance(x_spec["query"], Mapping)
-    rank = (x_spec["query"] if text else x_spec["query"]["token_ids"]).shape.rank
-    if rank == (0 if text else 1):
+    singles = {_is_single(x_spec[side], side) for side in SIDES}
+    if len(singles) > 1:
+        raise ValueError(
+            "Both sides of the dataset should be single or batched. Received: "
+            f"{checks.shown(data.element_spec, 300)}."
+        )
+    count, left_out = int(data.cardinality()), []
+    if singles == {True}:
         if batch_size is None:
             raise ValueError(
                 "The dataset holds single pairs. Pass `batch_size=`, or batch it yourself with "
                 "`dataset.batch(…)`."
             )
-        if batch_size < 2:
-            raise ValueError(
-                "`batch_size` should be 2 or more: the other pairs of a batch are the negatives. "
-                f"Received: {batch_size}."
-            )
+        batch_size = check_batch_size(batch_size, least)
         data = data.batch(batch_size)
+        if 0 < count % batch_size < least and count > batch_size:
+            left_out.append(count % batch_size)
+            data = data.take(count // batch_size)
+        known = count >= 0
     elif batch_size is not None:
         raise ValueError(
             "The dataset is batched already. Leave `batch_size` out, or do not batch the dataset."
         )
+    else:
+        known = False
+    count = int(data.cardinality())
+    stays_known = known or (replicas > 1 and count >= 0)
+
+    def note(pairs: Any) -> Any:
+        left_out.append(int(pairs))
+        return np.bool_(False)
+
+    def large_enough(*element: Any) -> Any:
+        pairs = tf.shape(tf.nest.flatten(element)[0])[0]
+        return tf.cond(
+            pairs >= least,
+            lambda: tf.constant(True),
+            lambda: tf.numpy_function(note, [pairs], tf.bool),
+        )
+
+    filtered = least > 1 and not stays_known
+    if filtered:
+        data = data.filter(large_enough)
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def prepare(*element: Any) -> Any:
         x, _, weight = keras.utils.unpack_x_y_sample_weight(
             element[0] if len(element) == 1 else element
         )
-        if text:
-            x = {side: preprocess(preprocessor, x[side], roles[side]) for side in SIDES}
-        checks = [
-            tf.debugging.assert_greater(
+        x = {
+            side: right_padded(x[side], side)
+            if isinstance(x[side], Mapping)
+            else preprocess(preprocessor, x[side], roles[side])
+            for side in SIDES
+        }
+        asserted = [
+            tf.debugging.assert_greater_equal(
                 tf.shape(x["query"]["token_ids"])[0],
-                1,
+                least,
                 "A batch of one pair has no negatives. Leave it out: "
                 "`dataset.batch(…, drop_remainder=True)`.",
-            )
+            ),
+            tf.debugging.assert_equal(
+                *(tf.shape(x[side]["token_ids"])[0] for side in SIDES),
+                "A batch should have as many documents as queries.",
+            ),
         ]
         if weight is not None:
             weight = tf.cast(weight, tf.float32)  # Whole numbers are weights too.
-            checks += [
+            asserted += [
                 tf.debugging.assert_all_finite(weight, "Weights of pairs should be finite."),
                 tf.debugging.assert_non_negative(weight, "Weights of pairs should be 0 or more."),
             ]
-        with tf.control_dependencies(checks):
+        with tf.control_dependencies(asserted):
             x = tf.nest.map_structure(tf.identity, x)
         return x if weight is None else (x, None, weight)
 
-    return data.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    data = data.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    if filtered and count >= 0:
+        # WORKAROUND. A dataset that was filtered does not know its size; Keras, which shows and
+        # counts steps by it, does well with one that is too large.
+        data.cardinality = lambda: tf.constant(count, tf.int64)
+    data.left_out = left_out
+    return data
+
+
+def _is_single(spec: Any, side: str) -> bool:
+    """Whether one side of a dataset's elements is a single text, and no batch of them."""
+    if not isinstance(spec, Mapping):
+        return bool(spec.shape.rank == 0)
+    if set(spec) != {"token_ids", "padding_mask"}:
+        raise ValueError(
+            f"Tokenised {side} should have token_ids and padding_mask. Received: "
+            f"{checks.shown(sorted(map(str, spec)))}."
+        )
+    return bool(spec["token_ids"].shape.rank == 1)
+
+
+def right_padded(tokens: Mapping[str, Any], side: str) -> dict[str, Any]:
+    """`cptk.data.batching.right_padded` in a graph."""
+    ids, values = tokens["token_ids"], tokens["padding_mask"]
+    mask = tf.cast(values, tf.bool)
+    checked = tf.debugging.assert_equal(
+        tf.cast(mask, values.dtype),
+        values,
+        f"Tokenised {side}: `padding_mask` should hold 1 (or True) at tokens and 0 (or False) at "
+        "padding.",
+    )
+
+    def moved() -> Any:
+        order = tf.argsort(tf.cast(~mask, tf.int32), axis=1, stable=True)
+        return [tf.gather(tensor, order, batch_dims=1) for tensor in (ids, values)]
+
+    with tf.control_dependencies([checked]):
+        holes = tf.reduce_any(mask[:, 1:] & ~mask[:, :-1])
+    found = tf.cond(holes, moved, lambda: [ids, values])
+    for tensor, as_given in zip(found, (ids, values), strict=True):
+        tensor.set_shape(as_given.shape)
+    return {"token_ids": found[0], "padding_mask": found[1]}
 
 
 def from_batches(batches: Any) -> Any:
     """Batches of any length as a `tf.data.Dataset` whose length may differ between batches.
 
-    Keras makes a dataset of its own from a `PyDataset`, but fixes the length to that of the first
-    two batches where these happen to agree.
+    Keras makes a dataset of its own from a `PyDataset` or a generator, but fixes the length to that
+    of the first two batches where these happen to agree.
 
     Args:
-        batches: A `PyDataset`, or a generator, which serves one run.
+        batches: A `Feed` or a `PyDataset`.
     """
-    indexed = isinstance(batches, keras.utils.PyDataset)
-    if indexed:
-        first = batches[0]
-    else:
-        batches = iter(batches)
-        first = next(batches)
-        batches = itertools.chain([first], batches)
+    feed = batches if isinstance(batches, Feed) else Feed(batches, threads=0)
     signature = keras.tree.map_structure(
-        lambda array: tf.TensorSpec((None,) * array.ndim, array.dtype), _drop_none(first)
+        lambda array: tf.TensorSpec((None,) * array.ndim, array.dtype), _drop_none(feed.first)
     )
-
-    def generator() -> Any:
-        if not indexed:
-            yield from map(_drop_none, batches)
-            return
-        batches.on_epoch_begin()
-        count = batches.num_batches
-        for index in itertools.count() if count is None else range(count):
-            yield _drop_none(batches[index])
-        batches.on_epoch_end()
-
-    data = tf.data.Dataset.from_generator(generator, output_signature=signature)
-    if indexed and batches.num_batches is not None:
-        data = data.apply(tf.data.experimental.assert_cardinality(batches.num_batches))
+    data = tf.data.Dataset.from_generator(lambda: map(_drop_none, feed), output_signature=signature)
+    if feed.num_batches is not None and feed.is_counted:
+        data = data.apply(tf.data.experimental.assert_cardinality(feed.num_batches))
     if isinstance(signature, tuple):
         data = data.map(lambda x, weight: (x, None, weight))
     return data.prefetch(2)

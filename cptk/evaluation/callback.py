@@ -158,6 +158,15 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if logs is not None:
             logs.update(self._latest)
 
+    def get_state(self) -> list[dict[str, Any]]:
+        """For `ExactBackupAndRestore`: the history."""
+        return [dict(row) for row in self.history]
+
+    def set_state(self, state: list[dict[str, Any]]) -> None:
+        """From a backup, when training has begun. A file knows its own history."""
+        if self.file is None:
+            self.history = state
+
     # === What they do ===
 
     def _evaluate(self) -> None:

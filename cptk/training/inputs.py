@@ -1,38 +1,105 @@
 """What `ContrastiveTrainer` checks of its data, and how it hands it to the backend."""
 
+import contextlib
+import contextvars
+import functools
 import itertools
 import random
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
+from cptk import checks
 from cptk.data.batching import (
     SIDES,
     PairDataset,
     check_pairs,
+    check_tokens,
     check_weights,
-    map_batches,
     share_rows,
 )
+from cptk.data.columns import as_columns, is_pairs
+from cptk.data.feeding import Feed
 from cptk.training import distribution
 
 
-class SetEpoch(keras.callbacks.Callback):  # type: ignore[misc]
-    """Tells the data which epoch begins: it may not be the one after the last."""
+class DataOrder:
+    """How far a trainer has come in the pairs that it has seen: `fit` goes on from there.
 
-    def __init__(self, data: PairDataset, set_seed: bool) -> None:
+    Attributes:
+        start: Batches of its pairs that the running `fit` found done when it began.
+        places: For each set of pairs, whole passes over it and pairs of the next pass. The name is
+            a digest of the pairs and of what shuffles them.
+    """
+
+    REMEMBERED = 64  # Sets of pairs. Those of long ago start anew.
+
+    def __init__(self, start: int = 0, places: Mapping[str, Any] | None = None) -> None:
+        self.start = start
+        self.places = {name: (int(p), int(n)) for name, (p, n) in (places or {}).items()}
+
+    def get_config(self) -> dict[str, Any]:
+        """What `DataOrder(**config)` and JSON understand."""
+        return {"start": self.start, "places": {k: list(v) for k, v in self.places.items()}}
+
+    def begin(self, data: PairDataset, initial_epoch: int) -> None:
+        """A run of `fit` begins, where the last one on these pairs ended or at an epoch's place."""
+        done = self.places.get(_name(data), (0, 0))
+        self.start = 0 if initial_epoch else data.batches_before(*done)
+
+    def reached(self, data: PairDataset, batches: int) -> None:
+        """So many batches of the running `fit`, from its epoch 0 on, are done."""
+        self.places.pop(_name(data), None)
+        self.places[_name(data)] = data.place(self.start + batches)
+        while len(self.places) > self.REMEMBERED:
+            del self.places[next(iter(self.places))]
+
+
+def _name(data: PairDataset) -> str:
+    return f"{data.digest}-{data.seed}" if data.shuffle else data.digest
+
+
+class FollowOrder(keras.callbacks.Callback):  # type: ignore[misc]
+    """Tells the data which epoch begins, and the trainer's `DataOrder` how far the data has come.
+
+    Read from the trainer each time: a restored run takes over seed, order and epoch of the run that
+    it continues.
+    """
+
+    async_safe = True  # Else Keras would wait for the logs of every step.
+
+    def __init__(self, data: PairDataset, set_seed: bool, initial_epoch: int) -> None:
         super().__init__()
-        self.data = data
-        self.set_seed = set_seed
+        self.data, self.set_seed, self.initial_epoch = data, set_seed, initial_epoch
+        self.epoch = 0
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        # Read from the trainer, since a restored run takes over the seed of the run it continues.
+    def _take_seed(self) -> None:
         if self.set_seed:
             self.data.seed = self.model.seed
-        self.data.epoch = epoch
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._take_seed()
+        self.model.data_order.begin(self.data, self.initial_epoch)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._take_seed()
+        self.data.start, self.data.epoch, self.epoch = self.model.data_order.start, epoch, epoch
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        done = min(batch + self.model.steps_per_execution, len(self.data))
+        self.model.data_order.reached(self.data, self.epoch * len(self.data) + done)
+
+    def get_state(self) -> dict[str, Any]:
+        """For a backup."""
+        return self.model.data_order.get_config()  # type: ignore[no-any-return]
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """From a backup, when training has begun."""
+        self.model.data_order = DataOrder(**state)
 
 
 def check_seed(seed: Any) -> int:
@@ -53,13 +120,37 @@ def refuse_labels(y: Any) -> None:
         )
 
 
-def check_tokens(tokens: Mapping[str, Any], side: str) -> Mapping[str, Any]:
-    """One side of a batch of tokens, or an error that says what is wrong with it."""
-    if set(tokens) != {"token_ids", "padding_mask"}:
+def unpack(data: Any) -> tuple[Any, Any, Any]:
+    """`x`, `y` and weights of `x`, `(x,)`, `(x, y)` or `(x, y, weights)`; a list is pairs."""
+    if not isinstance(data, tuple):
+        return data, None, None
+    return keras.utils.unpack_x_y_sample_weight(data)  # type: ignore[no-any-return]
+
+
+def batch_columns(x: Any) -> dict[str, Any]:
+    """The sides of one batch, which is of any form that pairs may have."""
+    if not is_pairs(x):
         raise ValueError(
-            f"Tokenised {side} should have token_ids and padding_mask. Received: {sorted(tokens)}."
+            'A batch should be {"query": …, "document": …} of n texts or tokens each. Received: '
+            f"{type(x).__name__}. Put single pairs together in batches of 2 or more."
         )
-    return tokens
+    try:
+        return as_columns(x, "A batch")
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def of_one_type(tokens: Mapping[str, Any], side: str) -> dict[str, Any]:
+    """One side of a batch as NumPy arrays: batches may hold integers and masks of any type."""
+    arrays = {k: keras.ops.convert_to_numpy(v) for k, v in check_tokens(tokens, side).items()}
+    if not np.issubdtype(arrays["token_ids"].dtype, np.integer):
+        raise TypeError(
+            f"token_ids of {side} should be integers. Received: {arrays['token_ids'].dtype}."
+        )
+    return {
+        "token_ids": arrays["token_ids"].astype(np.int32, copy=False),
+        "padding_mask": arrays["padding_mask"].astype(bool, copy=False),
+    }
 
 
 def to_backend(data: Any, model: Any) -> Any:
@@ -70,10 +161,9 @@ def to_backend(data: Any, model: Any) -> Any:
     """
     cut = distribution.replicas(model)
     on_tensorflow = keras.config.backend() == "tensorflow"
-    if cut.total > 1 and (on_tensorflow or is_tf_dataset(data)):
-        from cptk.data import tensorflow as tf_data
 
-        batches = data if is_tf_dataset(data) else tf_data.from_batches(data)
+    def to_parts(batches: Any) -> Any:
+        from cptk.data import tensorflow as tf_data
 
         def parts(first: int, own: int) -> Any:
             return tf_data.share(batches, cut.total, first, own, split=on_tensorflow)
@@ -81,23 +171,83 @@ def to_backend(data: Any, model: Any) -> Any:
         if not on_tensorflow:
             return parts(cut.first, cut.own)
         return distribution.from_parts(model.distribute_strategy, parts, batches.cardinality())
-    if cut.total > 1:
-        return map_batches(data, lambda batch: share_rows(batch, cut.total, cut.first, cut.own))
-    if on_tensorflow and isinstance(data, PairDataset):
+
+    if is_tf_dataset(data):
+        return to_parts(data) if cut.total > 1 else data
+    # In `tf.data` a thread of its own is one batch ahead already.
+    in_tf_data = on_tensorflow and isinstance(data, PairDataset)
+    feed = data if isinstance(data, Feed) else Feed(data, threads=0 if in_tf_data else None)
+    if feed is not data:
+        in_use(feed)
+    if cut.total > 1 and on_tensorflow:
         from cptk.data.tensorflow import from_batches
 
-        return from_batches(data)
+        feed.in_dataset = True
+        return to_parts(from_batches(feed))
+    if cut.total > 1:
+        feed.cut = lambda batch: share_rows(batch, cut.total, cut.first, cut.own)
+    return feed
+
+
+_IN_USE: contextvars.ContextVar[list[Any]] = contextvars.ContextVar("data in use")
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def in_use(data: Any) -> Any:
+    """`data`, which the running `fit`, `evaluate` or `predict` closes when it ends."""
+    _IN_USE.get([]).append(data)
     return data
+
+
+def closes_data(method: Method) -> Method:
+    """For `fit` and the like: threads that fetch end with it, and what was left out is said."""
+
+    @functools.wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        found: list[Any] = []
+        token = _IN_USE.set(found)
+        try:
+            result = method(*args, **kwargs)
+        finally:
+            _IN_USE.reset(token)
+            for data in found:
+                if isinstance(data, Feed):
+                    data.close()
+        left_out = sum(len(getattr(data, "left_out", ())) for data in found)
+        if left_out:
+            batches = "One batch" if left_out == 1 else f"{left_out} batches"
+            warnings.warn(
+                f"{batches} of one pair, which has no negatives, left out of training.",
+                stacklevel=2,
+            )
+        return result
+
+    return wrapper  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def may_end_early(data: Any, whole_passes: bool) -> Iterator[None]:
+    """No warning of Keras's where a pass has fewer batches than counted, as some are left out.
+
+    Args:
+        data: What Keras is given.
+        whole_passes: Whether an epoch is a pass.
+    """
+    leaves_out = hasattr(data, "left_out") and getattr(data, "least", 2) > 1
+    if not whole_passes or not leaves_out:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        yield
 
 
 def each_batch(data: Any, steps: int | None = None) -> Iterator[Any]:
     """`x` of each global batch of arrays, once over the data, or of the first `steps` of them."""
-    if isinstance(data, keras.utils.PyDataset):
-        # A dataset without a number of batches goes on for ever; `steps` ends it.
-        count = data.num_batches
-        numbers = itertools.count() if count is None else range(count)
-        batches: Any = map(data.__getitem__, numbers)
+    if isinstance(data, PairDataset):
+        batches: Any = map(data.__getitem__, range(len(data)))
     else:
+        # A `Feed` without a number of batches goes on for ever; `steps` ends it.
         batches = data.as_numpy_iterator() if is_tf_dataset(data) else data
     for batch in itertools.islice(batches, steps):
         yield batch[0] if isinstance(batch, tuple) else batch
@@ -114,19 +264,21 @@ def is_tf_dataset(x: Any) -> bool:
 
 def split(x: Any, sample_weight: Any, fraction: float) -> tuple[Any, Any, Any]:
     """The last `fraction` of the pairs as validation data, as Keras does it."""
-    if not isinstance(x, Mapping) or not 0 < fraction < 1:
+    number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+    if not is_pairs(x) or not number or not 0 < fraction < 1:
         raise ValueError(
             "`validation_split` should be between 0 and 1, and needs pairs in memory: "
-            f'{{"query": …, "document": …}}. Received: {fraction!r} and {type(x).__name__}.'
+            '{"query": …, "document": …}. Received: '
+            f"{checks.shown(fraction)} and {type(x).__name__}."
         )
     x = check_pairs(x)
     size = len(x["query"]["token_ids"] if isinstance(x["query"], Mapping) else x["query"])
     sample_weight = check_weights(sample_weight, size)
     cut = size - int(size * fraction)
-    if min(cut, size - cut) < 2:
+    if cut < 2 or cut == size:
         raise ValueError(
             f"`validation_split={fraction}` of {size} pairs leaves {cut} to train and {size - cut} "
-            "to validate on. Each part needs 2 or more."
+            "to validate on. It takes 2 or more to train, and 1 or more to validate on."
         )
 
     def part(values: Any, rows: slice) -> Any:

@@ -5,7 +5,9 @@ both factors to zero, where no gradient ever leaves zero again. That is right fo
 model, and a dead end for one that should go on training.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -19,8 +21,9 @@ def enable_lora(embedder: Any, rank: int = 16, alpha: float | None = None) -> No
 
     A linear layer computes `x (W + alpha / rank * A B)`; only `A` and `B` are trained. KerasHub's
     own `backbone.enable_lora(rank)` takes the query and value projections alone, at `alpha = rank`.
-    All linear layers learned more per pair in our measurements (docs, Evaluation; the choice is
-    ours, as QLoRA's). Embedding layers are left as they are.
+    Enabled after a `fit`, it needs `compile` again, with a new optimizer, since other weights are
+    trained then. All linear layers learned more per pair in our measurements (docs, Evaluation; the
+    choice is ours, as QLoRA's). Embedding layers are left as they are.
 
     Args:
         embedder: An embedder, or a KerasHub backbone.
@@ -65,26 +68,92 @@ def enable_lora(embedder: Any, rank: int = 16, alpha: float | None = None) -> No
         _widen(layer)
 
 
-def training_state(embedder: Any) -> list[list[Any]]:
-    """What a backbone's config lacks, for each layer: `[trainable, LoRA rank, LoRA alpha]`."""
-    return [
-        [layer.trainable, layer.lora_rank, layer.lora_alpha]
+def layer_paths(model: Any) -> dict[str, Any]:
+    """The layers inside a model by path, with the model's own name left out.
+
+    Keras counts names up (`dropout_7`), and not in each process alike, so a layer is named by its
+    place among the layers of its kind: "gpt2_backbone.0/transformer_layer.1/dropout.0". Neither
+    name nor order of other layers matter: on torch, KerasHub hides preprocessors from Keras.
+    """
+    found: dict[str, Any] = {}
+    seen = {id(model)}
+    level = [("", model)]
+    while level:  # Level by level: a layer that is shared has the shortest of its paths.
+        below = []
+        for prefix, parent in level:
+            counts: Counter[str] = Counter()
+            for layer in parent._layers:
+                kind = _base_name(layer.name)
+                path = f"{prefix}{kind}.{counts[kind]}"
+                counts[kind] += 1
+                if id(layer) not in seen:
+                    seen.add(id(layer))
+                    found[path] = layer
+                    below.append((f"{path}/", layer))
+        level = below
+    return found
+
+
+def variable_paths(model: Any) -> dict[str, Any]:
+    """The variables of a model by path, as `layer_paths`; metrics' are left out."""
+    metrics = set(map(id, model.metrics_variables))
+    seen = set(metrics)
+    found: dict[str, Any] = {}
+    for path, layer in {**layer_paths(model), "": model}.items():
+        counts: Counter[str] = Counter()
+        seeds = [generator.state for generator in layer._seed_generators]
+        for variable in [*layer._trainable_variables, *layer._non_trainable_variables, *seeds]:
+            name = _base_name(variable.name)
+            if id(variable) not in seen:
+                found[f"{path}/{name}.{counts[name]}"] = variable
+            seen.add(id(variable))
+            counts[name] += 1
+    return found
+
+
+def _base_name(name: str) -> str:
+    return re.sub(r"_\d+$", "", name)
+
+
+def training_state(embedder: Any) -> dict[str, list[Any]]:
+    """What a backbone's config lacks: `[trainable, LoRA rank, LoRA alpha]` by the layer's path."""
+    return {
+        path: [layer.trainable, layer.lora_rank, layer.lora_alpha]
         if getattr(layer, "lora_enabled", False)
         else [layer.trainable, None, None]
-        for layer in embedder._flatten_layers()
-    ]
+        for path, layer in _state_paths(embedder).items()
+    }
 
 
-def restore_training_state(embedder: Any, state: list[list[Any]]) -> None:
+def restore_training_state(embedder: Any, state: Any) -> None:
     """Gives the layers of an embedder what `training_state` has found on one of the same kind."""
-    layers = embedder._flatten_layers()
+    flat: dict[Any, Any]
+    if isinstance(state, list):  # As cptk wrote it before: for each layer in turn.
+        flat = dict(enumerate(embedder._flatten_layers()))
+        state = dict(enumerate(state))
+    else:
+        flat = {"": embedder, **layer_paths(embedder)}
+    missing = [path for path in state if path not in flat]
+    if missing:
+        raise ValueError(
+            f"The file is of another model: it has {len(missing)} layers that this embedder lacks "
+            f"({', '.join(map(str, missing[:3]))}). Load it with the versions of cptk and KerasHub "
+            "that saved it."
+        )
     # All flags before any LoRA: a layer's flag is handed down to its layers and variables.
-    for layer, (trainable, _, _) in zip(layers, state, strict=True):
-        layer.trainable = trainable
-    for layer, (_, rank, alpha) in zip(layers, state, strict=True):
+    for path, (trainable, _, _) in state.items():
+        flat[path].trainable = trainable
+    for path, (_, rank, alpha) in state.items():
         if rank is not None:
-            layer.enable_lora(rank, lora_alpha=alpha)
-            _widen(layer)
+            flat[path].enable_lora(rank, lora_alpha=alpha)
+            _widen(flat[path])
+
+
+def _state_paths(embedder: Any) -> dict[str, Any]:
+    """All layers but what reads text, which has nothing to train."""
+    text = keras_hub.models.Preprocessor | keras_hub.tokenizers.Tokenizer
+    layers = {"": embedder, **layer_paths(embedder)}
+    return {path: layer for path, layer in layers.items() if not isinstance(layer, text)}
 
 
 def _widen(layer: Any) -> None:
@@ -111,46 +180,55 @@ class LoraState(keras.layers.Layer):  # type: ignore[misc]
     From a file that was written without LoRA, the factors start as `enable_lora` starts them.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Callable[[], Any]) -> None:
         super().__init__(name="lora_state")
-        # Not the model itself, which Keras would then track here too.
-        self._factors: Callable[[], Iterator[_Factors]] = lambda: _lora_factors(model)
+        # A function: Keras would track the model itself here too.
+        self._factors: Callable[[], dict[str, _Factors]] = lambda: _lora_factors(model())
         self.built = True
 
+    @property
+    def in_use(self) -> bool:
+        """Whether any layer has LoRA."""
+        return bool(self._factors())
+
     def save_own_variables(self, store: Any) -> None:
-        for index, (layer, a, b, base) in enumerate(self._factors()):
+        for name, (layer, a, b, base) in self._factors().items():
             if not keras.backend.is_float_dtype(base.dtype):
                 raise ValueError(
                     f"Layer {layer.path} is quantised to {base.dtype} and has LoRA: its factors "
                     "cannot be saved apart from it. Train LoRA on a model that is not quantised."
                 )
-            store[f"{index}_a"] = a
-            store[f"{index}_b"] = b
+            store[f"{name}_a"] = a
+            store[f"{name}_b"] = b
             if _is_short(base):
-                store[f"{index}_base"] = base
+                store[f"{name}_base"] = base
 
     def load_own_variables(self, store: Any) -> None:
         found = set(store.keys())
-        for index, (layer, a, b, base) in enumerate(self._factors()):
-            if f"{index}_a" not in found:
+        by_place = "0_a" in found  # As cptk named them before.
+        for index, (name, (layer, a, b, base)) in enumerate(self._factors().items()):
+            name = str(index) if by_place else name
+            if f"{name}_a" not in found:
                 a.assign(keras.initializers.HeUniform()(a.shape, dtype=a.dtype))
                 continue
-            a.assign(store[f"{index}_a"])
-            b.assign(store[f"{index}_b"])
-            if f"{index}_base" in found:
-                base.assign(store[f"{index}_base"])
+            a.assign(store[f"{name}_a"])
+            b.assign(store[f"{name}_b"])
+            if f"{name}_base" in found:
+                base.assign(store[f"{name}_base"])
             else:
                 merged = (layer.lora_alpha / layer.lora_rank) * keras.ops.matmul(a, b)
                 base.assign(base - keras.ops.cast(merged, base.dtype))
 
 
-def _lora_factors(model: Any) -> Iterator[_Factors]:
+def _lora_factors(model: Any) -> dict[str, _Factors]:
     """Each layer with LoRA, its two factors, and the frozen weight they are added to."""
-    for layer in model._flatten_layers():
+    found = {}
+    for path, layer in layer_paths(model).items():
         if getattr(layer, "lora_enabled", False):
             kind = "kernel" if hasattr(layer, "lora_kernel_a") else "embeddings"
             a, b = (getattr(layer, f"lora_{kind}_{factor}") for factor in "ab")
-            yield layer, a, b, getattr(layer, f"_{kind}")
+            found[path.replace("/", ":")] = layer, a, b, getattr(layer, f"_{kind}")
+    return found
 
 
 def _is_short(weight: Any) -> bool:

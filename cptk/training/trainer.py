@@ -5,6 +5,8 @@ saving) stand here together with their documentation; what they call is in `inpu
 """
 
 import functools
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,34 +14,53 @@ import keras
 import numpy as np
 from keras import ops
 
-from cptk import losses, metrics
+from cptk import checks, losses, metrics
+from cptk.checks import path, shown
 from cptk.data.batching import (
     SIDES,
     PairDataset,
     bucket_length,
+    check_batch_size,
+    check_tokens,
     check_weights,
-    map_batches,
     pad_tokens,
 )
+from cptk.data.columns import EXPECTED, is_pairs
+from cptk.data.feeding import Feed
+from cptk.files import check_free_space
 from cptk.layers import ContrastiveHead
 from cptk.losses.masks import equal_ids
 from cptk.losses.tiled import check_tile_size, streamed_info_nce
 from cptk.models.forward import forward, holds, kept
 from cptk.ops import float32_or_higher, l2_normalize
 from cptk.training import distribution, gradient_cache
+from cptk.training.callbacks import backing_up
 from cptk.training.gradient_cache import check_first_pass, check_micro_batches
 from cptk.training.inputs import (
-    SetEpoch,
+    DataOrder,
+    FollowOrder,
+    batch_columns,
     check_seed,
-    check_tokens,
+    closes_data,
     each_batch,
+    in_use,
     is_tf_dataset,
+    may_end_early,
+    of_one_type,
     refuse_labels,
     split,
     to_backend,
+    unpack,
 )
 from cptk.training.lora import LoraState, restore_training_state, training_state
 from cptk.training.running_mean import PairMean
+from cptk.training.traced import (
+    Traced,
+    assign_state,
+    check_optimizer,
+    guarded,
+    replace_layer,
+)
 from cptk.types import Tensor
 
 LARGE = 4096
@@ -49,18 +70,24 @@ LARGE = 4096
 
 @keras.saving.register_keras_serializable(package="cptk")
 class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
-    r"""Trains an embedder on pairs of texts with in-batch negatives.
+    """Trains an embedder on pairs of texts with in-batch negatives.
 
     Query and document pass through the same embedder, independently, each in its role. With
-    unit vectors \(q_i, d_j\) and temperature \(e^{-\tau}\), the logits of a batch of n pairs are
-    \(s_{ij} = e^{\tau}\, q_i \cdot d_j\), and the loss is the mean over i of
+    unit vectors q_i and d_j and temperature exp(-tau), the logits of a batch of n pairs are
 
-    $$ -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}
-       -\tfrac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}}. $$
+        s(i, j) = exp(tau) * (q_i · d_j)
+
+    and the loss is the mean over i of
+
+        -1/2 log( exp s(i, i) / sum_j exp s(i, j) )  -  1/2 log( exp s(i, i) / sum_j exp s(j, i) )
+
+    The temperature is a weight of the head: `head=ContrastiveHead(temperature=0.05)` sets where it
+    starts.
 
     A `keras.Model` like any other: `compile`, `fit`, `evaluate`, callbacks, mixed precision,
-    LoRA (`embedder.backbone.enable_lora(16)` before the first `fit`), `save`. The product is
-    `trainer.embedder`.
+    LoRA (`cptk.training.enable_lora(embedder)`), `save`. The product is `trainer.embedder`. When
+    what is trained changes after a `fit` (LoRA, `trainable`, another head), `compile` again with a
+    new optimizer; going on without is an error.
 
     Args:
         embedder: A `cptk.models.DecoderTextEmbedder`.
@@ -111,17 +138,20 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         tile_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if not isinstance(embedder, keras.Model) or not hasattr(embedder, "backbone"):
+        if "temperature" in kwargs:
             raise TypeError(
-                "`embedder` should be a cptk.models.DecoderTextEmbedder. Received: "
-                f"{type(embedder).__name__}."
+                "ContrastiveTrainer has no argument `temperature`: it is a weight of the head. "
+                f"Pass head=cptk.layers.ContrastiveHead(temperature={shown(kwargs['temperature'])})"
+                "."
             )
+        super().__init__(**kwargs)
+        self._trained, self._evaluated = Traced(), Traced()
         self.embedder = embedder
         holds(self, embedder)
         self.head = ContrastiveHead() if head is None else head
         self.mask_equal_texts = mask_equal_texts
         self.seed = check_seed(seed)
+        self.data_order = DataOrder()
         self.micro_batches = check_micro_batches(micro_batch_size, micro_batch_tokens, embedder)
         asked = self.micro_batches or gradient_cache.MicroBatches()
         self.micro_batch_size, self.micro_batch_tokens = asked
@@ -130,13 +160,32 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.tile_size = tile_size
         self.large_batches = False
         self.not_finite = gradient_cache.NotFinite()
-        self.lora_state = LoraState(embedder)
+        self.lora_state = LoraState(lambda: self.embedder)
         self._accuracies = [
             PairMean(name="query_accuracy"),
             PairMean(name="document_accuracy"),
         ]
         self._temperature = metrics.Temperature(name="temperature")
-        self.head(embedder.output, embedder.output)  # Builds it.
+        self._mark_as_built()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Another embedder or head takes the place of the one before it."""
+        if name not in ("embedder", "head"):
+            super().__setattr__(name, value)
+            return
+        if name == "embedder" and not (
+            isinstance(value, keras.Model) and hasattr(value, "backbone")
+        ):
+            raise TypeError(
+                f"`embedder` should be a cptk.models.DecoderTextEmbedder. Received: {shown(value)}."
+            )
+        replace_layer(self, name, value)
+        super().__setattr__(name, value)
+        if hasattr(self, "_temperature"):
+            self._mark_as_built()
+
+    def _mark_as_built(self) -> None:
+        self.head(self.embedder.output, self.embedder.output)  # Builds it.
         # All that has weights is built. Told so of tokenizers too, Keras takes no first batch to
         # build the model by; the batches fetched ahead with it would come first in the epoch.
         for layer in self._flatten_layers():
@@ -269,14 +318,52 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             return distribution.one_row(self, logs)
         return logs
 
-    def make_train_function(self, force: bool = False) -> Any:
+    def make_train_function(self, force: bool = False) -> None:
         """Called by Keras; on TensorFlow the optimizer's variables are made first.
 
         Made in the step, they would have it traced twice: a minute for a deep decoder.
         """
+        check_optimizer(self.optimizer, self.trainable_variables)
         if keras.config.backend() == "tensorflow":
             distribution.build(self)
-        return super().make_train_function(force)
+        if self._trained.is_stale(self._step_variables()) or force or self.train_function is None:
+            super().make_train_function(force=True)
+            step: Any = guarded(self.train_function, self, self._trained)  # type: ignore[arg-type]
+            self.train_function = step
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Called by Keras."""
+        self._drop_stale_steps()
+        super().make_test_function(force)
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """Called by Keras."""
+        self._drop_stale_steps()
+        return super().make_predict_function(force)
+
+    def _drop_stale_steps(self) -> None:
+        """Steps that were traced with other variables than there are now are made anew."""
+        if self._evaluated.is_stale(self._step_variables()):
+            self.test_function = self.predict_function = None
+
+    def _step_variables(self) -> list[Any]:
+        return [*self.embedder.variables, *self.head.variables]
+
+    def _get_jax_state(self, **kinds: bool) -> Any:
+        """Called by Keras on JAX, before it empties the variables."""
+        self._trained.in_state = (self.trainable_variables, self.non_trainable_variables)
+        return super()._get_jax_state(**kinds)
+
+    if keras.config.backend() == "jax":
+
+        def jax_state_sync(self) -> None:
+            """Called by Keras; a callback may have frozen or unfrozen layers since."""
+            if not self._jax_state_synced and getattr(self, "_jax_state", None):
+                parts = ("trainable_variables", "non_trainable_variables")
+                state = [self._jax_state.pop(part, None) for part in parts]
+                if None not in state:
+                    assign_state(self._trained, *state)
+            super().jax_state_sync()
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Called by Keras on TensorFlow: all that is missing is made in `make_train_function`."""
@@ -321,6 +408,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     # === Data ===
 
+    @closes_data
     def fit(
         self,
         x: Any = None,
@@ -344,22 +432,29 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
         Args:
             x: `{"query": …, "document": …}`, each n strings, or each `{"token_ids",
-                "padding_mask"}` of n rows; or a `tf.data.Dataset`, `keras.utils.PyDataset` or
-                generator of batches of either (a dataset of single pairs too, with `batch_size`).
-            batch_size: Pairs in a batch; 32 by default, where `x` is not batched already.
+                "padding_mask"}` of n rows; a frame or table with these columns among others; a list
+                of (query, document) tuples, or what `cptk.data` mines; or a `tf.data.Dataset`,
+                `keras.utils.PyDataset` or generator of batches of any of these (a dataset of single
+                pairs too, with `batch_size`).
+            batch_size: Pairs in a batch; 32 by default, where `x` is not batched already. A last
+                pair alone is put with the batch before. Where `x` is batched already, a batch of
+                one pair is left out of training, with a warning.
             validation_data: As `x`, or `(x, None, sample_weight)`.
             shuffle: Whether to shuffle the pairs anew in each pass.
             sample_weight: n weights of the pairs.
+            initial_epoch: Epoch at which to begin. If it is not 0, the pairs come in that epoch's
+                order whatever has been trained on before.
             steps_per_epoch: Batches in an epoch. With pairs in memory an epoch may be shorter or
-                longer than a pass; the next one begins where it ended.
+                longer than a pass; the next one begins where it ended, and so does the next call
+                of `fit` on the same pairs.
 
         Returns:
             The `History`: `loss`, `query_accuracy` (its document is ranked first), the reverse
             `document_accuracy`, `temperature`, and their `val_` values.
 
         Raises:
-            ValueError: Sides of unequal or no length, an empty text, a bad weight, or a batch of
-                one pair.
+            ValueError: Sides of unequal length, fewer than 2 pairs, an empty text or one of white
+                space, or a bad weight.
             TypeError: Something that is neither text nor tokens.
         """
         if class_weight is not None:
@@ -374,7 +469,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                 "Give `steps_per_epoch` to the PairDataset, and leave it out of `fit`."
             )
         self.seed = distribution.agree(self.seed, self)
-        data = self._batches(x, y, sample_weight, batch_size, shuffle, steps_per_epoch)
+        data = self._batches(x, y, sample_weight, batch_size, shuffle, steps_per_epoch, least=2)
         self._settle_micro_batches(data, verbose)
         self._choose_loss(getattr(data, "batch_size", None))
         callbacks = list(callbacks.callbacks) if hasattr(callbacks, "callbacks") else callbacks
@@ -382,19 +477,30 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         callbacks = list(callbacks or [])
         if isinstance(data, PairDataset):
             steps_per_epoch = None
-            callbacks.insert(0, SetEpoch(data, set_seed=not own_data))
+            callbacks.insert(0, FollowOrder(data, not own_data, initial_epoch))
         if self.micro_batches is not None and keras.config.backend() == "jax":
             callbacks.insert(0, gradient_cache.StopNotFinite())
         if validation_data is not None:
-            val_x, val_y, val_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
-            if validation_batch_size is None and isinstance(val_x, Mapping):
+            val_x, val_y, val_weight = unpack(validation_data)
+            if validation_batch_size is not None:
+                check_batch_size(validation_batch_size)
+            if validation_batch_size is None and is_pairs(val_x):
                 validation_batch_size = batch_size
             validation_data = to_backend(
                 self._batches(val_x, val_y, val_weight, validation_batch_size, False), self
             )
-        with self.not_finite.named(self), distribution.running(self):
+        feed = to_backend(data, self)
+        # A run that was restored before has left its epoch here, and Keras would begin at it.
+        self._initial_epoch = None
+        quiet = may_end_early(feed, whole_passes=steps_per_epoch is None)
+        with (
+            quiet,
+            self.not_finite.named(self),
+            distribution.running(self),
+            backing_up(callbacks, data) as callbacks,
+        ):
             return super().fit(
-                to_backend(data, self),
+                feed,
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
@@ -406,6 +512,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                 validation_freq=validation_freq,
             )
 
+    @closes_data
     def evaluate(
         self,
         x: Any = None,
@@ -417,6 +524,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     ) -> Any:
         """Loss and metrics on pairs, in their order. Data as for `fit`."""
         if not kwargs.get("_use_cached_eval_dataset", False):
+            if batch_size is not None:
+                check_batch_size(batch_size)
             x = self._batches(x, y, sample_weight, batch_size, shuffle=False)
             self._settle_micro_batches(x, verbose)
             self._choose_loss(getattr(x, "batch_size", None))
@@ -424,6 +533,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         with self.not_finite.named(self), distribution.running(self):
             return super().evaluate(x, verbose=verbose, **kwargs)
 
+    @closes_data
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
         """`{"query", "document"}` embeddings of pairs, in their order. Data as for `fit`."""
         data = self._batches(x, None, None, batch_size, shuffle=False)
@@ -450,7 +560,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def predict_on_batch(self, x: Any) -> Any:
         """`{"query", "document"}` embeddings of one batch of pairs, of strings or of tokens."""
-        tokens = self._tokens(x)
+        tokens = self._tokens(x, least=1)
         return {side: forward(self.embedder, tokens[side]) for side in SIDES}
 
     def _batches(
@@ -461,10 +571,13 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         batch_size: int | None,
         shuffle: bool,
         steps_per_epoch: int | None = None,
+        least: int = 1,
     ) -> Any:
-        """Any kind of data that `fit` takes, as batches of tokens."""
+        """Any kind of data that `fit` takes, as batches of tokens of at least `least` pairs."""
         refuse_labels(y)
-        if isinstance(x, Mapping):
+        on_tf = is_tf_dataset(x)
+        batched = on_tf or isinstance(x, keras.utils.PyDataset | Iterator)
+        if not batched and is_pairs(x):
             return PairDataset(
                 x,
                 self._tokenize,
@@ -473,34 +586,31 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                 shuffle,
                 self.seed,
                 steps_per_epoch,
+                training=least > 1,
+            )
+        if not batched:
+            raise TypeError(
+                f"Data {EXPECTED} Or a tf.data.Dataset, a PyDataset or a generator of batches. "
+                f"Received: {type(x).__name__}."
             )
         if sample_weight is not None:
             raise ValueError(
                 f"Yield the weights with the batches of this {type(x).__name__}, as "
                 "(pairs, None, sample_weight), and leave `sample_weight` out."
             )
-        if isinstance(x, PairDataset):
-            if batch_size is not None:
-                raise ValueError("This PairDataset has its own: leave `batch_size` out.")
-            x.tokenize = x.tokenize or self._tokenize
-            return x
-        if is_tf_dataset(x):
+        if on_tf:
             from cptk.data.tensorflow import prepare_dataset
 
             roles = {side: self._role(side) for side in SIDES}
-            return prepare_dataset(x, self.embedder.preprocessor, roles, batch_size)
-        if not isinstance(x, Iterator | keras.utils.PyDataset):
-            raise TypeError(
-                'Data should be {"query": …, "document": …}, a tf.data.Dataset, a PyDataset or a '
-                f"generator. Received: {type(x).__name__}."
-            )
+            replicas = distribution.replicas(self).total
+            reader = self.embedder.preprocessor
+            return in_use(prepare_dataset(x, reader, roles, batch_size, least, replicas))
         if batch_size is not None:
-            raise ValueError(f"This {type(x).__name__} yields batches: leave `batch_size` out.")
-        if isinstance(x, keras.utils.PyDataset):
-            # What is wrong with a batch is said now: on JAX, Keras loses a model's weights to an
-            # error in the middle of `fit`.
-            self._prepare(x[0])
-        return map_batches(x, self._prepare)
+            has = "has its own" if isinstance(x, PairDataset) else "yields batches"
+            raise ValueError(f"This {type(x).__name__} {has}: leave `batch_size` out.")
+        if isinstance(x, PairDataset):
+            return x.read_by(self._tokenize, in_order=least == 1)
+        return in_use(Feed(x, self._prepare, least))
 
     def _settle_micro_batches(self, data: Any, verbose: Any = 1) -> None:
         """Have "auto" be a number, by the length that a text may have."""
@@ -522,16 +632,15 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def _prepare(self, batch: Any) -> Any:
         """One batch of somebody's own dataset, with strings made tokens of the full length."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        x, weights = self._checked_batch(x, y, sample_weight, full_length=True)
-        # A tuple for Keras's generators; no `None` in it, for they choke on one on TensorFlow.
-        return (x,) if weights is None else (x, np.zeros_like(weights), weights)
+        x, weights = self._checked_batch(*unpack(batch), full_length=True, least=1)
+        x = {side: of_one_type(x[side], side) for side in SIDES}
+        return x if weights is None else (x, None, weights)
 
     def _checked_batch(
-        self, x: Any, y: Any, sample_weight: Any, full_length: bool = False
+        self, x: Any, y: Any, sample_weight: Any, full_length: bool = False, least: int = 2
     ) -> tuple[dict[str, Any], Any]:
         refuse_labels(y)
-        x = self._tokens(x, full_length)
+        x = self._tokens(x, full_length, least)
         if sample_weight is not None:
             weights = keras.ops.convert_to_numpy(sample_weight)
             sample_weight = check_weights(weights, len(x["query"]["token_ids"]))
@@ -544,20 +653,16 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self._choose_loss(len(x["query"]["token_ids"]))
         return distribution.spread((x, weights), self)
 
-    def _tokens(self, x: Any, full_length: bool = False) -> dict[str, Any]:
-        if not isinstance(x, Mapping) or set(x) != set(SIDES):
-            raise ValueError(
-                'A batch should be {"query": …, "document": …}. Received: '
-                f"{sorted(x) if isinstance(x, Mapping) else type(x).__name__}."
-            )
+    def _tokens(self, x: Any, full_length: bool = False, least: int = 2) -> dict[str, Any]:
+        x = batch_columns(x)
         tokens = {
             side: check_tokens(x[side], side)
             if isinstance(x[side], Mapping)
-            else self._tokenize(x[side], side, full_length)
+            else self._tokenize(checks.texts(x[side], side), side, full_length)
             for side in SIDES
         }
         sizes = {side: len(tokens[side]["token_ids"]) for side in SIDES}
-        if sizes["query"] != sizes["document"] or sizes["query"] < 2:
+        if sizes["query"] != sizes["document"] or sizes["query"] < least:
             raise ValueError(
                 "A batch should have as many documents as queries, and 2 or more: the other pairs "
                 f"are the negatives. Received: {sizes}."
@@ -585,6 +690,48 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     # === Saving ===
 
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """As of `keras.Model`; nothing is written where it does not fit on the disk.
+
+        Raises:
+            OSError: There is not the room.
+        """
+        super().save(self._with_room(filepath), overwrite=overwrite, **kwargs)
+
+    def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """As of `keras.Model`; nothing is written where it does not fit on the disk.
+
+        Raises:
+            OSError: There is not the room.
+        """
+        super().save_weights(self._with_room(filepath), overwrite=overwrite, **kwargs)
+
+    def _with_room(self, filepath: Any) -> Any:
+        """A path that is checked; one of a bucket, to which Keras writes too, as it is."""
+        if "://" in str(filepath):
+            return filepath
+        filepath = path(filepath, "filepath")
+        optimizer = getattr(self, "optimizer", None)
+        variables = [*self.variables, *(optimizer.variables if optimizer is not None else [])]
+        size = int(sum(math.prod(v.shape) * _itemsize(v) for v in variables))
+        check_free_space(filepath.parent, size + 2**20, "The trainer")
+        return filepath
+
+    def summary(self, *args: Any, **kwargs: Any) -> None:
+        """As of `keras.Model`."""
+        self._hides_lora_state = not self.lora_state.in_use
+        try:
+            super().summary(*args, **kwargs)
+        finally:
+            self._hides_lora_state = False
+
+    @property
+    def layers(self) -> list[Any]:
+        """The embedder, the head, and what saves LoRA's factors beside Keras's own files."""
+        found = super().layers
+        hides = getattr(self, "_hides_lora_state", False)
+        return [layer for layer in found if not (hides and layer is self.lora_state)]
+
     def get_config(self) -> dict[str, Any]:
         embedder = keras.saving.serialize_keras_object(self.embedder)
         embedder.pop("compile_config", None)  # It is trained by this model, never by itself.
@@ -594,6 +741,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             "head": keras.saving.serialize_keras_object(self.head),
             "mask_equal_texts": self.mask_equal_texts,
             "seed": self.seed,
+            "data_order": self.data_order.get_config(),
             "micro_batch_size": self.micro_batch_size,
             "micro_batch_tokens": self.micro_batch_tokens,
             "first_pass_dtype": self.first_pass_dtype,
@@ -605,7 +753,15 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         config = dict(config)
         state = config.pop("training_state")
+        order = config.pop("data_order", {})
         for name in ("embedder", "head"):
             config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
         restore_training_state(config["embedder"], state)
-        return cls(**config)
+        trainer = cls(**config)
+        trainer.data_order = DataOrder(**order)
+        return trainer
+
+
+def _itemsize(variable: Any) -> float:
+    bits = re.search(r"\d+", keras.backend.standardize_dtype(variable.dtype))
+    return int(bits[0]) / 8 if bits else 1

@@ -10,7 +10,7 @@ from cptk.data.tensorflow import from_batches, is_dataset, prepare_dataset  # no
 from tests import toys  # noqa: E402
 
 ROLES = {"query": "query", "document": "document"}
-PAIRS = {"query": ["the", "x\n\ny", "é", "12"], "document": ["in", "b" * 40, " ", "z"]}
+PAIRS = {"query": ["the", "x\n\ny", "é", "12"], "document": ["in", "b" * 40, "-", "z"]}
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from pathlib import Path
 import keras
 import training_toys as toys
 
-from cptk.training import ExactBackupAndRestore
-from cptk.training import callbacks as module
+from cptk.training import ExactBackupAndRestore, backup_files
 
 EPOCHS = 6
 
@@ -24,7 +23,7 @@ def die_at(place: str) -> None:
     name, _, count = place.partition(":")
     left = [int(count or 0)]
     names = {"write": "save_file", "rename": "replace", "unlink": "unlink"}
-    owner = {"write": module, "rename": os, "unlink": Path}.get(name)
+    owner = {"write": backup_files, "rename": os, "unlink": Path}.get(name)
     if owner is None:
         return
     original = getattr(owner, names[name])

@@ -306,7 +306,7 @@ ROWS = {"token_ids": np.ones((2, 4), "int32"), "padding_mask": np.ones((2, 4), "
 BAD_DATA = {
     "none": (None, {}, TypeError, "Data should be .*Received: NoneType"),
     "a list of strings": (["a", "b"], {}, TypeError, "Data should be .*Received: list"),
-    "a list of pairs": ([("a", "b")] * 4, {}, TypeError, "Data should be .*Received: list"),
+    "a list of numbers": ([1, 2], {}, TypeError, "Data should be .*Received: list"),
     "two lists": ((["a", "b"], ["c", "d"]), {}, TypeError, "Received: tuple"),
     "one string": ("text", {}, TypeError, "Received: str"),
     "an array": (np.array(["a", "b"]), {}, TypeError, "Data should be .*Received: ndarray"),
@@ -330,11 +330,37 @@ BAD_DATA = {
     "one pair": ({"query": ["a"], "document": ["b"]}, {}, ValueError, "at least 2 pairs"),
     "batches of one": (TWO, {"batch_size": 1}, ValueError, "`batch_size` should be 2 or more"),
     "batches of 2.5": (TWO, {"batch_size": 2.5}, TypeError, "`batch_size` should be an integer"),
-    "a last batch of one": (
-        {side: PAIRS[side][:9] for side in SIDES},
-        {"batch_size": 4},
+    "white space": ({**TWO, "query": ["a", " \n"]}, {}, ValueError, "`query`.*of white space"),
+    "other names": (
+        {"anchor": ["a", "b"], "positive": ["c", "d"]},
+        {},
         ValueError,
-        "9 pairs in batches of 4 leave a last batch of one pair",
+        r'Pass \{"query": <anchor>, "document": <positive>\}',
+    ),
+    "validation in batches of one": (
+        TWO,
+        {"validation_data": TWO, "validation_batch_size": 1},
+        ValueError,
+        "`batch_size` should be 2 or more",
+    ),
+    "white space in a generator": (
+        iter([{**TWO, "query": ["a", "\t"]}]),
+        {},
+        ValueError,
+        "of white space",
+    ),
+    "single pairs in a generator": (
+        iter(["how?", "why?"]),
+        {},
+        ValueError,
+        "Received: str. Put single pairs together",
+    ),
+    "a view of a mapping": ({**TWO, "query": {}.keys()}, {}, TypeError, "a view of a mapping"),
+    "an attention bias for a mask": (
+        {**TWO, "query": {**ROWS, "padding_mask": np.array([[0, 0, 0, -1e9]] * 2)}},
+        {},
+        ValueError,
+        "`padding_mask` should hold 1",
     ),
     "NaN weights": (
         TWO,
@@ -405,6 +431,7 @@ BAD_DATA = {
         "Tokenised query should have token_ids and padding_mask",
     ),
     "a split of nothing": (TWO, {"validation_split": 0.5}, ValueError, "leaves 1 to train and 1"),
+    "nothing to validate on": (TWO, {"validation_split": 0.1}, ValueError, "leaves 2 .* and 0 to"),
     "a split of batches": (
         Batches([TWO]),
         {"validation_split": 0.5},
@@ -494,9 +521,13 @@ def test_bad_tf_data(name, trainer):
 
 @needs_tf_data
 def test_bad_batches_of_a_dataset(trainer):
-    odd = dataset({side: PAIRS[side][:5] for side in SIDES})
-    with pytest.raises(tf.errors.InvalidArgumentError, match="A batch of one pair has no negativ"):
-        trainer.fit(odd, batch_size=4, verbose=0)
+    mask = np.array([[0, 0, 0, -1e9]] * 4, "float32")
+    side = {"token_ids": np.ones((4, 4), "int32"), "padding_mask": mask}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`padding_mask` should hold 1"):
+        trainer.fit(dataset({"query": side, "document": side}), batch_size=4, verbose=0)
+    blank = dataset({**PAIRS, "query": [*PAIRS["query"][:9], " \t"]})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="of white space"):
+        trainer.fit(blank, batch_size=5, verbose=0)
     weighted = dataset((PAIRS, [1.0] * 9 + [float("nan")])).map(lambda x, w: (x, None, w))
     with pytest.raises(tf.errors.InvalidArgumentError, match="Weights of pairs should be finite"):
         trainer.fit(weighted, batch_size=5, verbose=0)
