@@ -75,7 +75,7 @@ class FollowOrder(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, data: PairDataset, set_seed: bool, initial_epoch: int) -> None:
         super().__init__()
         self.data, self.set_seed, self.initial_epoch = data, set_seed, initial_epoch
-        self.epoch: int | None = None
+        self.epoch = 0
 
     def _take_seed(self) -> None:
         if self.set_seed:
@@ -91,14 +91,7 @@ class FollowOrder(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         done = min(batch + self.model.steps_per_execution, len(self.data))
-        self.model.data_order.reached(self.data, (self.epoch or 0) * len(self.data) + done)
-
-    def on_train_end(self, logs: Any = None) -> None:
-        if self.epoch is None and self.model._initial_epoch:
-            # All epochs were done by the run that was restored.
-            self._take_seed()
-            done = self.model._initial_epoch * len(self.data)
-            self.model.data_order.reached(self.data, done)
+        self.model.data_order.reached(self.data, self.epoch * len(self.data) + done)
 
     def get_state(self) -> dict[str, Any]:
         """For a backup."""

@@ -115,6 +115,12 @@ class Stop(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
     def on_train_batch_end(self, batch, logs=None):
         if (self.epoch, batch) == (self.at, 1):
             self.model.stop_training = True
@@ -138,8 +144,8 @@ def test_a_script_that_calls_fit_twice_resumes(killed, recorder, tmp_path):
     def script(kill: int | None) -> None:
         for call, steps in enumerate((2, 4, 3)):
             backup = ExactBackupAndRestore(tmp_path / str(call), delete_checkpoint=False)
-            callbacks = [backup] + ([Stop(2, error=True)] if call == kill else [])
-            fit(recorder, epochs=3, steps_per_epoch=steps, callbacks=callbacks)
+            stop = Stop(2 if call == kill else -1, error=True)
+            fit(recorder, epochs=3, steps_per_epoch=steps, callbacks=[backup, stop])
 
     with pytest.raises(InterruptedError):
         script(killed)
