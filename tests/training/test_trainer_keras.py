@@ -12,6 +12,8 @@ from training_toys import BACKEND, BATCH, EVEN, PAIRS
 import cptk
 
 RATE = 0.1
+#: Tracing takes most of the time there; a test that is about what is compiled leaves this out.
+EAGER = {"run_eagerly": BACKEND == "tensorflow"}
 one_step_on_torch = pytest.mark.skipif(BACKEND == "torch", reason="Keras refuses it on torch")
 
 
@@ -88,7 +90,7 @@ def test_gradient_accumulation():
 
 def test_moving_average_of_weights():
     def end(epochs, **kwargs):
-        model = toys.trainer(keras.optimizers.SGD(RATE, **kwargs))
+        model = toys.trainer(keras.optimizers.SGD(RATE, **kwargs), **EAGER)
         toys.fit(model, {side: PAIRS[side][:4] for side in toys.SIDES}, epochs=epochs)
         return toys.weights(model, trainable=True)
 
@@ -180,7 +182,7 @@ def test_model_checkpoints(tmp_path):
 
 
 def test_early_stopping_and_schedule():
-    model = toys.trainer(keras.optimizers.SGD(0.0))
+    model = toys.trainer(keras.optimizers.SGD(0.0), **EAGER)
     stop = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
     schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.0)
     history = model.fit(
@@ -216,7 +218,7 @@ def test_stock_backup_resumes_with_the_order_of_its_epoch(tmp_path):
             raise Interrupted
 
     def run(callbacks):
-        model = toys.trainer()
+        model = toys.trainer(**EAGER)
         toys.fit(model, EVEN, epochs=4, shuffle=True, callbacks=callbacks)
         return toys.weights(model)
 
@@ -240,7 +242,7 @@ def test_temperature_is_trained_and_its_scale_bounded():
     model = cptk.ContrastiveTrainer(toys.embedder(), head)
     model.embedder.trainable = False
     # Equal texts on both sides: the loss falls with every rise of the scale.
-    toys.compiled(model, keras.optimizers.SGD(1000.0))
+    toys.compiled(model, keras.optimizers.SGD(1000.0), **EAGER)
     reader = cptk.models.GPT2TextEmbedderPreprocessor(
         toys.toys.tokenizer(), roles={"text": ("", "")}, sequence_length=toys.LENGTH
     )
@@ -252,7 +254,7 @@ def test_temperature_is_trained_and_its_scale_bounded():
 
 def test_frozen_temperature():
     head = cptk.layers.ContrastiveHead(temperature=0.05, trainable=False)
-    model = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), head))
+    model = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), head), **EAGER)
     history = toys.fit(model, EVEN, epochs=2)
     assert history["temperature"] == pytest.approx([0.05, 0.05], rel=1e-6)
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import training_toys as toys
-from training_toys import BATCH, EVEN, PAIRS
+from training_toys import BACKEND, BATCH, EVEN, PAIRS
 
 import cptk
+
+#: Tracing takes most of the time there; the first test below traces.
+EAGER = {"run_eagerly": BACKEND == "tensorflow"}
 
 
 def adam():
@@ -16,7 +24,7 @@ def adam():
 
 
 def lora_trainer(**kwargs):
-    return toys.trainer(adam(), lora=4, **kwargs)
+    return toys.trainer(adam(), lora=4, **{**EAGER, **kwargs})
 
 
 def factors(model):
@@ -26,7 +34,7 @@ def factors(model):
 
 @pytest.mark.parametrize("lora", [0, 4])
 def test_training_goes_on_after_reload(lora, tmp_path):
-    model = toys.trainer(adam(), lora=lora)
+    model = toys.trainer(adam(), lora=lora, **(EAGER if lora else {}))
     model.mask_equal_texts = True
     toys.fit(model, EVEN, shuffle=True, epochs=2)
     model.save(tmp_path / "x.keras")
@@ -77,13 +85,13 @@ def test_lora_in_weight_files(tmp_path):
 
 
 def test_weights_without_lora_leave_it_alive(tmp_path):
-    plain = toys.trainer()
+    plain = toys.trainer(**EAGER)
     toys.fit(plain, EVEN)
     plain.save_weights(tmp_path / "x.weights.h5")
     model = cptk.ContrastiveTrainer(toys.embedder())
     model.embedder.backbone.enable_lora(4)
     model.load_weights(tmp_path / "x.weights.h5")
-    toys.compiled(model, adam())
+    toys.compiled(model, adam(), **EAGER)
     np.testing.assert_allclose(
         model.predict(EVEN, batch_size=BATCH, verbose=0)["query"],
         plain.predict(EVEN, batch_size=BATCH, verbose=0)["query"],
@@ -101,7 +109,7 @@ def test_lora_of_several_ranks_and_scales(tmp_path):
     dense = [x for x in embedder._flatten_layers() if x.name == "feedforward_output_dense"]
     dense[0].enable_lora(3, lora_alpha=12)
     embedder.backbone.get_layer("token_embedding").enable_lora(2)
-    model = toys.compiled(cptk.ContrastiveTrainer(embedder, seed=3), adam())
+    model = toys.compiled(cptk.ContrastiveTrainer(embedder, seed=3), adam(), **EAGER)
     toys.fit(model, EVEN, epochs=2)
     model.save(tmp_path / "x.keras")
     again = keras.saving.load_model(tmp_path / "x.keras")
@@ -116,7 +124,7 @@ def test_lora_of_several_ranks_and_scales(tmp_path):
 def test_lora_on_16_bit_weights(tmp_path):
     model = toys.embedder(dtype="bfloat16")
     model.backbone.enable_lora(4)
-    trainer = toys.compiled(cptk.ContrastiveTrainer(model, seed=3), adam())
+    trainer = toys.compiled(cptk.ContrastiveTrainer(model, seed=3), adam(), **EAGER)
     toys.fit(trainer, EVEN)
     trainer.save(tmp_path / "x.keras")
     again = keras.saving.load_model(tmp_path / "x.keras")
@@ -127,7 +135,7 @@ def test_frozen_layers_stay_frozen(tmp_path):
     embedder = toys.embedder(num_layers=2)
     embedder.backbone.get_layer("token_embedding").trainable = False
     embedder.backbone.transformer_layers[0].trainable = False
-    model = toys.compiled(cptk.ContrastiveTrainer(embedder, seed=3), adam())
+    model = toys.compiled(cptk.ContrastiveTrainer(embedder, seed=3), adam(), **EAGER)
     toys.fit(model, EVEN)
     model.save(tmp_path / "x.keras")
     again = keras.saving.load_model(tmp_path / "x.keras")
@@ -158,3 +166,70 @@ def test_the_product_is_the_embedder(tmp_path):
     np.testing.assert_allclose(again.encode_text(PAIRS["query"], role="query"), expected, atol=1e-5)
     # The one in training is as it was.
     assert factors(model) == {"lora_kernel_a", "lora_kernel_b", "bias", "tau"}
+
+
+def test_summary_shows_lora_state_with_lora_alone(capsys):
+    model = cptk.ContrastiveTrainer(toys.embedder())
+    model.summary()
+    assert "lora_state" not in capsys.readouterr().out
+    cptk.training.enable_lora(model.embedder, 2)
+    model.summary()
+    assert "lora_state" in capsys.readouterr().out
+
+
+def test_a_temperature_is_the_heads():
+    with pytest.raises(TypeError, match=r"head=cptk\.layers\.ContrastiveHead\(temperature=0\.05\)"):
+        cptk.ContrastiveTrainer(toys.embedder(), temperature=0.05)
+
+
+def test_help_reads_well_in_a_terminal():
+    assert "\\" not in cptk.ContrastiveTrainer.__doc__
+    assert "$$" not in cptk.ContrastiveTrainer.__doc__
+
+
+WRITE = """
+import sys, keras, keras_hub, numpy as np, training_toys as toys, cptk
+embedder = toys.embedder(num_layers=2)
+cptk.training.enable_lora(embedder, 2, alpha=6)
+embedder.backbone.get_layer("layer_norm").trainable = False
+trainer = toys.compiled(cptk.ContrastiveTrainer(embedder, seed=3), keras.optimizers.AdamW(0.01),
+                        run_eagerly=True)
+trainer.train_on_batch(toys.tokens(rows=slice(4)))
+trainer.save(sys.argv[1] + "/own.keras")
+np.save(sys.argv[1] + "/own.npy", embedder.encode_text(["a text", "another"]))
+words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
+bert = keras_hub.models.BertBackbone(len(words), 1, 2, 8, 16, max_sequence_length=16)
+reader = keras_hub.models.BertTextEmbedderPreprocessor(
+    keras_hub.models.BertTokenizer(words), sequence_length=8)
+cptk.ContrastiveTrainer(keras_hub.models.BertTextEmbedder(bert, reader)).save(
+    sys.argv[1] + "/hub.keras")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["tensorflow", "jax", "torch"])
+def test_a_trainer_of_another_backend(other, tmp_path):
+    if importlib.util.find_spec(other) is None:
+        pytest.skip(f"{other} is not installed")
+    places = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(toys.toys.__file__)])
+    environment = {**os.environ, "KERAS_BACKEND": other}
+    environment["PYTHONPATH"] = os.pathsep.join([places, environment.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-c", WRITE, tmp_path], env=environment, check=True)
+    model = keras.saving.load_model(tmp_path / "own.keras")
+    vectors = model.embedder.encode_text(["a text", "another"])
+    np.testing.assert_allclose(vectors, np.load(tmp_path / "own.npy"), atol=1e-5)
+    assert factors(model) == {"lora_kernel_a", "lora_kernel_b", "bias", "tau"}
+    model.train_on_batch(toys.tokens(rows=slice(4)))
+    assert keras.saving.load_model(tmp_path / "hub.keras").embedder.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("imports", ["import cptk, keras", "import keras, cptk"])
+def test_a_trainer_loads_after_import_cptk_alone(imports, tmp_path):
+    cptk.ContrastiveTrainer(toys.embedder()).save(tmp_path / "x.keras")
+    code = f"""
+import sys; {imports}
+assert "cptk.training" not in sys.modules and "keras_hub" not in sys.modules
+assert type(keras.saving.load_model(sys.argv[1])) is cptk.ContrastiveTrainer
+"""
+    subprocess.run([sys.executable, "-c", code, tmp_path / "x.keras"], check=True)
