@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from cptk.compilation_cache import keep_compiled_programs
 from cptk.data.batching import bucket_length, pad_tokens
 
 # Batches from which "auto" shows a progress bar.
@@ -21,6 +22,7 @@ def encode(embedder: Any, texts: Any, role: str | None, batch_size: int, verbose
             "DecoderTextEmbedder(backbone, DecoderTextEmbedderPreprocessor(tokenizer))."
         )
     check_sequence_length(embedder.backbone, preprocessor.sequence_length)
+    keep_compiled_programs()
     if (
         isinstance(batch_size, bool)
         or not isinstance(batch_size, int | np.integer)

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from cptk import losses, metrics
+from cptk.compilation_cache import keep_compiled_programs
 from cptk.data.batching import (
     SIDES,
     PairDataset,
@@ -335,6 +336,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             kwargs.setdefault("jit_compile", False)
             if self.micro_batches is not None and kwargs["jit_compile"] == "auto":
                 kwargs["jit_compile"] = False
+        keep_compiled_programs()
         distribution.check_compile(self, optimizer, kwargs)
         with distribution.scope(self):
             super().compile(optimizer=optimizer, **kwargs)
@@ -605,7 +607,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             )
         rows = preprocessor.tokenize(texts, self._role(side))
         longest = preprocessor.sequence_length
-        length = longest if full_length else bucket_length(max(map(len, rows)), longest)
+        coarse = keras.config.backend() == "jax"  # It compiles a step for each pair of lengths.
+        length = longest if full_length else bucket_length(max(map(len, rows)), longest, coarse)
         return pad_tokens(rows, length)
 
     def _role(self, side: str) -> str:

@@ -48,7 +48,7 @@ class InPieces(cptk.ContrastiveTrainer):
 
     def _side(self, tokens: Any, side: str, training: Any) -> Any:
         own = np.array([len(row) for row in self.embedder.preprocessor.tokenize(PAIRS[side], side)])
-        longest = bucket_length(int(own.max()), toys.LENGTH)
+        longest = bucket_length(int(own.max()), toys.LENGTH, toys.BACKEND == "jax")
         order, found = np.argsort(-own, kind="stable"), []
         for start in range(0, len(own), self.pieces):
             rows = order[start : start + self.pieces]
