@@ -58,11 +58,11 @@ class Seen(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("size", [None, 3])
+@pytest.mark.parametrize("size", [None, pytest.param(3, marks=pytest.mark.slow_on_jax)])
 def test_a_subclass_shows_its_own_loss_at_every_door(kind, size):
     model = kind(toys.embedder(), seed=3, micro_batch_size=size)
     # A rate of zero, so that the loss by hand is that of each door.
-    toys.compiled(model, keras.optimizers.SGD(0.0), run_eagerly=True)
+    toys.compiled(model, keras.optimizers.SGD(0.0), **toys.EAGER)
     sums = 0.0
     for rows in toys.slices():
         x = toys.tokens(rows=rows)
@@ -84,13 +84,13 @@ def test_a_subclass_shows_its_own_loss_at_every_door(kind, size):
     assert on_batch == [pytest.approx(first, abs=1e-5)] * 2
 
 
-@pytest.mark.parametrize("options", [{}, {"tile_size": 3}, {"micro_batch_size": 2}])
+@pytest.mark.parametrize("options", [{}, {"tile_size": 3}])
 def test_equal_texts_tie_whatever_the_last_bit(options):
     pairs = {side: list(texts) for side, texts in toys.PAIRS.items()}
     pairs["document"][2:6] = [pairs["document"][1]] * 4
     pairs["query"][7] = pairs["query"][0]
     model = cptk.ContrastiveTrainer(toys.embedder(), seed=3, **options)
-    toys.compiled(model, run_eagerly=True)
+    toys.compiled(model, **toys.EAGER)
     x = toys.tokens(pairs)
     vectors = {side: to_numpy(v) for side, v in model(x, training=False).items()}
     noise = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def test_equal_texts_tie_whatever_the_last_bit(options):
 
 def test_a_loss_at_chance_is_said_once(caplog):
     one = {side: [texts[0]] * 8 for side, texts in toys.PAIRS.items()}
-    model = toys.trainer(keras.optimizers.SGD(0.0), run_eagerly=True)
+    model = toys.trainer(keras.optimizers.SGD(0.0), **toys.EAGER)
     with caplog.at_level(logging.WARNING):
         toys.fit(model, one, batch_size=4, epochs=8, validation_data=one)
     said = [record.getMessage() for record in caplog.records if "at chance" in record.getMessage()]
@@ -121,13 +121,13 @@ def test_a_loss_at_chance_is_said_once(caplog):
 
 
 def test_a_loss_off_chance_is_not_remarked_on(caplog):
-    model = toys.trainer(keras.optimizers.SGD(0.0), run_eagerly=True)
+    model = toys.trainer(keras.optimizers.SGD(0.0), **toys.EAGER)
     with caplog.at_level(logging.WARNING):
         toys.fit(model, epochs=4)
     assert "at chance" not in caplog.text
 
 
 def test_a_high_rate_does_not_lose_the_temperature():
-    model = toys.trainer(keras.optimizers.SGD(500.0), run_eagerly=True)
+    model = toys.trainer(keras.optimizers.SGD(500.0), **toys.EAGER)
     toys.fit(model, epochs=4)
     assert 0.0099 < float(to_numpy(model.head.temperature)) < 1.0001

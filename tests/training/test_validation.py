@@ -21,7 +21,7 @@ NAMES = ("mrr", "recall@1", "recall@10")
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return toys.trainer(keras.optimizers.SGD(0.0), run_eagerly=True)
+    return toys.trainer(keras.optimizers.SGD(0.0), **toys.EAGER)
 
 
 def by_hand(model: Any, pairs: Any) -> dict[str, float]:
@@ -50,7 +50,7 @@ def test_in_fit_and_in_micro_batches(model, options):
         pytest.skip("Keras compiles no steps on torch")
     size = None if options else 3
     trainer = cptk.ContrastiveTrainer(model.embedder, seed=3, micro_batch_size=size)
-    toys.compiled(trainer, keras.optimizers.SGD(0.0), **{"run_eagerly": True, **options})
+    toys.compiled(trainer, keras.optimizers.SGD(0.0), **{**toys.EAGER, **options})
     history = toys.fit(trainer, validation_data=PAIRS, validation_batch_size=4)
     found = {name: history[f"val_{name}"][0] for name in NAMES}
     assert found == pytest.approx(by_hand(model, PAIRS), abs=1e-9)
