@@ -151,7 +151,7 @@ def in_batch_accuracy(logits, ids=None):
 def retrieval(queries, documents, query_texts, document_texts, weights=None):
     """Mean reciprocal rank and recall of queries among all documents, by trec_eval's rules.
 
-    Row i of both sides is a pair. Equal texts are one. By falling cosine in single precision,
+    Row i of both sides is a pair. Equal texts are one. By falling cosine in steps of 2**-24,
     equal ones by falling place of the document.
     """
     weights = np.ones(len(queries)) if weights is None else weights
@@ -161,7 +161,7 @@ def retrieval(queries, documents, query_texts, document_texts, weights=None):
         rows = [i for i, other in enumerate(query_texts) if other == text]
         right = {document_texts[i] for i in rows}
         scores = {
-            other: np.float32(cosine(queries[rows[0]].astype(float), documents[i].astype(float)))
+            other: round(2**24 * cosine(queries[rows[0]].astype(float), documents[i].astype(float)))
             for other, i in places.items()
         }
         ranked = sorted(scores, key=lambda other: (scores[other], places[other]))[::-1]

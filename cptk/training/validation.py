@@ -27,6 +27,10 @@ from cptk.training import distribution
 CUTOFFS = (1, 10)
 """Of recall: how often the first document is right, and how often one of a first page is."""
 
+STEPS = 2**24
+"""Cosines are compared in this many steps from 0 to 1, those of single precision below 1. In steps
+of a number's own size, 0 and 1e-17, which another order of sums makes of it, would not be equal."""
+
 BLOCK = (512, 8192)
 """Pairs and documents whose scores are held at once, 32 MiB of them."""
 
@@ -139,7 +143,7 @@ def retrieval(
 ) -> dict[str, float]:
     """How well each query finds its documents among all of them, by trec_eval's rules.
 
-    Documents are ranked by falling cosine, compared in single precision, and equal ones by falling
+    Documents are ranked by falling cosine, in steps of single precision, and equal ones by falling
     number. A query of several pairs has as many right answers: the first of them counts for `mrr`,
     and for `recall@k` the share that is among the first k. It weighs as much as its pairs do on
     average.
@@ -178,10 +182,11 @@ def _ranks(
         query, document = pairs[start : start + BLOCK[0]].T
         own = _unit(queries[query])
         positive = np.einsum("nd,nd->n", own, _unit(documents[document]))
-        positive = positive.astype(np.float32)[:, None]
+        positive = np.rint(positive * STEPS)[:, None]
         first = ranks[start : start + BLOCK[0]]
         for left in range(0, len(documents), BLOCK[1]):
-            scores = (own @ _unit(documents[left : left + BLOCK[1]]).T).astype(np.float32)
+            scores = (own @ _unit(documents[left : left + BLOCK[1]]).T) * STEPS
+            np.rint(scores, out=scores)
             number = np.arange(left, left + scores.shape[1])
             behind = (scores == positive) & (number < document[:, None])
             behind |= (scores < positive) | (number == document[:, None])
