@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from cptk.losses.info_nce import check_logits
+from cptk.losses.masks import equal_ids
 from cptk.ops import (
     as_tensor,
     dimension,
@@ -36,6 +37,9 @@ class InBatchAccuracy(keras.metrics.Mean):  # type: ignore[misc]
     scores on average. So an embedder that has collapsed to one vector scores chance, 1 / m,
     and not 100 %, as an `argmax` that takes the first of equals would on the first row and
     `>=` would on all. NaN scores 0.
+
+    Equal texts have logits that are equal but for the last bit, which depends on the batch's cut
+    and on the backend: given their `ids`, they tie whatever that bit says.
 
     Args:
         direction: "query_to_document" ranks the m documents of each query (rows),
@@ -77,6 +81,7 @@ class InBatchAccuracy(keras.metrics.Mean):  # type: ignore[misc]
         logits: TensorLike,
         sample_weight: TensorLike | None = None,
         mask: TensorLike | None = None,
+        ids: TensorLike | None = None,
     ) -> None:
         """Adds a batch.
 
@@ -84,13 +89,19 @@ class InBatchAccuracy(keras.metrics.Mean):  # type: ignore[misc]
             logits: (n, m), m >= n; cosines will do as well.
             sample_weight: (n,), the weight of each anchor in the mean.
             mask: (n, m) boolean, True at known false negatives, which do not compete.
+            ids: integers of the candidates, equal where their texts are, as
+                `cptk.losses.text_ids` gives: (m,) of the documents for "query_to_document", (n,)
+                of the queries for "document_to_query".
+
+        Raises:
+            ValueError: if a rank or a known dimension does not fit.
         """
         logits = _matrix(self, logits, "logits")
         if self.direction == "document_to_query":
             rows = dimension(logits, 0)
             logits = ops.transpose(logits[:, :rows])
             mask = None if mask is None else ops.transpose(as_tensor(mask)[:, :rows])
-        scores = in_batch_scores(logits, mask)
+        scores = in_batch_scores(logits, mask, _candidate_ids(self, logits, ids))
         super().update_state(scores, sample_weight=_weights(self, logits, sample_weight))
 
     def get_config(self) -> dict[str, Any]:
@@ -211,23 +222,44 @@ class Temperature(keras.metrics.Metric):  # type: ignore[misc]
         self.last.assign(0)
 
 
-def in_batch_scores(logits: Tensor, mask: TensorLike | None = None) -> Tensor:
+def in_batch_scores(
+    logits: Tensor, mask: TensorLike | None = None, ids: Tensor | None = None
+) -> Tensor:
     """Of each row of logits (n, m), m >= n: the score that `InBatchAccuracy` describes."""
     positive = ops.expand_dims(ops.diagonal(logits), 1)
-    above, equal = ops.greater(logits, positive), ops.equal(logits, positive)
+    equal = ops.equal(logits, positive)
+    if ids is not None:
+        equal = ops.logical_or(equal, equal_ids(ids[: dimension(logits, 0)], ids))
+    above = ops.logical_not(ops.logical_or(equal, ops.less(logits, positive)))
     if mask is not None:
         kept = ops.logical_not(_false_negatives(logits, mask))
         above, equal = ops.logical_and(above, kept), ops.logical_and(equal, kept)
     ties = ops.sum(ops.cast(equal, logits.dtype), axis=1)
-    # A NaN positive equals nothing, itself included: no ties, no score.
-    wrong = ops.logical_or(ops.any(above, axis=1), ops.equal(ties, 0.0))
-    return ops.where(wrong, 0.0, ops.divide(1.0, ops.maximum(ties, 1.0)))
+    # A NaN positive equals nothing, itself included.
+    is_number = ops.squeeze(ops.equal(positive, positive), axis=1)
+    right = ops.logical_and(is_number, ops.logical_not(ops.any(above, axis=1)))
+    return ops.where(right, ops.divide(1.0, ops.maximum(ties, 1.0)), 0.0)
 
 
 def _matrix(metric: keras.metrics.Metric, values: TensorLike, name: str) -> Tensor:
     values = float32_or_higher(values)
     check_logits(type(metric).__name__, values, name)
     return values
+
+
+def _candidate_ids(
+    metric: keras.metrics.Metric, logits: Tensor, ids: TensorLike | None
+) -> Tensor | None:
+    if ids is None:
+        return None
+    ids = as_tensor(ids)
+    columns, shape = static_shape(logits)[1], static_shape(ids)
+    if len(shape) != 1 or is_known_mismatch(shape[0], columns):
+        raise ValueError(
+            f"{type(metric).__name__} expects `ids` of shape ({columns},), one number per "
+            f"candidate. Received: ids.shape={shape}."
+        )
+    return ids
 
 
 def _false_negatives(logits: Tensor, mask: TensorLike) -> Tensor:

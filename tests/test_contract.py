@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from gradients import float64_allowed, to_numpy, value_and_gradients
+from gradients import BACKEND, float64_allowed, to_numpy, value_and_gradients
 from keras import ops
 
 import cptk.layers
@@ -403,3 +404,55 @@ def test_metric_is_updated_inside_compute_loss(name: str) -> None:
     assert result(metric) == pytest.approx(result(other), rel=1e-5)
     logs = {key: float(to_numpy(x)) for key, x in model.get_metrics_result().items()}
     assert logs[metric.name] == pytest.approx(result(other), rel=1e-5)
+
+
+# --- compiled -------------------------------------------------------------------------------------
+
+
+def compiled(function: Callable[..., Any], spec: Spec, jit: bool) -> Callable[..., Any]:
+    """As a user would compile it: AutoGraph on, sizes unknown; `jax.jit`; `torch.compile`."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        specs = [tf.TensorSpec([None] * x.ndim, x.dtype) for x in spec.inputs]
+        return tf.function(function, input_signature=specs, jit_compile=jit)
+    if BACKEND == "jax":
+        import jax
+
+        return jax.jit(function)
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    import torch
+
+    return torch.compile(function, dynamic=jit)
+
+
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ALL)
+def test_runs_compiled(name: str, jit: bool) -> None:
+    if jit and BACKEND == "jax":
+        pytest.skip("always compiled")
+    spec = SPECS[name]
+    thing = find(name)
+    if name.startswith("losses."):
+        function = thing
+    elif name.startswith("layers."):
+        function = thing()
+    else:
+        metric = thing()
+        start = [variable.value for variable in metric.variables]
+
+        def function(*inputs: Any) -> Any:
+            return metric.stateless_result(metric.stateless_update_state(start, *inputs))
+
+        if BACKEND == "tensorflow":  # Where state may change in what is compiled.
+
+            def function(*inputs: Any) -> Any:
+                metric.update_state(*inputs)
+                return metric.result()
+
+    found = to_numpy(compiled(function, spec, jit)(*tensors(spec)))
+    if name.startswith("metrics."):
+        metric.reset_state()
+    expected = to_numpy(function(*tensors(spec)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

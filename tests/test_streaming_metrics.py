@@ -42,6 +42,25 @@ def test_a_collapsed_embedder_scores_chance(direction):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+def test_equal_texts_tie_whatever_the_last_bit(direction):
+    rng, metric = np.random.default_rng(0), InBatchAccuracy(direction)
+    ids = np.array([0, 1, 0, 2, 1, 0, 3])[: 5 if direction == "document_to_query" else 7]
+    logits = rng.integers(0, 3, (5, 7)).astype("float32")
+    for row, column in np.ndindex(logits.shape):
+        if direction == "query_to_document":
+            logits[row, column] = logits[row, list(ids).index(ids[column])]
+        else:
+            logits[row, column % 5] = logits[list(ids).index(ids[row]), column % 5]
+    logits += np.float32(1e-6) * rng.choice([-1, 0, 1], logits.shape).astype("float32")
+    metric.update_state(logits, ids=ids)
+    expected = references.in_batch_accuracy(seen_from(direction, logits.astype("float64")), ids)
+    assert result(metric) == pytest.approx(np.mean(expected), abs=1e-6)
+    assert np.mean(expected) > 0
+    with pytest.raises(ValueError, match=r"`ids` of shape .* one number per candidate.*\(2,\)"):
+        metric.update_state(logits, ids=[1, 2])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_nan_scores_nothing(direction):
     metric = InBatchAccuracy(direction)
     metric.update_state(np.full((2, 2), np.nan, "float32"))

@@ -218,15 +218,16 @@ def share_rows(batch: Any, total: int, first: int, own: int) -> Any:
     return keras.tree.map_structure(lambda x: None if x is None else rows(x), batch)
 
 
-def bucket_length(length: int, longest: int) -> int:
+def bucket_length(length: int, longest: int, coarse: bool = False) -> int:
     """The smallest of 16, 24, 32, 48, 64, 96, 128, 192, … that holds `length` tokens.
 
-    At most a third of a padded row is padding, and there are two buckets to each doubling.
+    At most a third of a padded row is padding, and there are two buckets to each doubling; one,
+    16, 32, 64, … if `coarse`, for steps that are compiled for each pair of lengths.
     """
     bucket = 16
     while bucket < length:
         power = 1 << (bucket.bit_length() - 1)
-        bucket = bucket + power // 2
+        bucket = bucket + (power if coarse else power // 2)
     return min(bucket, longest)
 
 

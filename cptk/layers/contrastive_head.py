@@ -13,19 +13,20 @@ from cptk.ops import check_embeddings, cosine_similarity, static_shape
 from cptk.types import Shape, Tensor
 
 
-class _AtMost(keras.constraints.Constraint):  # type: ignore[misc]
-    """Sets a weight back to `limit` when an optimizer step has carried it past it."""
+class _Within(keras.constraints.Constraint):  # type: ignore[misc]
+    """Sets a weight back to a limit when an optimizer step has carried it past it."""
 
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
 
     def __call__(self, w: Tensor) -> Tensor:
         w = ops.convert_to_tensor(w)  # Optimizers pass the variable itself.
-        # Not `ops.minimum`, which returns float32 for float64 on torch (Keras 3.15).
-        return ops.where(ops.greater(w, self.limit), self.limit, w)
+        # Not `ops.clip`, which returns float32 for float64 on torch (Keras 3.15).
+        w = ops.where(ops.greater(w, self.high), self.high, w)
+        return ops.where(ops.less(w, self.low), self.low, w)
 
     def get_config(self) -> dict[str, Any]:
-        return {"limit": self.limit}
+        return {"low": self.low, "high": self.high}
 
 
 @keras.saving.register_keras_serializable(package="cptk")
@@ -34,9 +35,10 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
 
         logits(i, j) = cos(q_i, d_j) * exp(tau)
 
-    tau is one trainable scalar, log(1 / temperature). exp(tau) is held at or below
+    tau is one trainable scalar, log(1 / temperature). exp(tau) is held between `min_scale` and
     `max_scale` by a **weight constraint**: the optimizer takes its step, and only then is
-    tau set back to log(max_scale) if it went past. The forward pass has no clip. A clip
+    tau set back to the limit that it went past. Below, one step of a high learning rate would
+    lose it for good: at a scale near 0 all logits are equal. The forward pass has no clip. A clip
     there (`minimum(exp(tau), 100)`) has gradient zero past the limit, so a tau that once
     stepped over it could never come back, and its optimizer moments would go on as if the
     loss were flat; with the constraint the gradient at the limit is the true one, and tau
@@ -52,6 +54,8 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
     Args:
         temperature: the initial temperature, 1 / exp(tau). 0.07 by default.
         max_scale: the largest exp(tau) allowed, 100 by default (temperature 0.01).
+        min_scale: the smallest exp(tau) allowed; by default 1 (temperature 1), or the first scale
+            where that is smaller.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`. `trainable=False`
             keeps the temperature fixed.
 
@@ -63,8 +67,9 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
         logits (n, m).
 
     Raises:
-        ValueError: if the temperature or the scale is not a positive finite number, the
-            first scale is above the largest, or the inputs are not (n, d) and (m, d).
+        ValueError: if the temperature or a scale is not a positive finite number, the first
+            scale is above the largest or below the smallest, or the inputs are not (n, d) and
+            (m, d).
 
     Example:
 
@@ -82,19 +87,38 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
     References:
         Neelakantan et al. 2022, arXiv 2201.10005, section 2: the form of the logits.
         Radford et al. 2021, CLIP, arXiv 2103.00020, sections 2.3 and 2.5: 0.07 and 100. The
-        first paper gives neither number, so both are ours for it, and so is the constraint.
+        first paper gives neither number, so both are ours for it, and so are the constraint and
+        its lower limit.
     """
 
-    def __init__(self, temperature: float = 0.07, max_scale: float = 100.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        temperature: float = 0.07,
+        max_scale: float = 100.0,
+        min_scale: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.initial_temperature = _positive("temperature", temperature)
         self.max_scale = _positive("max_scale", max_scale)
-        start, limit = -math.log(self.initial_temperature), math.log(self.max_scale)
-        if start > limit + 1e-9:
+        start, high = -math.log(self.initial_temperature), math.log(self.max_scale)
+        self.min_scale = (
+            min(1.0, math.exp(start), self.max_scale)
+            if min_scale is None
+            else _positive("min_scale", min_scale)
+        )
+        low = math.log(self.min_scale)
+        if start > high + 1e-9:
             raise ValueError(
                 "ContrastiveHead starts at scale 1 / temperature, which must not be above "
                 f"max_scale. Received: temperature={temperature} (scale "
                 f"{1 / self.initial_temperature:g}), max_scale={max_scale}. Raise one of them."
+            )
+        if start < low - 1e-9 or low > high + 1e-9:
+            raise ValueError(
+                "ContrastiveHead starts at scale 1 / temperature, which must not be below "
+                f"min_scale. Received: temperature={temperature} (scale "
+                f"{1 / self.initial_temperature:g}), min_scale={min_scale}. Lower one of them."
             )
         self.supports_masking = True
         # Here and not in `build`: the shape is known, and so the trainer, `exclude_from_
@@ -104,7 +128,7 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
             shape=(),
             dtype=self._logits_dtype,
             initializer=keras.initializers.Constant(start),
-            constraint=_AtMost(limit),
+            constraint=_Within(low, high),
             autocast=False,
         )
 
@@ -140,6 +164,7 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
             **config,
             "temperature": self.initial_temperature,
             "max_scale": self.max_scale,
+            "min_scale": self.min_scale,
         }
 
 

@@ -1,7 +1,7 @@
 """InfoNCE from embeddings, tile by tile: the (n, m) matrix of logits is never in memory.
 
 The logits of one tile of rows and columns are a matrix product, used and forgotten. In the
-forward pass each row and each column keeps four running numbers (see `_merged`); the gradient,
+forward pass each row and each column keeps five running numbers (see `_merged`); the gradient,
 written by hand, computes every tile again. So the memory needed beside embeddings and gradients
 grows with n + m and the tile, and the time is that of four matrix products of the (n, m) matrix,
 one forward and three back, and little more.
@@ -100,7 +100,17 @@ def tiled_symmetric_info_nce(
         al. 2021, arXiv 2101.06983: why the loss, and not the encoder, bounds the batch. The
         tiles of rows and columns at once are ours.
     """
-    return _tiled("tiled_symmetric_info_nce", True, **locals())
+    return _tiled(
+        "tiled_symmetric_info_nce",
+        True,
+        query,
+        document,
+        temperature,
+        query_ids,
+        document_ids,
+        sample_weight,
+        tile_size,
+    )
 
 
 def tiled_info_nce(
@@ -143,7 +153,17 @@ def tiled_info_nce(
     References:
         van den Oord et al. 2018, arXiv 1807.03748, equation 4.
     """
-    return _tiled("tiled_info_nce", False, **locals())
+    return _tiled(
+        "tiled_info_nce",
+        False,
+        query,
+        document,
+        temperature,
+        query_ids,
+        document_ids,
+        sample_weight,
+        tile_size,
+    )
 
 
 def streamed_info_nce(
@@ -155,6 +175,7 @@ def streamed_info_nce(
     keep: Tensor | None = None,
     symmetric: bool = True,
     tile_size: int | None = None,
+    text_ids: tuple[Tensor, ...] = (),
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """Losses and in-batch scores of rows and columns, with gradients of all that is a float.
 
@@ -169,6 +190,10 @@ def streamed_info_nce(
             and their own losses are finite and mean nothing.
         symmetric: whether to compute columns.
         tile_size: rows and columns of a tile.
+        text_ids: integers that are equal where texts are: (m,) of the documents and, if
+            symmetric, (n,) of the queries. In the scores, a candidate of the positive's own text
+            ties with it, whatever rounding made of its logit. For texts that are not left out by
+            `row_ids` and `column_ids`; left out, they do not compete at all.
 
     Returns:
         (row_losses, column_losses, row_scores, column_scores), each (n,): losses neither
@@ -181,7 +206,7 @@ def streamed_info_nce(
     tile = DEFAULT_TILE_SIZE if tile_size is None else tile_size
     ids = [vector for pair in zip(row_ids or (), column_ids or (), strict=True) for vector in pair]
     # Arguments and no closure: on JAX `forward` may run again where an outer trace has ended.
-    masks = ids if keep is None else [*ids, keep]
+    masks = [*ids, *text_ids, *(() if keep is None else (keep,))]
 
     def forward(
         query: Tensor, document: Tensor, scale: Tensor, *masks: Tensor
@@ -190,7 +215,7 @@ def streamed_info_nce(
         query, document, scale = map(ops.stop_gradient, inputs)
         pairs = tuple(zip(masks[: len(ids) : 2], masks[1 : len(ids) : 2], strict=True))
         tiles = _Tiles(query, document, scale, pairs, None if keep is None else masks[-1], tile)
-        states = _states(tiles, symmetric)
+        states = _states(tiles, symmetric, masks[len(ids) : len(ids) + len(text_ids)])
 
         def backward(
             *arguments: Tensor, upstream: Tensor | None = None
@@ -305,12 +330,15 @@ class _Tile(NamedTuple):
     """Whether it lies on the diagonal."""
 
 
-def _states(tiles: _Tiles, symmetric: bool) -> list[Tensor]:
-    """The four numbers of `_merged`, (n, 4): of the rows, and of the first n columns."""
+def _states(tiles: _Tiles, symmetric: bool, text_ids: tuple[Tensor, ...]) -> list[Tensor]:
+    """The five numbers of `_merged`, (n, 5): of the rows, and of the first n columns."""
+    anchors = (tiles.rows, tiles.columns) if symmetric else (tiles.rows,)
+    texts = [_texts(*pair) for pair in zip(text_ids, anchors, strict=False)]
 
-    def start(size: Any) -> Tensor:
+    def start(size: Any, own: _Texts | None) -> Tensor:
         zeros = ops.zeros((size,), dtype=tiles.query.dtype)
-        return ops.stack([zeros, zeros + _LEFT_OUT, zeros, zeros], axis=1)
+        ties = zeros if own is None else ops.cast(own.others, zeros.dtype)
+        return ops.stack([zeros, zeros + _LEFT_OUT, zeros, ties, zeros], axis=1)
 
     def visit(tile: _Tile, carry: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         logits = tiles.all_logits(tile)
@@ -322,11 +350,35 @@ def _states(tiles: _Tiles, symmetric: bool) -> list[Tensor]:
             part = _slice(state, starts[1 - axis], sizes[1 - axis])
             if tile.diagonal:
                 part = _with_positives(part, tiles, tile, logits, axis)
-            merged.append(_write(state, starts[1 - axis], _merged(part, negatives, axis)))
+            of_tile = None
+            if texts:
+                own = texts[1 - axis]
+                of_tile = [_slice(x, starts[1 - axis], sizes[1 - axis]) for x in own[:2]]
+                of_tile.append(_slice(own.candidates, starts[axis], sizes[axis]))
+            merged.append(_write(state, starts[1 - axis], _merged(part, negatives, axis, of_tile)))
         return tuple(merged)
 
-    sizes = (tiles.rows, tiles.columns) if symmetric else (tiles.rows,)
-    return [state[: tiles.rows] for state in tiles.walk(visit, tuple(map(start, sizes)))]
+    begin = [start(*pair) for pair in zip(anchors, texts or (None, None), strict=False)]
+    return [state[: tiles.rows] for state in tiles.walk(visit, tuple(begin))]
+
+
+class _Texts(NamedTuple):
+    positives: Tensor
+    """The number of the text that each anchor looks for."""
+    others: Tensor
+    """How many further candidates have it."""
+    candidates: Tensor
+
+
+def _texts(ids: Tensor, anchors: Any) -> _Texts:
+    """Of the candidates' numbers, where the first are the positives of so many anchors."""
+    order = ops.sort(ids)
+    counts = [ops.searchsorted(order, ids, side=side) for side in ("left", "right")]
+    others = ops.cast(counts[1] - counts[0] - 1, "int32")
+    # Extra negatives are no anchors of columns, though each has a place there.
+    missing = [[0, anchors - _smaller(anchors, dimension(ids, 0))]]
+    positives, others = (ops.pad(vector, missing)[:anchors] for vector in (ids, others))
+    return _Texts(positives, others, ids)
 
 
 def _with_positives(part: Tensor, tiles: _Tiles, tile: _Tile, logits: Tensor, axis: int) -> Tensor:
@@ -334,32 +386,50 @@ def _with_positives(part: Tensor, tiles: _Tiles, tile: _Tile, logits: Tensor, ax
     return ops.concatenate([part[:, :1] + ops.expand_dims(positives, 1), part[:, 1:]], axis=1)
 
 
-def _merged(state: Tensor, negatives: Tensor, axis: int) -> Tensor:
+def _merged(state: Tensor, negatives: Tensor, axis: int, texts: list[Tensor] | None) -> Tensor:
     """The state of rows (axis 1) or columns (axis 0) after one more tile of negatives.
 
     It is, side by side: the logit of the positive; the highest logit so far, t; the sum of
-    exp(l - t) over negatives; the number of negatives that equal the positive.
+    exp(l - t) over negatives; the number of negatives that tie with the positive; 1 if one of
+    another text is above it, else 0.
     """
-    positive, top, total, ties = ops.unstack(state, num=4, axis=1)
+    positive, top, total, ties, above = ops.unstack(state, num=5, axis=1)
     highest = ops.max(negatives, axis=axis)
     new_top = _larger(_larger(top, positive), highest)
     sums = ops.sum(ops.exp(negatives - ops.expand_dims(new_top, axis)), axis=axis)
     total = total * ops.exp(top - new_top) + sums
 
-    def count() -> Tensor:
-        equal = ops.equal(negatives, ops.expand_dims(positive, axis))
-        return ties + ops.sum(ops.cast(equal, ties.dtype), axis=axis)
+    wins = ops.less_equal(highest, positive)
+    doubtful = ops.equal(highest, positive)
+    if texts is not None:  # The one above may be the positive's own text.
+        doubtful = ops.logical_or(
+            doubtful, ops.logical_and(ops.greater(texts[1], 0), ops.logical_not(wins))
+        )
 
-    ties = ops.cond(ops.any(ops.equal(highest, positive)), count, lambda: ties)
-    return ops.stack([positive, new_top, total, ties], axis=1)
+    def one_by_one() -> Tensor:
+        own, others = ops.expand_dims(positive, axis), negatives
+        if texts is not None:
+            same = equal_ids(texts[0], texts[2])
+            others = ops.where(same if axis == 1 else ops.transpose(same), _LEFT_OUT, others)
+        equal = ops.sum(ops.cast(ops.equal(others, own), ties.dtype), axis=axis)
+        lost = ops.logical_not(ops.all(ops.less_equal(others, own), axis=axis))
+        return ops.stack([ties + equal, ops.where(lost, 1.0, above)])
+
+    def at_once() -> Tensor:
+        return ops.stack([ties, ops.where(wins, above, 1.0)])
+
+    ties, above = ops.unstack(ops.cond(ops.any(doubtful), one_by_one, at_once), num=2, axis=0)
+    return ops.stack([positive, new_top, total, ties, above], axis=1)
 
 
 def _losses_and_scores(state: Tensor) -> tuple[Tensor, Tensor]:
-    positive, top, total, ties = ops.unstack(state, num=4, axis=1)
+    positive, top, total, ties, above = ops.unstack(state, num=5, axis=1)
     # log(1 + exp(x)), where x = log sum_{negatives} exp(l - positive), -inf without any.
     x = ops.log(total) + (top - positive)
     losses = ops.where(ops.less(x, 0.0), 0.0, x) + ops.log1p(ops.exp(-ops.abs(x)))
-    scores = ops.where(ops.less_equal(top, positive), 1.0 / (1.0 + ties), 0.0)
+    # A NaN positive equals nothing, itself included, and scores 0.
+    right = ops.logical_and(ops.equal(above, 0.0), ops.equal(positive, positive))
+    scores = ops.where(right, 1.0 / (1.0 + ties), 0.0)
     return losses, scores
 
 
@@ -375,7 +445,7 @@ def _gradients(
     own = 0.0
     sides = []
     for state, weights in zip(states, upstream, strict=True):
-        positive, top, total, _ = ops.unstack(state, num=4, axis=1)
+        positive, top, total, _, _ = ops.unstack(state, num=5, axis=1)
         weights = weights * tiles.scale / (total + ops.exp(positive - top))
         own = own - weights * total
         sides.append((top, weights))

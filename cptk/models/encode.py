@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cptk import checks
+from cptk.compilation_cache import keep_compiled_programs
 from cptk.data.batching import bucket_length, pad_tokens
 from cptk.models.forward import program
 from cptk.progress import progress
@@ -39,6 +40,7 @@ def _encode(
             "DecoderTextEmbedder(backbone, DecoderTextEmbedderPreprocessor(tokenizer))."
         )
     check_sequence_length(embedder.backbone, preprocessor.sequence_length)
+    keep_compiled_programs()
     batch_size = checks.integer("batch_size", batch_size, 1)
     texts = checks.texts([texts] if isinstance(texts, str) else texts)
     rows = preprocessor.tokenize(texts, role)

@@ -139,6 +139,32 @@ def gather(tree: Any) -> Any:
     return keras.tree.map_structure(of_all, tree)
 
 
+def everywhere(model: Any, tree: Any) -> Any:
+    """Tensors of the whole batch, in its order, as a step can return them to every process."""
+    if keras.config.backend() == "jax":
+        current = keras.distribution.distribution()
+        if current is None:
+            return tree
+
+        def whole(tensor: Any) -> Any:
+            layout = keras.distribution.TensorLayout([None] * tensor.ndim, current.device_mesh)
+            return keras.distribution.distribute_tensor(tensor, layout)
+
+        return keras.tree.map_structure(whole, tree)
+    context = _tf_context()
+    if context is None:
+        return tree
+    # Keras takes the mean of what replicas return: it is the same on each. Of several processes,
+    # it takes the mean over an axis more.
+    several = replicas(model).processes > 1
+
+    def of_all(tensor: Any) -> Any:
+        everything = context.all_gather(tensor, axis=0)
+        return keras.ops.expand_dims(everything, 0) if several else everything
+
+    return keras.tree.map_structure(of_all, tree)
+
+
 def total(tensor: Tensor) -> Tensor:
     """The sum of a tensor over replicas, without gradient; itself where the batch is global."""
     context = _tf_context()
@@ -150,9 +176,25 @@ def total(tensor: Tensor) -> Tensor:
 
 
 def copies() -> int:
-    """How often a step is run at once, each time for a share of the batch."""
+    """How often a step is run at once, each time for a share of the batch.
+
+    What is optimised is the mean of their losses: their gradients are summed, so each is divided.
+    """
     context = _tf_context()
     return 1 if context is None else int(context.num_replicas_in_sync)
+
+
+def is_pair(x: Any) -> Tensor:
+    """Boolean `(n,)`, False where a row without a token fills a batch that could not be divided."""
+    return keras.ops.any(keras.ops.cast(x["query"]["padding_mask"], "bool"), axis=1)
+
+
+def count_pairs(trainer: Any, data: Any) -> Tensor:
+    """Pairs in the global batch."""
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    if replicas(trainer).total == 1:
+        return keras.ops.shape(x["query"]["token_ids"])[0]
+    return total(keras.ops.sum(keras.ops.cast(is_pair(x), "float32")))
 
 
 def tf_train_step(trainer: Any, data: Any, loss_and_gradients: Any = None) -> dict[str, Any]:
@@ -180,9 +222,21 @@ def _tf_loss_and_gradients(trainer: Any, x: Any, y: Any, sample_weight: Any) -> 
 
     with tf.GradientTape() as tape:
         y_pred = trainer(x, training=True)
-        loss = trainer.compute_loss(x, y, y_pred, sample_weight, training=True)
-        scaled = trainer.optimizer.scale_loss(loss)
+        # Keras's own name for `compute_loss`, with or without the argument `training`.
+        loss = trainer._compute_loss(x, y, y_pred, sample_weight, training=True)
+        scaled = trainer.optimizer.scale_loss(loss / copies())
     return loss, tape.gradient(scaled, trainer.trainable_weights), y_pred
+
+
+def tf_test_step(trainer: Any, data: Any) -> dict[str, Any]:
+    """Keras's `test_step` on TensorFlow; there the loss is multiplied by the number of replicas."""
+    import tensorflow as tf
+
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    y_pred = trainer(x, training=False)
+    loss = trainer._compute_loss(x, y, y_pred, sample_weight, training=False)
+    trainer._loss_tracker.update_state(loss, sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
+    return one_row(trainer, trainer.compute_metrics(x, y, y_pred, sample_weight))
 
 
 def apply_gradients(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:

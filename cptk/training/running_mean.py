@@ -1,10 +1,14 @@
-"""A mean over all pairs of all replicas."""
+"""Means over all pairs of all replicas, and what the loss would be by chance."""
 
+import contextlib
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
+from cptk.training import distribution
 from cptk.types import Tensor
 
 
@@ -12,22 +16,60 @@ class PairMean(keras.metrics.Mean):  # type: ignore[misc]
     """A mean that is told a batch's sum and weight, where Keras would take the batch's size.
 
     Keras weights a batch by its rows, of which some may hold no pair, and on TensorFlow each
-    replica by its own. `ContrastiveTrainer.compute_loss` knows better and calls `add`.
+    replica by its own. `ContrastiveTrainer.compute_loss` knows better.
     """
+
+    def add(self, total: Tensor, weight: Tensor) -> None:
+        """Add a batch: the sum of its values, and of their weights."""
+        self.total.assign_add(ops.cast(total, self.dtype))
+        self.count.assign_add(ops.cast(weight, self.dtype))
+
+
+class LossMean(PairMean):
+    """The mean of what the steps optimise, each batch weighted by its pairs."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Each replica of a MirroredStrategy traces the step in a thread of its own.
-        self._told = threading.local()
+        self._thread = threading.local()
+        self.above_chance, self.chance = (
+            self.add_variable((), "zeros", self.dtype, name=name)
+            for name in ("above_chance", "chance")
+        )
 
-    def add(self, total: Tensor, weight: Tensor) -> None:
-        """Add a batch: the sum of its values, and of their weights."""
-        self.total.assign_add(keras.ops.cast(total, self.dtype))
-        self.count.assign_add(keras.ops.cast(weight, self.dtype))
-        self._told.value = True
+    @contextlib.contextmanager
+    def weighed(self, pairs: Callable[[], Tensor]) -> Iterator[None]:
+        """Within, `update_state` weights its loss by a number of pairs, of all replicas."""
+        self._thread.pairs = pairs
+        try:
+            yield
+        finally:
+            self._thread.pairs = None
 
     def update_state(self, values: Any, sample_weight: Any = None) -> None:
-        """As Keras calls it after `compute_loss`: only where that has not called `add`."""
-        if not getattr(self._told, "value", False):
+        """As Keras calls it: with what `compute_loss` has returned, also that of a subclass."""
+        pairs = getattr(self._thread, "pairs", None)
+        if pairs is None:
             super().update_state(values, sample_weight=sample_weight)
-        self._told.value = False
+            return
+        weight = ops.cast(pairs(), self.dtype)
+        loss = distribution.total(ops.cast(values, self.dtype)) / distribution.copies()
+        self.add(loss * weight, weight)
+
+    def compare_with_chance(self, loss: Tensor, pairs: Tensor, weight: Tensor) -> None:
+        """Add a batch to what `at_chance` says: the sum of its weighted losses, and of weights."""
+        chance = ops.cast(weight * ops.log(ops.cast(pairs, loss.dtype)), self.dtype)
+        self.chance.assign_add(chance)
+        self.above_chance.assign_add(ops.cast(loss, self.dtype) - chance)
+
+    def at_chance(self) -> bool:
+        """Whether the loss is, within 1%, that of equal embeddings: the logarithm of the batch."""
+        above, chance = (
+            float(ops.convert_to_numpy(v.value)) for v in (self.above_chance, self.chance)
+        )
+        return chance > 0 and abs(above) < 0.01 * chance
+
+    def reset_state(self) -> None:
+        super().reset_state()
+        for variable in (self.above_chance, self.chance):
+            variable.assign(0)

@@ -16,6 +16,7 @@ from keras import ops
 
 from cptk import checks, losses, metrics
 from cptk.checks import path, shown
+from cptk.compilation_cache import keep_compiled_programs
 from cptk.data.batching import (
     SIDES,
     PairDataset,
@@ -33,8 +34,9 @@ from cptk.losses.masks import equal_ids
 from cptk.losses.tiled import check_tile_size, streamed_info_nce
 from cptk.models.forward import forward, holds, kept
 from cptk.ops import float32_or_higher, l2_normalize
-from cptk.training import distribution, gradient_cache
+from cptk.training import distribution, gradient_cache, validation
 from cptk.training.callbacks import backing_up
+from cptk.training.chance import WarnAtChance
 from cptk.training.gradient_cache import check_first_pass, check_micro_batches
 from cptk.training.inputs import (
     DataOrder,
@@ -53,7 +55,7 @@ from cptk.training.inputs import (
     unpack,
 )
 from cptk.training.lora import LoraState, restore_training_state, training_state
-from cptk.training.running_mean import PairMean
+from cptk.training.running_mean import LossMean, PairMean
 from cptk.training.traced import (
     Traced,
     assign_state,
@@ -211,14 +213,26 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         sample_weight: Any = None,
         training: bool = True,
     ) -> Tensor:
-        """The scalar loss of a batch; the place to override for another one."""
+        """The scalar loss of a batch; the place to override for another one.
+
+        Of several replicas on TensorFlow each calls it with its share of the batch, and the mean
+        of what they return is optimised and shown. So `super().compute_loss(…) + penalty` is the
+        same loss on any number of devices.
+
+        Args:
+            x: The batch: `token_ids` and `padding_mask`, `(n, length)`, of each side. Without it,
+                equal texts are not known as such.
+            y: `None`: a pair is its own label.
+            y_pred: Embeddings `(n, dim)` of each side.
+            sample_weight: `(n,)`, the weights of the pairs.
+            training: Whether this is a training step.
+        """
         own = {side: float32_or_higher(y_pred[side]) for side in SIDES}
         every = distribution.gather(own)
-        ids = self._text_ids(x) if self.mask_equal_texts else []
+        ids = [] if x is None else self._text_ids(x)
         is_pair = all_pairs = None
-        if distribution.replicas(self).total > 1:
-            # Rows without a token fill a batch that the replicas could not divide: no pairs.
-            is_pair = ops.any(ops.cast(x["query"]["padding_mask"], "bool"), axis=1)
+        if x is not None and distribution.replicas(self).total > 1:
+            is_pair = distribution.is_pair(x)
             all_pairs = distribution.gather(is_pair)
         if self._in_tiles():
             found = self._tiled(own, every, ids, all_pairs)
@@ -234,12 +248,10 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         sums = [value, ops.sum(pairs), ops.sum(weight)]
         sums += [ops.sum(ops.cast(score, value.dtype) * weight) for score in scores]
         sums = distribution.total(ops.stop_gradient(ops.stack(sums)))
-        loss, shown = value / sums[1], sums[0]
+        loss = value * distribution.copies() / sums[1]
         for extra in self.losses:
-            extra = ops.cast(ops.sum(extra), loss.dtype)
-            shown = shown + ops.stop_gradient(extra) * sums[1]
-            loss = loss + extra / distribution.copies()
-        self._loss_tracker.add(shown, sums[1])
+            loss = loss + ops.cast(ops.sum(extra), loss.dtype)
+        self._loss_tracker.compare_with_chance(sums[0], sums[1], sums[2])
         for metric, total in zip(self._accuracies, (sums[3], sums[4]), strict=True):
             metric.add(total, sums[2])
         self._temperature.update_state(self.head.temperature)
@@ -265,12 +277,17 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         else:
             columns = ops.transpose(self.head(every["query"], own["document"]))
         # The mask is that of the rows, and of the columns too.
-        masks = [equal_ids(own_ids, all_ids) for own_ids, all_ids in ids]
+        masks = [equal_ids(*pair) for pair in ids] if self.mask_equal_texts else []
         if pairs is not None:
             no_pair = ops.expand_dims(ops.logical_not(pairs), 0)
             masks.append(ops.broadcast_to(no_pair, ops.shape(rows)))
         mask = functools.reduce(ops.logical_or, masks) if masks else None
-        scores = [metrics.in_batch_scores(logits, mask) for logits in (rows, columns)]
+        scores = [
+            metrics.in_batch_scores(logits, mask, candidates)
+            for logits, (_, candidates) in zip(
+                (rows, columns), ids[::-1] or [(None, None)] * 2, strict=True
+            )
+        ]
         return losses.info_nce(rows, mask), losses.info_nce(columns, mask), *scores
 
     def _tiled(self, own: Any, every: Any, ids: Any, pairs: Any) -> tuple[Tensor, ...]:
@@ -278,16 +295,23 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         mine = {side: l2_normalize(own[side]) for side in SIDES}
         options = {
             "scale": ops.exp(self.head.tau),
-            "row_ids": tuple(first for first, _ in ids),
-            "column_ids": tuple(second for _, second in ids),
             "keep": pairs,
             "tile_size": self.tile_size,
         }
+        of_rows, of_columns = ([pair[k] for pair in ids] for k in (0, 1))
+        # Of the rows' candidates, which are documents, and of the columns'.
+        candidate_ids = of_columns[::-1]
+        if self.mask_equal_texts:
+            options |= {"row_ids": tuple(of_rows), "column_ids": tuple(of_columns)}
+            candidate_ids = []
         if every is own:
-            rows, columns, *scores = streamed_info_nce(mine["query"], mine["document"], **options)
+            rows, columns, *scores = streamed_info_nce(
+                mine["query"], mine["document"], **options, text_ids=tuple(candidate_ids)
+            )
             return rows, columns, *scores
         found = []
-        for side, other in (SIDES, SIDES[::-1]):
+        for i, (side, other) in enumerate((SIDES, SIDES[::-1])):
+            options["text_ids"] = tuple(candidate_ids[i : i + 1])
             candidates = l2_normalize(every[other])
             found.append(streamed_info_nce(mine[side], candidates, symmetric=False, **options))
         return found[0][0], found[1][0], found[0][2], found[1][2]
@@ -305,18 +329,19 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def train_step(self, *args: Any) -> Any:
         """One step, of a replica on TensorFlow, of all elsewhere."""
-        if self.micro_batches is not None:
-            return gradient_cache.train_step(self, *args)
-        if keras.config.backend() == "tensorflow":
-            return distribution.tf_train_step(self, *args)
-        return super().train_step(*args)
+        with self._loss_tracker.weighed(lambda: distribution.count_pairs(self, args[-1])):
+            if self.micro_batches is not None:
+                return gradient_cache.train_step(self, *args)
+            if keras.config.backend() == "tensorflow":
+                return distribution.tf_train_step(self, *args)
+            return super().train_step(*args)
 
     def test_step(self, *args: Any) -> Any:
         """Loss and metrics of a batch, as `train_step`."""
-        logs = super().test_step(*args)
-        if keras.config.backend() == "tensorflow":
-            return distribution.one_row(self, logs)
-        return logs
+        with self._loss_tracker.weighed(lambda: distribution.count_pairs(self, args[-1])):
+            if keras.config.backend() == "tensorflow":
+                return distribution.tf_test_step(self, *args)
+            return super().test_step(*args)
 
     def make_train_function(self, force: bool = False) -> None:
         """Called by Keras; on TensorFlow the optimizer's variables are made first.
@@ -330,11 +355,6 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             super().make_train_function(force=True)
             step: Any = guarded(self.train_function, self, self._trained)  # type: ignore[arg-type]
             self.train_function = step
-
-    def make_test_function(self, force: bool = False) -> None:
-        """Called by Keras."""
-        self._drop_stale_steps()
-        super().make_test_function(force)
 
     def make_predict_function(self, force: bool = False) -> Any:
         """Called by Keras."""
@@ -365,6 +385,14 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                     assign_state(self._trained, *state)
             super().jax_state_sync()
 
+    def make_test_function(self, force: bool = False) -> Any:
+        """Called by Keras; the function also hands over the embeddings, for `mrr`."""
+        self._drop_stale_steps()
+        if self.test_function is None or force:
+            make = functools.partial(super().make_test_function, force=True)
+            self.test_function = validation.test_function(self, make)
+        return self.test_function
+
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Called by Keras on TensorFlow: all that is missing is made in `make_train_function`."""
 
@@ -372,6 +400,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Tensor]:
         # `compute_loss` has updated them: it had the logits.
+        self._retrieval.note(self, x, y_pred, sample_weight)
         return self.get_metrics_result()  # type: ignore[no-any-return]
 
     def compile(self, optimizer: Any = "adamw", **kwargs: Any) -> None:
@@ -395,10 +424,12 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             kwargs.setdefault("jit_compile", False)
             if self.micro_batches is not None and kwargs["jit_compile"] == "auto":
                 kwargs["jit_compile"] = False
+        keep_compiled_programs()
         distribution.check_compile(self, optimizer, kwargs)
         with distribution.scope(self):
             super().compile(optimizer=optimizer, **kwargs)
-            self._loss_tracker = PairMean(name="loss")
+            self._loss_tracker = LossMean(name="loss")
+            self._retrieval = validation.Retrieval()
         distribution.take_over(self)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -449,8 +480,11 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                 of `fit` on the same pairs.
 
         Returns:
-            The `History`: `loss`, `query_accuracy` (its document is ranked first), the reverse
-            `document_accuracy`, `temperature`, and their `val_` values.
+            The `History`: `loss`, `query_accuracy` (its document is ranked first in the batch), the
+            reverse `document_accuracy`, `temperature`, and their `val_` values. And of the whole
+            validation set, whatever the batch size, `val_mrr`, `val_recall@1` and `val_recall@10`:
+            all its documents are candidates, equal texts are one, and a query of several pairs has
+            several right answers.
 
         Raises:
             ValueError: Sides of unequal length, fewer than 2 pairs, an empty text or one of white
@@ -478,6 +512,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if isinstance(data, PairDataset):
             steps_per_epoch = None
             callbacks.insert(0, FollowOrder(data, not own_data, initial_epoch))
+        callbacks.append(WarnAtChance())
         if self.micro_batches is not None and keras.config.backend() == "jax":
             callbacks.insert(0, gradient_cache.StopNotFinite())
         if validation_data is not None:
@@ -522,7 +557,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         sample_weight: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Loss and metrics on pairs, in their order. Data as for `fit`."""
+        """Loss, metrics, `mrr` and `recall@k` on pairs, in their order. Data as for `fit`."""
         if not kwargs.get("_use_cached_eval_dataset", False):
             if batch_size is not None:
                 check_batch_size(batch_size)
@@ -531,7 +566,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             self._choose_loss(getattr(x, "batch_size", None))
             x = to_backend(x, self)
         with self.not_finite.named(self), distribution.running(self):
-            return super().evaluate(x, verbose=verbose, **kwargs)
+            return validation.evaluate(self, super().evaluate, x, verbose=verbose, **kwargs)
 
     @closes_data
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
@@ -678,7 +713,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             )
         rows = preprocessor.tokenize(texts, self._role(side))
         longest = preprocessor.sequence_length
-        length = longest if full_length else bucket_length(max(map(len, rows)), longest)
+        coarse = keras.config.backend() == "jax"  # It compiles a step for each pair of lengths.
+        length = longest if full_length else bucket_length(max(map(len, rows)), longest, coarse)
         return pad_tokens(rows, length)
 
     def _role(self, side: str) -> str:

@@ -85,6 +85,23 @@ def test_the_scale_stops_at_its_limit_and_leaves_it_at_once(policy):
     assert math.log(scale) == pytest.approx(math.log(100) - 1.0, rel=1e-4)
 
 
+def test_the_scale_has_a_floor_too():
+    head = ContrastiveHead(temperature=0.5)
+    x = np.ones((4, 3), "float32")
+    model = Pull(head, -1.0)
+    model.compile(optimizer=keras.optimizers.SGD(5.0), jit_compile=False)
+    model.fit(x, x, batch_size=4, epochs=2, verbose=0)
+    assert to_numpy(head.temperature).item() == pytest.approx(1.0, rel=1e-6)
+
+
+def test_a_first_temperature_above_one_is_its_own_floor():
+    head = ContrastiveHead(temperature=2.0)
+    assert head.min_scale == pytest.approx(0.5)
+    assert ContrastiveHead.from_config(head.get_config()).min_scale == head.min_scale
+    with pytest.raises(ValueError, match=r"must not be below min_scale.*2\.0.*0\.5.*min_scale=1"):
+        ContrastiveHead(temperature=2.0, min_scale=1.0)
+
+
 def test_the_limit_is_only_applied_after_a_step():
     head = ContrastiveHead()
     head.tau.assign(math.log(200))

@@ -7,6 +7,7 @@ import os
 import keras
 import numpy as np
 import pytest
+import references
 from gradients import BACKEND, float64_allowed, to_numpy, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -329,6 +330,34 @@ def test_scores_equal_the_metric_with_ties_and_masks(n, m, tile_size):
     square = keras.ops.convert_to_tensor(logits[:, :n].T)
     expected = to_numpy(in_batch_scores(square, mask[:, :n].T))
     np.testing.assert_array_equal(to_numpy(columns)[kept], expected[kept])
+
+
+@pytest.mark.parametrize("tile_size", [3, pytest.param(9, marks=pytest.mark.slow_on_jax)])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_equal_texts_tie_whatever_the_last_bit(tile_size, symmetric):
+    rng = np.random.default_rng(1)
+    n, m = (7, 7) if symmetric else (5, 8)
+    ids = rng.integers(0, 3, m), rng.integers(0, 3, n)
+    query, document = (
+        (vectors[text] + rng.normal(size=(len(text), 3)) * 1e-6).astype("float32")
+        for vectors, text in zip((np.eye(3), np.eye(3)[[0, 1, 1]]), ids[::-1], strict=True)
+    )
+    query[: n // 2] = document[: n // 2]
+
+    def scores(query, document, *text_ids):
+        found = streamed_info_nce(
+            query, document, 14.0, symmetric=symmetric, tile_size=tile_size, text_ids=text_ids
+        )
+        return found[2:] if symmetric else found[2:3]
+
+    given = [keras.ops.convert_to_tensor(i, dtype="int32") for i in ids[: 1 + symmetric]]
+    found = compiled(scores)(*map(keras.ops.convert_to_tensor, (query, document)), *given)
+    logits = 14.0 * query.astype("float64") @ document.astype("float64").T
+    sides = ((logits, ids[0]), (logits.T, ids[1]))[: 1 + symmetric]
+    for actual, side in zip(found, sides, strict=True):
+        expected = references.in_batch_accuracy(*side)
+        np.testing.assert_allclose(to_numpy(actual), expected, rtol=1e-6)
+        assert len({*expected}) > 1
 
 
 def test_collapsed_embeddings_score_chance():

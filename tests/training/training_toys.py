@@ -21,6 +21,8 @@ PAIRS = {
     "query": [f"{word}: how is it spelt?" for word in "abcdefghij"],
     "document": [f"{word} is spelt just like it" for word in "ABCDEFGHIJ"],
 }
+#: What `compile` is given where the step, and not that it is compiled, is tested.
+EAGER = {"run_eagerly": BACKEND == "tensorflow"}
 BATCH = 4  # Of 10 pairs: 4, 4 and an uneven 2.
 EVEN = {side: texts[:8] for side, texts in PAIRS.items()}
 

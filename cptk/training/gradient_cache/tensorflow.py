@@ -39,8 +39,8 @@ def loss_and_gradients(
         vectors = {side: tf.identity(vectors[side]) for side in SIDES}
     with tf.GradientTape() as tape:
         tape.watch(vectors)
-        loss = trainer.compute_loss(x, y, vectors, sample_weight, training=True)
-        scaled = trainer.optimizer.scale_loss(loss)
+        loss = trainer._compute_loss(x, y, vectors, sample_weight, training=True)
+        scaled = trainer.optimizer.scale_loss(loss / distribution.copies())
     of_vectors, gradients = tape.gradient(scaled, (vectors, trainer.trainable_weights))
     if not trainer.embedder.trainable_weights:
         return loss, gradients, vectors

@@ -39,7 +39,7 @@ def train_step(trainer: Any, data: Any) -> Any:
     for own in vectors.values():
         own.requires_grad_()
     trainer.zero_grad()
-    loss = trainer.compute_loss(x, y, vectors, sample_weight, training=True)
+    loss = trainer._compute_loss(x, y, vectors, sample_weight, training=True)
     trainer._loss_tracker.update_state(loss, sample_weight=len(vectors["query"]))
     trainer.optimizer.scale_loss(loss).backward()
     _set_random_state(drawn_from)
