@@ -65,11 +65,11 @@ numerics: $(MADE)-dev $(MADE)-torch ## layers, losses and metrics on torch
 	@echo "== numerics on torch"
 	@KERAS_BACKEND=torch $(PYTEST) $(WORKERS) $(call report,numerics-torch) $(PYTEST_ARGS) $(NUMERICS)
 
-notebooks: $(MADE)-notebooks ## run the notebooks from top to bottom, as a test
-	$(PYTEST) --nbmake --nbmake-timeout=1800 -p no:xdist $(call report,notebooks) $(PYTEST_ARGS) notebooks
+notebooks: $(MADE)-notebooks ## run the notebooks from top to bottom, at small settings, as a test
+	CI=1 $(PYTEST) --nbmake --nbmake-timeout=1800 -p no:xdist $(call report,notebooks) $(PYTEST_ARGS) notebooks
 
 notebook-outputs: $(MADE)-notebooks ## run the notebooks at their full settings and keep what they show (an hour)
-	env -u CI $(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	env -u CI $(PY) notebooks/execute.py $(ARGS)
 
 check: $(MADE)-dev ## formatter, linter, strict types, import directions
 	$(VENV)/bin/ruff format --check .

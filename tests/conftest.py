@@ -27,6 +27,7 @@ NO_BACKEND = [
     "data/test_mining.py",
     "data/test_text_pairs.py",
     "datasets",
+    "evaluation/test_bad_input.py",
     "evaluation/test_bootstrap.py",
     "evaluation/test_code_search.py",
     "evaluation/test_docstrings.py",
@@ -44,6 +45,7 @@ NO_BACKEND = [
     "examples/test_cluster_files.py",
     "test_checks.py",
     "test_imports.py",
+    "test_package.py",
     "test_tiers.py",
     "test_visualization.py",
 ]
@@ -57,6 +59,7 @@ ONCE = [
     "integrations",
     "models/test_preprocessor.py",
     "models/test_tokenization.py",
+    "models/test_tokenizer_bounds.py",
 ]
 
 
