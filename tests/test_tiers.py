@@ -1,10 +1,10 @@
-"""What runs once is what `conftest.NO_BACKEND` says, and that needs no backend."""
+"""What runs once is what `tiers.NO_BACKEND` says, and that needs no backend."""
 
 import ast
 
 import keras
 import pytest
-from conftest import HERE, NO_BACKEND, ONCE
+from tiers import HERE, NO_BACKEND, ONCE
 
 #: Of `keras`, what computes on the backend.
 COMPUTES = {"backend", "layers", "losses", "metrics", "ops", "optimizers", "random"}
@@ -19,7 +19,7 @@ def files(names: list[str]) -> list[str]:
 
 def test_every_name_is_there_once():
     for name in NO_BACKEND + ONCE:
-        assert (HERE / name).exists(), f"delete {name} from tests/conftest.py"
+        assert (HERE / name).exists(), f"delete {name} from tests/tiers.py"
     found = files(NO_BACKEND) + files(ONCE)
     assert len(set(found)) == len(found)
 

@@ -135,7 +135,7 @@ def test_names_of_others_are_named(first, second):
             "`document`.*of 2 columns",
         ),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_pairs(data, error, message):
     with pytest.raises(error, match=message):

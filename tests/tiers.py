@@ -1,0 +1,54 @@
+"""Which tests run once, whatever the backends: the one place where that is said."""
+
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+#: Files and folders whose tests compute nothing on a backend. `make test` runs them once, with
+#: TensorFlow's; `test_tiers.py` holds that they import no backend, and `_no_backend` of
+#: conftest.py that they make no variable on one.
+NO_BACKEND = [
+    "benchmarks",
+    "data/test_batching.py",
+    "data/test_mining.py",
+    "data/test_text_pairs.py",
+    "datasets",
+    "evaluation/test_bad_input.py",
+    "evaluation/test_bootstrap.py",
+    "evaluation/test_code_search.py",
+    "evaluation/test_docstrings.py",
+    "evaluation/test_knn.py",
+    "evaluation/test_linear_probe.py",
+    "evaluation/test_metrics.py",
+    "evaluation/test_ranking.py",
+    "evaluation/test_report_and_runner.py",
+    "evaluation/test_retrieval.py",
+    "evaluation/test_scores_and_labels.py",
+    "evaluation/test_search.py",
+    "evaluation/test_similarity.py",
+    "evaluation/test_zero_shot.py",
+    "examples/test_batch_size_study.py",
+    "examples/test_cluster_files.py",
+    "test_checks.py",
+    "test_imports.py",
+    "test_package.py",
+    "test_tiers.py",
+    "test_visualization.py",
+]
+
+#: Files whose tests use a backend, and tell on each of them the same: of readers, of tokenizers and
+#: of other tools. They too run on TensorFlow alone; what is read works on both by test_smollm2.py.
+ONCE = [
+    "evaluation/test_cached_encoder.py",
+    "evaluation/test_tasks_registry.py",
+    "examples/test_evaluate_cli.py",
+    "integrations",
+    "models/test_preprocessor.py",
+    "models/test_tokenization.py",
+    "models/test_tokenizer_bounds.py",
+]
+
+
+def listed(path: Path, names: list[str]) -> bool:
+    """Whether a file is one of `names`, or in one of the folders among them."""
+    return any(path.is_relative_to(HERE / name) for name in names)
