@@ -161,7 +161,7 @@ def prepare_dataset(
 
     data = data.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
     if filtered and count >= 0:
-        # WORKAROUND. A dataset that was filtered does not know its size; Keras, which shows and
+        # A dataset that was filtered does not know its size; Keras, which shows and
         # counts steps by it, does well with one that is too large.
         data.cardinality = lambda: tf.constant(count, tf.int64)
     data.left_out = left_out

@@ -23,10 +23,11 @@ class WarnAtChance(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._said = self._seen = False
-        self._start = 0
+        self._steps = 0  # Since the loss was last away from chance.
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        self._start = int(self.model.optimizer.iterations)
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # Counted here: the optimizer's counter is no plain number under a strategy.
+        self._steps += 1
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._seen = False
@@ -42,10 +43,9 @@ class WarnAtChance(keras.callbacks.Callback):  # type: ignore[misc]
         if self._seen or self._said:
             return
         self._seen = True
-        step = int(self.model.optimizer.iterations)
         if not self.model._loss_tracker.at_chance():
-            self._start = step
-        elif step - self._start >= STEPS and is_chief(self.model):
+            self._steps = 0
+        elif self._steps >= STEPS and is_chief(self.model):
             self._said = True
             temperature = float(keras.ops.convert_to_numpy(self.model.head.temperature))
             _LOG.warning(

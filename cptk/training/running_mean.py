@@ -65,7 +65,8 @@ class LossMean(PairMean):
     def at_chance(self) -> bool:
         """Whether the loss is, within 1%, that of equal embeddings: the logarithm of the batch."""
         above, chance = (
-            float(ops.convert_to_numpy(v.value)) for v in (self.above_chance, self.chance)
+            float(ops.convert_to_numpy(ops.convert_to_tensor(v.value)))
+            for v in (self.above_chance, self.chance)
         )
         return chance > 0 and abs(above) < 0.01 * chance
 

@@ -179,7 +179,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             isinstance(value, keras.Model) and hasattr(value, "backbone")
         ):
             raise TypeError(
-                f"`embedder` should be a cptk.models.DecoderTextEmbedder. Received: {shown(value)}."
+                "`embedder` should be a cptk.models.DecoderTextEmbedder. Received: "
+                f"{type(value).__name__}."
             )
         replace_layer(self, name, value)
         super().__setattr__(name, value)

@@ -37,7 +37,7 @@ MIRRORED = [
     ("check_compile's `steps_per_execution`", "steps_per_execution"),
     ("check_compile's `gradient_accumulation_steps`", "gradient_accumulation_steps"),
     ("check_compile's `ema_overwrite_frequency`", "ema_overwrite_frequency"),
-    ("cptk.models.encode's _tf_alone", "predicting"),
+    ("cptk.models.forward's _on_tensorflow", "predicting"),
 ]
 WORKERS = [
     ("build", "building"),
