@@ -43,6 +43,7 @@ def trainer(_compiled: tuple[Any, list[np.ndarray]]) -> Any:
         ):
             variable.assign(value)
         model._initial_epoch = None
+        model.data_order = type(model.data_order)()  # Of a trainer that has not trained yet.
         return model
 
     return anew

@@ -207,7 +207,7 @@ def test_a_batch_of_one_pair_is_left_out_with_one_warning(kind, recorder):
     x, kwargs, expected = ODD[kind]()
     with pytest.warns(UserWarning, match=LEFT_OUT) as caught:
         recorder.fit(x, verbose=0, **kwargs)
-    assert len(caught) == 1
+    assert sum("left out" in str(warning.message) for warning in caught) == 1
     assert sizes() == expected
 
 
