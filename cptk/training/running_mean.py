@@ -64,13 +64,16 @@ class LossMean(PairMean):
 
     def at_chance(self) -> bool:
         """Whether the loss is, within 1%, that of equal embeddings: the logarithm of the batch."""
-        above, chance = (
-            float(ops.convert_to_numpy(ops.convert_to_tensor(v.value)))
-            for v in (self.above_chance, self.chance)
-        )
+        above, chance = (_first(variable.value) for variable in (self.above_chance, self.chance))
         return chance > 0 and abs(above) < 0.01 * chance
 
     def reset_state(self) -> None:
         super().reset_state()
         for variable in (self.above_chance, self.chance):
             variable.assign(0)
+
+
+def _first(value: Any) -> float:
+    """A scalar; under a strategy that of the first replica, as all add the same."""
+    parts = getattr(value, "values", None)
+    return float(ops.convert_to_numpy(parts[0] if isinstance(parts, tuple) else value))
