@@ -253,13 +253,19 @@ def _candidate_ids(
     if ids is None:
         return None
     ids = as_tensor(ids)
-    columns, shape = static_shape(logits)[1], static_shape(ids)
-    if len(shape) != 1 or is_known_mismatch(shape[0], columns):
-        raise ValueError(
-            f"{type(metric).__name__} expects `ids` of shape ({columns},), one number per "
-            f"candidate. Received: ids.shape={shape}."
-        )
+    _check_vector(metric, "ids", ids, static_shape(logits)[1], "one number per candidate")
     return ids
+
+
+def _check_vector(
+    metric: keras.metrics.Metric, name: str, values: Tensor, size: int | None, what: str
+) -> None:
+    shape = static_shape(values)
+    if len(shape) != 1 or is_known_mismatch(shape[0], size):
+        raise ValueError(
+            f"{type(metric).__name__} expects `{name}` of shape ({size},), {what}. "
+            f"Received: {name}.shape={shape}."
+        )
 
 
 def _false_negatives(logits: Tensor, mask: TensorLike) -> Tensor:
@@ -273,10 +279,6 @@ def _weights(
     if sample_weight is None:
         return None
     sample_weight = ops.cast(sample_weight, metric.dtype)
-    rows, shape = static_shape(matrix)[0], static_shape(sample_weight)
-    if len(shape) != 1 or is_known_mismatch(shape[0], rows):
-        raise ValueError(
-            f"{type(metric).__name__} expects `sample_weight` of shape ({rows},), one weight "
-            f"per anchor. Received: sample_weight.shape={shape}."
-        )
+    rows = static_shape(matrix)[0]
+    _check_vector(metric, "sample_weight", sample_weight, rows, "one weight per anchor")
     return sample_weight

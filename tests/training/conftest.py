@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import training_toys as toys
+from recorder import SEEN, make
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,16 @@ def trainer(_shared: tuple[Any, list[np.ndarray]]) -> Any:
     model.seed = 3
     model._initial_epoch = None
     return model
+
+
+@pytest.fixture(scope="module")
+def _recorder() -> Any:
+    return make()
+
+
+@pytest.fixture
+def recorder(_recorder: Any) -> Any:
+    """A trainer that writes down its batches, as if new: nothing was seen."""
+    SEEN.clear()
+    _recorder.data_order, _recorder.seed = type(_recorder.data_order)(), 3
+    return _recorder

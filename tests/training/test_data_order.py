@@ -7,25 +7,12 @@ import json
 
 import keras
 import pytest
-from recorder import SEEN, Recorder, make, pairs
+from recorder import SEEN, Recorder, pairs
 
 from cptk.data import PairDataset
 from cptk.training import ExactBackupAndRestore
 
 SIZE = 24
-
-
-@pytest.fixture(scope="module")
-def shared():
-    return make()
-
-
-@pytest.fixture
-def recorder(shared):
-    """As if new: nothing was seen."""
-    SEEN.clear()
-    shared.data_order, shared.seed = type(shared.data_order)(), 3
-    return shared
 
 
 def fit(model, x=None, **kwargs) -> list[list[int]]:

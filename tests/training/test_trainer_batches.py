@@ -11,27 +11,13 @@ import numpy as np
 import pytest
 import training_toys as toys
 from recorder import SEEN, make, pairs
-from training_toys import PAIRS, SIDES
+from training_toys import PAIRS, SIDES, Batches
 
 from cptk.data import PairDataset
 
 tf = pytest.importorskip("tensorflow") if toys.BACKEND == "tensorflow" else None
 needs_tf_data = pytest.mark.skipif(tf is None, reason="tf.data is TensorFlow's")
 LEFT_OUT = r"One batch of one pair, .* left out of training"
-
-
-class Batches(keras.utils.PyDataset):
-    """Somebody's own dataset."""
-
-    def __init__(self, batches, **kwargs):
-        super().__init__(**kwargs)
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        return self.batches[index]
 
 
 class Endless(Batches):
@@ -54,18 +40,6 @@ def dataset(batches):
     return tf.data.Dataset.from_generator(
         lambda: iter(batches), output_signature=dict.fromkeys(SIDES, spec)
     )
-
-
-@pytest.fixture(scope="module")
-def shared():
-    return make()
-
-
-@pytest.fixture
-def recorder(shared):
-    SEEN.clear()
-    shared.data_order = type(shared.data_order)()
-    return shared
 
 
 @pytest.fixture(scope="module")

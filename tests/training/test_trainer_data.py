@@ -9,27 +9,13 @@ import numpy as np
 import pytest
 import training_toys as toys
 from gradients import to_numpy
-from training_toys import BATCH, PAIRS, SIDES
+from training_toys import BATCH, PAIRS, SIDES, Batches
 
 import cptk
 from cptk.data import PairDataset
 
 tf = pytest.importorskip("tensorflow") if toys.BACKEND == "tensorflow" else None
 needs_tf_data = pytest.mark.skipif(tf is None, reason="tf.data is TensorFlow's")
-
-
-class Batches(keras.utils.PyDataset):
-    """Somebody's own dataset."""
-
-    def __init__(self, batches, **kwargs):
-        super().__init__(**kwargs)
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        return self.batches[index]
 
 
 def text_batches(make=list):

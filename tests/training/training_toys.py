@@ -27,6 +27,20 @@ BATCH = 4  # Of 10 pairs: 4, 4 and an uneven 2.
 EVEN = {side: texts[:8] for side, texts in PAIRS.items()}
 
 
+class Batches(keras.utils.PyDataset):
+    """Somebody's own dataset."""
+
+    def __init__(self, batches: list[Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.batches[index]
+
+
 def embedder(dropout: float = 0.0, num_layers: int = 1, **kwargs: Any) -> Any:
     """A `GPT2TextEmbedder` with the same weights at each call."""
     reader = GPT2TextEmbedderPreprocessor(toys.tokenizer(), LENGTH)
