@@ -20,6 +20,9 @@ from cptk.training import backup_files, callback_state, distribution
 from cptk.training.lora import variable_paths
 from cptk.training.made_with import describe, made_with
 
+#: Callbacks that `fit` puts beside the user's: their not being there is no news.
+FIT_ADDS = {"FollowOrder.0", "History.0"}
+
 
 class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
     """Backs up a `ContrastiveTrainer` each epoch; run again, `fit` goes on where it was killed.
@@ -249,7 +252,7 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
                 "rate is the backup's; all else is as it is now, and so the end may not be that of "
                 "a run without interruption"
             )
-        absent = sorted(about["callbacks"].keys() - self._others.keys() - {"History.0"})
+        absent = sorted(about["callbacks"].keys() - self._others.keys() - FIT_ADDS)
         if absent:
             notes.append(f"It holds the state of callbacks that are not there now: {absent}")
         if about["unsaved"]:

@@ -150,10 +150,12 @@ def restore_training_state(embedder: Any, state: Any) -> None:
 
 
 def _state_paths(embedder: Any) -> dict[str, Any]:
-    """All layers but what reads text, which has nothing to train."""
-    text = keras_hub.models.Preprocessor | keras_hub.tokenizers.Tokenizer
+    """All layers but inputs and what reads text: these have nothing to train."""
+    inputs = (
+        keras_hub.models.Preprocessor | keras_hub.tokenizers.Tokenizer | keras.layers.InputLayer
+    )
     layers = {"": embedder, **layer_paths(embedder)}
-    return {path: layer for path, layer in layers.items() if not isinstance(layer, text)}
+    return {path: layer for path, layer in layers.items() if not isinstance(layer, inputs)}
 
 
 def _widen(layer: Any) -> None:
