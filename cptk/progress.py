@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 
@@ -30,6 +30,20 @@ def is_terminal() -> bool:
         return sys.stdout.isatty()
     except (AttributeError, ValueError):  # none, one of somebody's own, or a closed one
         return False
+
+
+def verbosity(verbose: Any) -> Any:
+    """Keras's `verbose`, where "auto" is a bar where somebody looks on and else a line an epoch.
+
+    Example:
+
+    ```python
+    cptk.progress.verbosity("auto")  # 1 in a terminal or notebook, 2 in a file or pipe
+    ```
+    """
+    if isinstance(verbose, str) and verbose == "auto":
+        return 1 if is_terminal() else 2
+    return verbose
 
 
 def progress(total: int, unit: str) -> Progress:

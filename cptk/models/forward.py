@@ -161,8 +161,9 @@ def _on_tensorflow(embedder: Any) -> Embed:
             jit_compile=bool(embedder.jit_compile and alone),
         )
         embed.get_concrete_function()
+    dtypes = {name: spec.dtype.as_numpy_dtype for name, spec in specs.items()}
     return lambda features: np.asarray(
-        embed({name: tf.cast(array, specs[name].dtype) for name, array in features.items()})
+        embed({name: np.asarray(array, dtypes[name]) for name, array in features.items()})
     )
 
 

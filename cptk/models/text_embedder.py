@@ -86,6 +86,10 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         check_not_forked()
         if pooling not in list(POOLINGS):
             raise ValueError(f"`pooling` should be one of {list(POOLINGS)}. Received: {pooling!r}.")
+        if not isinstance(normalize, bool | np.bool_):
+            raise ValueError(
+                f"`normalize` should be True or False. Received: {checks.shown(normalize)}."
+            )
         taken = getattr(backbone, "input", None)
         if not isinstance(taken, dict) or set(taken) != {"token_ids", "padding_mask"}:
             received = sorted(taken) if isinstance(taken, dict) else type(backbone).__name__
@@ -118,7 +122,7 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         super().__init__(inputs=inputs, outputs=x, **kwargs)
         # === Config ===
         self.pooling = pooling
-        self.normalize = normalize
+        self.normalize = bool(normalize)
 
     def encode_text(
         self,

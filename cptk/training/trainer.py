@@ -34,6 +34,7 @@ from cptk.losses.masks import equal_ids
 from cptk.losses.tiled import check_tile_size, streamed_info_nce
 from cptk.models.forward import forward, holds, kept
 from cptk.ops import float32_or_higher, l2_normalize
+from cptk.progress import verbosity
 from cptk.training import distribution, gradient_cache, validation
 from cptk.training.callbacks import backing_up
 from cptk.training.chance import WarnAtChance
@@ -471,6 +472,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             batch_size: Pairs in a batch; 32 by default, where `x` is not batched already. A last
                 pair alone is put with the batch before. Where `x` is batched already, a batch of
                 one pair is left out of training, with a warning.
+            verbose: As Keras's; "auto" is a bar in a terminal or notebook, and a line an epoch in a
+                file or pipe.
             validation_data: As `x`, or `(x, None, sample_weight)`.
             shuffle: Whether to shuffle the pairs anew in each pass.
             sample_weight: n weights of the pairs.
@@ -538,7 +541,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             return super().fit(
                 feed,
                 epochs=epochs,
-                verbose=verbose,
+                verbose=verbosity(verbose),
                 callbacks=callbacks,
                 validation_data=validation_data,
                 shuffle=False,
@@ -567,13 +570,16 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             self._choose_loss(getattr(x, "batch_size", None))
             x = to_backend(x, self)
         with self.not_finite.named(self), distribution.running(self):
-            return validation.evaluate(self, super().evaluate, x, verbose=verbose, **kwargs)
+            return validation.evaluate(
+                self, super().evaluate, x, verbose=verbosity(verbose), **kwargs
+            )
 
     @closes_data
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
         """`{"query", "document"}` embeddings of pairs, in their order. Data as for `fit`."""
         data = self._batches(x, None, None, batch_size, shuffle=False)
         if distribution.replicas(self).total == 1:
+            kwargs["verbose"] = verbosity(kwargs.get("verbose", "auto"))
             return super().predict(to_backend(data, self), **kwargs)
         # On this process alone: `predict` of Keras waits for the others, or fails.
         batches = each_batch(data, kwargs.get("steps"))

@@ -124,6 +124,7 @@ def test_a_part_of_the_task_is_no_object(copy, where, key, value):
 @pytest.mark.parametrize(
     ("where", "key", "value"),
     [
+        (("config",), "normalize", "x"),
         (PREPROCESSOR, "roles", []),
         (PREPROCESSOR, "sequence_length", "x"),
         (("config",), "pooling", 5),

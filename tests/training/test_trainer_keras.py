@@ -275,3 +275,13 @@ def test_batches_of_any_length():
             {side: {k: v[rows] for k, v in x[side].items()} for side in toys.SIDES}
         )
     toys.assert_same(toys.weights(model, True), toys.weights(expected, True), atol=2e-6)
+
+
+def test_progress_in_a_file_is_a_line_an_epoch(capsys):
+    model = toys.trainer(**toys.EAGER)
+    model.fit(toys.PAIRS, batch_size=2, epochs=2, validation_data=toys.PAIRS)
+    model.evaluate(toys.PAIRS, batch_size=2)
+    model.predict(toys.PAIRS, batch_size=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6  # "Epoch 1/2" above each epoch's.
+    assert all(line.isprintable() for line in lines)
