@@ -12,7 +12,7 @@ import threading
 import time
 import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -216,12 +216,13 @@ def holds(model: Any, embedder: Any) -> None:
 
 
 @contextlib.contextmanager
-def kept(embedder: Any) -> Iterator[None]:
+def kept(variables: Iterable[Any]) -> Iterator[None]:
     """Around Keras's `_purge_model_variables`, by which variables lose their arrays for an epoch.
 
-    A variable without one reads as a new draw of its initializer, in silence.
+    A variable without one reads as a new draw of its initializer, in silence, and an epoch without
+    a batch gives nothing back.
     """
-    arrays = [(variable, variable._value) for variable in embedder.variables]
+    arrays = [(variable, variable._value) for variable in variables]
     yield
     for variable, array in arrays:
         variable._value = array

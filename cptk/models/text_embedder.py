@@ -234,7 +234,7 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         return before is not None and before != now
 
     def _purge_model_variables(self, **kinds: bool) -> None:
-        with kept(self):
+        with kept(self.variables):
             super()._purge_model_variables(**kinds)
 
     # === Presets, precision, export ===

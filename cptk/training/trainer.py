@@ -196,7 +196,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             layer.built = True
 
     def _purge_model_variables(self, **kinds: bool) -> None:
-        with kept(self.embedder):
+        optimizer = getattr(self.optimizer, "variables", [])
+        with kept([*self.variables, *self.metrics_variables, *optimizer]):
             super()._purge_model_variables(**kinds)
 
     # === The step ===
