@@ -7,18 +7,22 @@ import errno
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, suffix: str = "") -> Iterator[IO[bytes]]:
     """A binary file beside `path` that takes its place when the block ends, or is removed.
 
     It is flushed to the disk before it is renamed, so that a power cut leaves the old file or the
     new one.
+
+    Args:
+        path: Where the file will stand.
+        suffix: How its name ends until then, for writers that look at it.
 
     Example:
 
@@ -27,10 +31,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         file.write(b"{}")
     ```
     """
-    handle, scratch = tempfile.mkstemp(prefix=".scratch-", dir=path.parent)
-    os.close(handle)
+    scratch = path.with_name(f".scratch-{uuid.uuid4().hex[:12]}{suffix}")
     try:
-        with open(scratch, "wb") as file:
+        with open(scratch, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

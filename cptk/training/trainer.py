@@ -28,7 +28,7 @@ from cptk.data.batching import (
 )
 from cptk.data.columns import EXPECTED, is_pairs
 from cptk.data.feeding import Feed
-from cptk.files import check_free_space
+from cptk.files import check_free_space, replacing
 from cptk.layers import ContrastiveHead
 from cptk.losses.masks import equal_ids
 from cptk.losses.tiled import check_tile_size, streamed_info_nce
@@ -735,31 +735,45 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     # === Saving ===
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
-        """As of `keras.Model`; nothing is written where it does not fit on the disk.
+        """As of `keras.Model`, but whole or not at all.
 
         Raises:
             OSError: There is not the room.
         """
-        super().save(self._with_room(filepath), overwrite=overwrite, **kwargs)
+        self._write(super().save, ".keras", filepath, overwrite, kwargs)
 
     def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
-        """As of `keras.Model`; nothing is written where it does not fit on the disk.
+        """As of `keras.Model`, but whole or not at all.
 
         Raises:
             OSError: There is not the room.
         """
-        super().save_weights(self._with_room(filepath), overwrite=overwrite, **kwargs)
+        self._write(super().save_weights, ".weights.h5", filepath, overwrite, kwargs)
 
-    def _with_room(self, filepath: Any) -> Any:
-        """A path that is checked; one of a bucket, to which Keras writes too, as it is."""
+    def _write(
+        self, save: Any, suffix: str, filepath: Any, overwrite: bool, kwargs: dict[str, Any]
+    ) -> None:
+        """Have Keras write a file that is renamed when it is whole.
+
+        A bucket, a folder, several files, and a file to ask about are left to Keras alone.
+        """
         if "://" in str(filepath):
-            return filepath
+            save(filepath, overwrite=overwrite, **kwargs)
+            return
         filepath = path(filepath, "filepath")
+        self._check_room(filepath)
+        asks = filepath.exists() and not (overwrite and filepath.is_file())
+        if kwargs or asks or not str(filepath).endswith(suffix) or not filepath.parent.is_dir():
+            save(filepath, overwrite=overwrite, **kwargs)
+            return
+        with replacing(filepath, suffix) as file:
+            save(file.name, overwrite=True)
+
+    def _check_room(self, filepath: Any) -> None:
         optimizer = getattr(self, "optimizer", None)
         variables = [*self.variables, *(optimizer.variables if optimizer is not None else [])]
         size = int(sum(math.prod(v.shape) * _itemsize(v) for v in variables))
         check_free_space(filepath.parent, size + 2**20, "The trainer")
-        return filepath
 
     def summary(self, *args: Any, **kwargs: Any) -> None:
         """As of `keras.Model`."""

@@ -233,3 +233,24 @@ assert "cptk.training" not in sys.modules and "keras_hub" not in sys.modules
 assert type(keras.saving.load_model(sys.argv[1])) is cptk.ContrastiveTrainer
 """
     subprocess.run([sys.executable, "-c", code, tmp_path / "x.keras"], check=True)
+
+
+@pytest.mark.parametrize(("door", "name"), [("save", "x.keras"), ("save_weights", "x.weights.h5")])
+def test_a_save_that_breaks_off_leaves_the_file_before(door, name, monkeypatch, tmp_path):
+    model = toys.trainer(**EAGER)
+    getattr(model, door)(tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    (tmp_path / "any").touch()
+    assert (tmp_path / name).stat().st_mode == (tmp_path / "any").stat().st_mode
+    (tmp_path / "any").unlink()
+
+    def half(self, filepath, **kwargs):
+        with open(filepath, "wb") as file:
+            file.write(before[: len(before) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, door, half)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(model, door)(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    assert os.listdir(tmp_path) == [name]
