@@ -466,7 +466,7 @@ def test_no_array_as_large_as_the_matrix():
 
         with Largest() as largest:
             gradient_of_sum(query, document)
-        assert largest.numel == m * d
+        assert largest.numel == m * 5  # the running numbers of the columns
         return
     if BACKEND == "jax":
         import jax
