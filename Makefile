@@ -12,8 +12,8 @@ ARGS ?=
 BACKENDS ?= tensorflow jax
 PYTEST_ARGS ?=
 # Two processes: most of the time goes into compiling toy models, on one core each. By file: what
-# the tests of a file share is made once.
-WORKERS ?= -n 2 --dist loadfile
+# the tests of a file share is made once. In the order of tests/conftest.py: longest first.
+WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # Exact versions of all that is installed, so that a release elsewhere turns nothing red. Empty for
 # the newest that pyproject.toml allows: `make newest`.
 CONSTRAINTS ?= constraints.txt

@@ -7,7 +7,7 @@ import keras
 import pytest
 from hypothesis import HealthCheck, settings
 from keras.src.backend.common.variables import Variable
-from tiers import NO_BACKEND, ONCE, listed
+from tiers import LONG, NO_BACKEND, ONCE, listed
 
 # No deadlines: a first example compiles. Every run draws the same examples, so that a red
 # test is red again; HYPOTHESIS_PROFILE=explore draws new ones.
@@ -30,7 +30,11 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On JAX: run once what is alike on both, and later what costs most and tells little."""
+    """Files that take longest first, so that no worker waits for the other at the end.
+
+    On JAX: run once what is alike on both, and later what costs most and tells little.
+    """
+    items.sort(key=lambda item: not listed(item.path, LONG))
     if keras.backend.backend() != "jax":
         return
     alike = [item for item in items if listed(item.path, NO_BACKEND + ONCE)]

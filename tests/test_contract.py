@@ -175,6 +175,7 @@ def test_every_public_name_is_under_contract() -> None:
     assert sorted(ALL) == sorted(SPECS)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("name", ALL)
 def test_docstring_has_an_example_that_runs(name: str) -> None:
     thing = find(name)
@@ -237,6 +238,7 @@ def test_layer_in_a_saved_model(name: str, policy: str, tmp_path: Any) -> None:
         assert dtype == keras.backend.standardize_dtype(model.outputs[0].dtype)
 
 
+@pytest.mark.slow_on_jax
 @each_layer
 @each_policy
 def test_layer_under_every_policy(name: str, policy: str) -> None:
@@ -286,6 +288,7 @@ def test_layer_trains_one_step(name: str, policy: str) -> None:
 # --- losses ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_on_jax
 @each_function
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 def test_function_in_every_precision(name: str, dtype: str) -> None:

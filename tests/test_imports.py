@@ -264,6 +264,7 @@ WITHOUT_TENSORFLOW = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     "backend", [name for name in ("jax", "torch") if importlib.util.find_spec(name)]

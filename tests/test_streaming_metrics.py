@@ -21,6 +21,7 @@ def seen_from(direction, matrix):
     return matrix if direction == "query_to_document" else matrix[:, : len(matrix)].T
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @given(shape=st.sampled_from([(1, 1), (4, 4), (3, 5)]), seed=st.integers(0, 2**16))
 def test_accuracy_equals_the_loop_over_batches_with_ties_and_weights(direction, shape, seed):

@@ -48,6 +48,9 @@ ONCE = [
     "models/test_tokenizer_bounds.py",
 ]
 
+#: Folders whose files take longest.
+LONG = ["training", "models"]
+
 
 def listed(path: Path, names: list[str]) -> bool:
     """Whether a file is one of `names`, or in one of the folders among them."""

@@ -82,6 +82,7 @@ def drift() -> Task:
     return Task("drift", run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", [{"every_n_epochs": 1}, {"every_n_steps": 3, "at_start": True}])
 def test_training_ends_with_the_same_weights_to_the_last_bit(
     when: dict[str, Any], trainer: Any

@@ -43,7 +43,7 @@ def _cross_validation(x, y, grid, k):
     return grid[int(np.argmax(means))], max(means)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_nested_cross_validation_is_senteval_s(dtype):
     x, y = _data(90, dtype=dtype)
     grid, figures, chosen, selected = [2**t for t in range(-2, 4)], [], [], []
@@ -64,7 +64,7 @@ def test_nested_cross_validation_is_senteval_s(dtype):
     assert result.accuracy == pytest.approx(np.mean(means))
 
 
-@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("classes", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_c_by_folds_of_the_training_set_is_senteval_s(classes):
     (x, y), (u, v) = _data(80, classes), _data(40, classes, seed=1)
     c, score = _cross_validation(x, y, [2**t for t in range(-1, 6)], 4)

@@ -16,6 +16,7 @@ def embeddings(n, m, d=4, seed=0):
     return rng.normal(size=(n, d)), rng.normal(size=(m, d))
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("m", [3, 5])
 def test_value_and_gradients_equal_the_loops(m):
     query, document = embeddings(3, m)

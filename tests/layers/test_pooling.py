@@ -80,6 +80,7 @@ def test_padding_may_hold_anything(pooling, junk):
     np.testing.assert_array_equal(gradient, clean_gradient)
 
 
+@pytest.mark.slow_on_jax
 @each_pooling
 @given(
     length=st.sampled_from([1, 4]),

@@ -175,6 +175,7 @@ def check_any(shape, d, tile_size, distinct, scale, masks, symmetric, dtype, see
         check(case, scale, tile_size, dtype, symmetric, masks)
 
 
+@pytest.mark.slow
 @pytest.mark.slow_on_jax
 @cases
 def test_equals_numpy_at_any_tile_size(**drawn):
@@ -227,6 +228,7 @@ def plain_and_tiled(loss, dtype="float32", tile_size=3, d=4, sides=(5, 7)):
     return [value_and_gradients(compiled(f), *arrays, dtype=dtype) for f in (plain, tiled)]
 
 
+@pytest.mark.slow_on_jax
 @each_loss
 def test_equals_the_plain_loss(loss):
     with float64_allowed():
@@ -248,6 +250,7 @@ def test_float32_equals_the_plain_loss(loss, tile_size):
         close(actual, expected, 1e-5)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_low_precision_is_summed_in_float32(dtype):
     # 700 equal logits: log(700) needs a sum that neither dtype holds to the last unit.
@@ -402,7 +405,7 @@ def graph_gradient(jit):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.function")
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_gradient_in_a_graph_of_unknown_shape(jit):
     gradient = graph_gradient(jit)
     rng = np.random.default_rng(0)
@@ -500,6 +503,7 @@ def second_derivative(query, document):
         gradient_of_sum(query.requires_grad_(True), document).sum().backward()
 
 
+@pytest.mark.slow_on_jax
 def test_a_second_derivative_is_refused():
     query, document = keras.ops.ones((3, 2)), keras.ops.ones((3, 2))
     message = "tiled InfoNCE can be differentiated once.*second derivative"

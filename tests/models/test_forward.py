@@ -29,6 +29,7 @@ def eager(embedder, texts=TEXTS):
 # --- Threads
 
 
+@pytest.mark.slow_on_jax
 def test_threads_from_the_first_call_on():
     embedder = toys.gpt2_embedder(1)
     doors = [
@@ -54,6 +55,7 @@ def made_trainer(embedder):
 PAIRS = {"query": TEXTS, "document": TEXTS[::-1]}
 
 
+@pytest.mark.slow
 def test_beside_a_fit():
     embedder = toys.gpt2_embedder(1)
     trainer = made_trainer(embedder)
@@ -148,6 +150,7 @@ def lower_the_precision(embedder):
 CHANGES = [add_lora, replace_a_weight, change_an_activation, lower_the_precision]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_changed_model_is_compiled_anew(change):
     embedder = toys.gpt2_embedder(1)
@@ -176,6 +179,7 @@ def test_a_model_that_is_the_same_is_not_compiled_again():
     assert forward.program(embedder) is program
 
 
+@pytest.mark.slow_on_jax
 def test_variables_are_told_apart_though_an_id_be_given_away_again():
     embedder = toys.gpt2_embedder(1)
     before = forward.signature(embedder)
@@ -189,6 +193,7 @@ def test_variables_are_told_apart_though_an_id_be_given_away_again():
         assert before != forward.signature(embedder)
 
 
+@pytest.mark.slow_on_jax
 def test_an_optimizer_of_other_weights_says_compile_again():
     embedder = toys.gpt2_embedder(1)
     embedder.compile("sgd", loss="mse", run_eagerly=not ON_JAX)
@@ -202,6 +207,7 @@ def test_an_optimizer_of_other_weights_says_compile_again():
     embedder.train_on_batch(TEXTS, targets)
 
 
+@pytest.mark.slow
 def test_int8_encodes_and_survives_a_preset(tmp_path):
     embedder = toys.gpt2_embedder(1)
     before = embedder.encode_text(TEXTS, verbose=0)
@@ -219,6 +225,7 @@ def test_int8_encodes_and_survives_a_preset(tmp_path):
 # --- Export
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(ON_TORCH or not find_spec("tensorflow"), reason="SavedModels are TensorFlow's")
 @pytest.mark.filterwarnings("ignore:The `native_serialization` parameter:DeprecationWarning")
 def test_saved_model_takes_what_the_preprocessor_gives(tmp_path):

@@ -54,6 +54,7 @@ def refused(folder: Path, match: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow_on_jax
 def test_files_of_a_preset(gpt2):
     found = {path.relative_to(gpt2.folder).as_posix() for path in gpt2.folder.rglob("*.*")}
     assert found == {*FILES, "metadata.json"}
@@ -209,6 +210,7 @@ def test_weights_of_another_model(copy, shape):
     refused(copy, r"model\.weights\.h5")
 
 
+@pytest.mark.slow_on_jax
 def test_metadata_is_not_needed(gpt2, copy):
     (copy / "metadata.json").unlink()
     assert_same(DecoderTextEmbedder.from_preset(copy), gpt2.embedder)

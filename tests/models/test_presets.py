@@ -98,6 +98,7 @@ def test_without_weights(gpt2):
     assert np.abs(vectors(loaded) - vectors(embedder)).max() > 1e-2
 
 
+@pytest.mark.slow_on_jax
 def test_dtype(gpt2):
     embedder, folder = gpt2
     loaded = DecoderTextEmbedder.from_preset(folder, dtype="mixed_bfloat16")
@@ -128,6 +129,7 @@ def test_sharded(gpt2, tmp_path):
 
 
 # KerasHub 0.32 leaves the file of the vocabulary open.
+@pytest.mark.slow_on_jax
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_sentencepiece_tokenizer(tmp_path):
@@ -169,6 +171,7 @@ OTHER = "tensorflow" if NATIVE == "jax" else "jax"
 
 
 # One fresh process in the default tier, of the backend that differs most.
+@pytest.mark.slow
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     "backend",
@@ -273,6 +276,7 @@ def test_first_layers_are_all_that_is_saved(tmp_path):
 # --- From plain decoders
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     ("name", "family", "longest"),
     [

@@ -44,7 +44,13 @@ def gpt2() -> GPT2TextEmbedder:
     return toys.gpt2_embedder()
 
 
-@pytest.mark.parametrize("name", toys.DECODERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "GPT2" else [pytest.mark.slow_on_jax])
+        for name in toys.DECODERS
+    ],
+)
 def test_every_decoder_equals_one_text_at_a_time(name):
     embedder = toys.embedder(name, num_layers=1)
     found = embedder.encode_text(FEW, verbose=0)
@@ -57,6 +63,7 @@ def test_every_decoder_equals_one_text_at_a_time(name):
     assert np.linalg.norm(query - found, axis=1).min() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("name", ["Llama3", "Qwen3"])
 def test_tied_and_untied_decoders(name, tied):
@@ -87,6 +94,7 @@ def expected(gpt2) -> np.ndarray:
 
 
 # Few batch sizes, as each is compiled anew.
+@pytest.mark.slow_on_jax
 @given(
     rows=st.lists(st.integers(0, len(MANY) - 1), min_size=1, max_size=8),
     batch_size=st.sampled_from([1, 4]),
@@ -116,6 +124,7 @@ def spread(features, left):
     return {"token_ids": ids, "padding_mask": mask}
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("left", [True, False])
 @pytest.mark.parametrize(("name", "pooling"), [("GPT2", "eos"), ("OPT", "mean"), ("Llama", "eos")])
 def test_padding_may_stand_anywhere(name, pooling, left):
@@ -146,6 +155,7 @@ def test_keras_own_doors_check_texts(gpt2, door, bad):
         getattr(gpt2, door)(bad)
 
 
+@pytest.mark.slow_on_jax
 def test_predict_reads_text_as_in_keras_hub(gpt2):
     expected = gpt2.encode_text(TEXTS, verbose=0)
     found = gpt2.predict(TEXTS, batch_size=2, verbose=0)
@@ -162,6 +172,7 @@ def test_predict_reads_token_ids_without_a_preprocessor(gpt2):
         embedder.encode_text("x")
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("policy", ["mixed_bfloat16"])
 def test_16_bits_give_float32_of_unit_length(policy, pooling):
@@ -215,6 +226,7 @@ def test_bad_pooling(pooling):
         DecoderTextEmbedder(toys.backbone(num_layers=1), pooling=pooling)
 
 
+@pytest.mark.slow_on_jax
 def test_bad_backbone():
     sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 4, "intermediate_dim": 4}
     bert = keras_hub.models.BertBackbone(vocabulary_size=9, **sizes)
@@ -258,6 +270,7 @@ def layer_outputs(backbone):
     return [layer.output for layer in backbone.transformer_layers]
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("name", toys.DECODERS)
 def test_first_layers_equal_the_truncated_computation(name):
     backbone = toys.backbone(name, num_layers=4)

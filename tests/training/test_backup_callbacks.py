@@ -94,6 +94,7 @@ def uninterrupted(tmp_path_factory):
     return outcome(model, fit(model, with_memory(folder)), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["first", "last", "stopped"])
 def test_callbacks_go_on_with_what_they_had(place, uninterrupted, tmp_path, capsys):
     def callbacks():
@@ -117,6 +118,7 @@ def test_callbacks_go_on_with_what_they_had(place, uninterrupted, tmp_path, caps
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_averaged_weights(tmp_path):
     def run(callbacks, **when):
         model = trainer(keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.5))
@@ -167,6 +169,7 @@ class Idle(keras.callbacks.Callback):
         self.folder, self.limits = "here", [1, 2]
 
 
+@pytest.mark.slow
 def test_a_callback_that_may_have_state_is_named(tmp_path):
     counter = Counter()
     with pytest.warns(UserWarning, match=r"does not save .*Counter \(seen\).*get_state"):
@@ -179,6 +182,7 @@ def test_a_callback_that_may_have_state_is_named(tmp_path):
     assert not any("Idle" in str(w.message) for w in said)
 
 
+@pytest.mark.slow
 def test_a_callback_with_hooks_is_saved(tmp_path):
     break_off(trainer(), [Remembers(), kept(tmp_path)])
     again = Remembers()

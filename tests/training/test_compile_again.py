@@ -50,6 +50,7 @@ def another_embedder(model):
 CHANGES = [keras_lora, own_lora, freeze, another_head, another_embedder]
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_compile_again(change):
     model = trainer()
@@ -86,6 +87,7 @@ def test_the_old_head_is_forgotten(tmp_path):
         model.embedder = keras.Sequential()
 
 
+@pytest.mark.slow_on_jax
 def test_a_traced_step_is_made_anew():
     """Compiled: two layers of equal shapes change places, which no shape tells."""
     model = trainer(2, run_eagerly=False)
@@ -103,6 +105,7 @@ def test_a_traced_step_is_made_anew():
     assert not any("transformer_layer_1" in path for path in paths)
 
 
+@pytest.mark.slow_on_jax
 def test_traced_evaluation_is_made_anew():
     model = trainer(run_eagerly=False)
     before = model.test_on_batch(BATCH, return_dict=True)
@@ -121,6 +124,7 @@ def test_traced_evaluation_is_made_anew():
     assert got == pytest.approx(float(to_numpy(expected)), abs=1e-5)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("when", ["epoch", "step", "last_step"])
 def test_a_callback_that_unfreezes(when):
     """In the middle of `fit`, on JAX while Keras has the weights out of their variables."""
@@ -151,6 +155,7 @@ def test_an_optimizer_not_yet_built_fits_whatever_comes():
     assert any("lora" in path for path in moved(model, lambda: model.train_on_batch(BATCH)))
 
 
+@pytest.mark.slow_on_jax
 def test_gradient_cache_after_lora():
     model = cptk.ContrastiveTrainer(toys.embedder(), seed=3, micro_batch_size=2)
     toys.compiled(model, keras.optimizers.SGD(0.5), run_eagerly=BACKEND != "jax")

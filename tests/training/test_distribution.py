@@ -162,6 +162,7 @@ def test_doors(found_on):
         np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX sees the global batch")
 @pytest.mark.parametrize("kind", [pytest.param("mirrored:2", marks=pytest.mark.slow), "tpu:2"])
 def test_replicas_against_numpy(kind, tmp_path):

@@ -36,6 +36,7 @@ def test_the_product_is_scaled_by_alpha_over_rank():
     np.testing.assert_allclose(np.asarray(layer.kernel), expected, atol=1e-6)
 
 
+@pytest.mark.slow_on_jax
 def test_a_preset_holds_the_scaled_product(tmp_path):
     trainer = toys.trainer(keras.optimizers.SGD(0.1))
     embedder = trainer.embedder

@@ -124,6 +124,7 @@ def assert_same(first: Any, second: Any, atol: float) -> None:
         np.testing.assert_allclose(first[1][name], values, rtol=0, atol=atol, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize("optimizer", ["SGD", pytest.param("AdamW", marks=pytest.mark.slow)])
 def test_all_at_once_is_the_plain_step_in_float64(optimizer):
@@ -142,6 +143,7 @@ def test_micro_batches_are_the_plain_step_of_the_same_pieces_in_float64(lora, op
         assert_same(train(micro_batch_size=4, **cached), train(InPieces, pieces=4, **cached), 1e-9)
 
 
+@pytest.mark.slow_on_jax
 def test_micro_batches_are_the_plain_step_in_float32():
     assert_same(train(dropout=0.0, micro_batch_size=3), train_plainly(dropout=0.0), 1e-5)
 
@@ -321,6 +323,7 @@ def test_auto_stops_where_memory_ends(monkeypatch):
     assert gradient_cache.settle(trainer, 24, verbose=False).size in gradient_cache.SIZES
 
 
+@pytest.mark.slow_on_jax
 def test_auto_is_settled_by_evaluate_too_and_needs_compile():
     trainer = cptk.ContrastiveTrainer(toys.embedder(), micro_batch_size="auto")
     with pytest.raises(ValueError, match="compile"):
@@ -336,6 +339,7 @@ def test_a_batch_longer_than_the_budget_is_refused():
         toys.compiled(trainer).train_on_batch({"query": long, "document": long})
 
 
+@pytest.mark.slow
 @pytest.mark.slow_on_jax
 def test_large_batches_take_their_loss_in_tiles(monkeypatch):
     monkeypatch.setattr("cptk.training.trainer.LARGE", 8)
@@ -349,6 +353,7 @@ def test_large_batches_take_their_loss_in_tiles(monkeypatch):
     assert np.isfinite(tiled).all()
 
 
+@pytest.mark.slow
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize("run_eagerly", [True, False] if toys.BACKEND == "tensorflow" else [False])
 def test_a_text_whose_embedding_is_not_finite_is_named(run_eagerly):
@@ -436,6 +441,7 @@ def test_first_pass_in_16_bits_is_refused(options, message):
         cptk.ContrastiveTrainer(embedder, micro_batch_size=2, first_pass_dtype="bfloat16")
 
 
+@pytest.mark.slow_on_jax
 def test_16_bit_weights_are_refused():
     embedder = toys.embedder(dtype="bfloat16")
     trainer = toys.compiled(cptk.ContrastiveTrainer(embedder, seed=3, micro_batch_size=2))

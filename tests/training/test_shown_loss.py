@@ -57,8 +57,9 @@ class Seen(keras.callbacks.Callback):
         self.losses.append(float(logs["loss"]))
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("size", [None, pytest.param(3, marks=pytest.mark.slow_on_jax)])
+@pytest.mark.parametrize("size", [None, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_subclass_shows_its_own_loss_at_every_door(kind, size):
     model = kind(toys.embedder(), seed=3, micro_batch_size=size)
     # A rate of zero, so that the loss by hand is that of each door.
@@ -84,6 +85,7 @@ def test_a_subclass_shows_its_own_loss_at_every_door(kind, size):
     assert on_batch == [pytest.approx(first, abs=1e-5)] * 2
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("options", [{}, {"tile_size": 3}])
 def test_equal_texts_tie_whatever_the_last_bit(options):
     pairs = {side: list(texts) for side, texts in toys.PAIRS.items()}
@@ -110,6 +112,7 @@ def test_equal_texts_tie_whatever_the_last_bit(options):
         assert found[name] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loss_at_chance_is_said_once(caplog):
     one = {side: [texts[0]] * 8 for side, texts in toys.PAIRS.items()}
     model = toys.trainer(keras.optimizers.SGD(0.0), **toys.EAGER)
@@ -120,6 +123,7 @@ def test_a_loss_at_chance_is_said_once(caplog):
     assert "temperature 0.07" in said[0]
 
 
+@pytest.mark.slow
 def test_a_loss_off_chance_is_not_remarked_on(caplog):
     model = toys.trainer(keras.optimizers.SGD(0.0), **toys.EAGER)
     with caplog.at_level(logging.WARNING):
@@ -127,6 +131,7 @@ def test_a_loss_off_chance_is_not_remarked_on(caplog):
     assert "at chance" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_high_rate_does_not_lose_the_temperature():
     model = toys.trainer(keras.optimizers.SGD(500.0), **toys.EAGER)
     toys.fit(model, epochs=4)

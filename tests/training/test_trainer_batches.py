@@ -125,6 +125,7 @@ def test_processes_see_what_was_shuffled(recorder):
     assert SEEN[4:] == SEEN[:4][::-1]
 
 
+@pytest.mark.slow_on_jax
 def test_batches_of_any_length_are_evaluated_and_embedded(eager):
     held = eager.evaluate(Batches(OF_LENGTHS), verbose=0, return_dict=True)
     one = [eager.test_on_batch(x, return_dict=True)["loss"] for x in OF_LENGTHS]
@@ -297,6 +298,7 @@ class Fails(keras.callbacks.Callback):
             raise InterruptedError
 
 
+@pytest.mark.slow
 def test_no_thread_is_left_behind(recorder, eager):
     before = own_threads()
     kinds = [

@@ -106,6 +106,7 @@ def weighted(batches):
     return [(x, None, WEIGHT[rows]) for x, rows in zip(batches, toys.slices(), strict=True)]
 
 
+@pytest.mark.slow
 def test_weights_in_batches(trainer):
     start = toys.state(trainer)
     toys.fit(trainer, sample_weight=list(WEIGHT))
@@ -133,6 +134,7 @@ def test_weights_in_batches(trainer):
 # === Validation, evaluation, prediction ===
 
 
+@pytest.mark.slow
 def test_validation_data_of_each_kind(trainer):
     weight = WEIGHT[:6]
     held = {side: PAIRS[side][:6] for side in SIDES}
@@ -154,6 +156,7 @@ def test_validation_data_of_each_kind(trainer):
     assert np.isfinite(steps["val_loss"]).all()
 
 
+@pytest.mark.slow_on_jax
 def test_validation_split_holds_out_the_last(trainer):
     start = toys.state(trainer)
     history = toys.fit(trainer, validation_split=0.35, sample_weight=WEIGHT)
@@ -168,6 +171,7 @@ def test_validation_split_holds_out_the_last(trainer):
     assert np.isfinite(tokens["val_loss"]).all()
 
 
+@pytest.mark.slow_on_jax
 def test_predict_gives_embeddings_in_order(trainer):
     expected = {side: trainer.embedder.encode_text(PAIRS[side], role=side) for side in SIDES}
     kinds = [(PAIRS, {"batch_size": BATCH}), (Batches(text_batches()), {})]
@@ -225,6 +229,7 @@ def test_short_epochs_go_on_where_the_last_ended():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [None, 2])
 def test_fit_shuffles_by_trainer_seed_and_epoch(steps, trainer):
     start = toys.state(trainer)
@@ -505,6 +510,7 @@ def test_bad_tf_data(name, trainer):
         trainer.fit(make(), verbose=0, **kwargs)
 
 
+@pytest.mark.slow
 @needs_tf_data
 def test_bad_batches_of_a_dataset(trainer):
     mask = np.array([[0, 0, 0, -1e9]] * 4, "float32")

@@ -30,6 +30,7 @@ def plain(batches):
     return toys.plain_steps(toys.embedder(), cptk.layers.ContrastiveHead(), batches, RATE)
 
 
+@pytest.mark.slow_on_jax
 def test_one_step_equals_plain_step_in_float64(float64):
     model = toys.compiled(
         cptk.ContrastiveTrainer(toys.embedder()), keras.optimizers.SGD(RATE), run_eagerly=True
@@ -53,6 +54,7 @@ def numpy_loss(model, x, weight=None, mask=None):
     return references.symmetric_info_nce(logits, mask, weight).mean()
 
 
+@pytest.mark.slow_on_jax
 def test_epochs_equal_plain_loop():
     model = toys.compiled(cptk.ContrastiveTrainer(toys.embedder()), keras.optimizers.SGD(RATE))
     history = toys.fit(model, epochs=2)
@@ -61,6 +63,7 @@ def test_epochs_equal_plain_loop():
     assert set(history) == {"loss", "query_accuracy", "document_accuracy", "temperature"}
 
 
+@pytest.mark.slow_on_jax
 def test_sample_weights_in_batches_equal_plain_loop():
     model = toys.compiled(cptk.ContrastiveTrainer(toys.embedder()), keras.optimizers.SGD(RATE))
     weight = np.linspace(0, 2, 10)
@@ -69,6 +72,7 @@ def test_sample_weights_in_batches_equal_plain_loop():
     toys.assert_same(toys.weights(model, trainable=True), plain(batches), atol=2e-6)
 
 
+@pytest.mark.slow_on_jax
 def test_equal_texts_are_masked():
     # 0, 1 and 4 have one query; 2 and 3 one document; 5 repeats a pair, so nothing of it is left.
     queries, documents = list(PAIRS["query"][:6]), list(PAIRS["document"][:6])

@@ -32,7 +32,7 @@ def factors(model):
     return {v.path.split("/")[-1] for v in model.trainable_variables}
 
 
-@pytest.mark.parametrize("lora", [0, 4])
+@pytest.mark.parametrize("lora", [pytest.param(0, marks=pytest.mark.slow), 4])
 def test_training_goes_on_after_reload(lora, tmp_path):
     model = toys.trainer(adam(), lora=lora, **(EAGER if lora else {}))
     model.mask_equal_texts = True
@@ -55,6 +55,7 @@ def test_training_goes_on_after_reload(lora, tmp_path):
     assert len(moved) == len(before)
 
 
+@pytest.mark.slow_on_jax
 def test_only_lora_and_temperature_are_trained():
     model = lora_trainer()
     assert factors(model) == {"lora_kernel_a", "lora_kernel_b", "bias", "tau"}
@@ -65,6 +66,7 @@ def test_only_lora_and_temperature_are_trained():
         assert same != variable.trainable
 
 
+@pytest.mark.slow
 def test_lora_in_weight_files(tmp_path):
     model = lora_trainer()
     saving = keras.callbacks.ModelCheckpoint(tmp_path / "x.weights.h5", save_weights_only=True)
@@ -84,6 +86,7 @@ def test_lora_in_weight_files(tmp_path):
         np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
+@pytest.mark.slow_on_jax
 def test_weights_without_lora_leave_it_alive(tmp_path):
     plain = toys.trainer(**EAGER)
     toys.fit(plain, EVEN)
@@ -103,6 +106,7 @@ def test_weights_without_lora_leave_it_alive(tmp_path):
     assert all((a != b).any() for a, b in zip(start, end, strict=True))
 
 
+@pytest.mark.slow_on_jax
 def test_lora_of_several_ranks_and_scales(tmp_path):
     embedder = toys.embedder(num_layers=2)
     embedder.backbone.enable_lora(2, target_layer_names=["query"])
@@ -121,6 +125,7 @@ def test_lora_of_several_ranks_and_scales(tmp_path):
     )
 
 
+@pytest.mark.slow_on_jax
 def test_lora_on_16_bit_weights(tmp_path):
     model = toys.embedder(dtype="bfloat16")
     model.backbone.enable_lora(4)
@@ -131,6 +136,7 @@ def test_lora_on_16_bit_weights(tmp_path):
     toys.assert_same(toys.state(again), toys.state(trainer), atol=0)
 
 
+@pytest.mark.slow_on_jax
 def test_frozen_layers_stay_frozen(tmp_path):
     embedder = toys.embedder(num_layers=2)
     embedder.backbone.get_layer("token_embedding").trainable = False
@@ -157,6 +163,7 @@ def test_not_compiled(tmp_path):
     toys.assert_same(toys.weights(again), toys.weights(model), atol=0)
 
 
+@pytest.mark.slow_on_jax
 def test_the_product_is_the_embedder(tmp_path):
     model = lora_trainer()
     toys.fit(model, EVEN, epochs=2)

@@ -31,12 +31,14 @@ def by_hand(model: Any, pairs: Any) -> dict[str, float]:
     return references.retrieval(queries, documents, pairs["query"], pairs["document"])
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("batch_size", [2, 4, 10])
 def test_equals_numpy_at_any_batch_size(model, batch_size):
     found = model.evaluate(PAIRS, batch_size=batch_size, verbose=0, return_dict=True)
     assert {name: found[name] for name in NAMES} == pytest.approx(by_hand(model, PAIRS), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -84,6 +86,7 @@ def test_other_kinds_of_data(model):
         assert {name: found[name] for name in NAMES} == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow_on_jax
 def test_an_endless_generator_with_validation_steps(model):
     def endless() -> Any:
         while True:
@@ -105,6 +108,7 @@ def test_a_generator_is_used_up_after_one_epoch(model):
     assert {name: found[name] for name in NAMES} == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_early_stopping_and_checkpoints_find_it_wherever_they_stand(model, first, tmp_path):
     stop = keras.callbacks.EarlyStopping("val_mrr", mode="max", patience=0, start_from_epoch=0)
