@@ -120,6 +120,18 @@ def refuse_labels(y: Any) -> None:
         )
 
 
+def on_any_backend(config: Any) -> Any:
+    """What `compile` was given, as saved: Keras on torch names torch's own optimizers in it."""
+    if isinstance(config, list | tuple):
+        return [on_any_backend(part) for part in config]
+    if not isinstance(config, dict):
+        return config
+    config = {name: on_any_backend(part) for name, part in config.items()}
+    if str(config.get("module")).startswith("keras.src.backend.torch.optimizers"):
+        config["module"] = "keras.optimizers"
+    return config
+
+
 def unpack(data: Any) -> tuple[Any, Any, Any]:
     """`x`, `y` and weights of `x`, `(x,)`, `(x, y)` or `(x, y, weights)`; a list is pairs."""
     if not isinstance(data, tuple):

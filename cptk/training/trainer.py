@@ -50,6 +50,7 @@ from cptk.training.inputs import (
     is_tf_dataset,
     may_end_early,
     of_one_type,
+    on_any_backend,
     refuse_labels,
     split,
     to_backend,
@@ -436,7 +437,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         distribution.take_over(self)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        config = keras.saving.deserialize_keras_object(config)
+        config = keras.saving.deserialize_keras_object(on_any_backend(config))
         self.compile(**config)
         self.optimizer.build(self.trainable_variables)
 

@@ -76,6 +76,10 @@ def test_killed_again_and_again(tmp_path, request):
     broken.mkdir()
     end(start(whole, "run", request))
     rng, begun = random.Random(0), []
+
+    def first_epoch(workers):
+        return int(re.search(r"epoch (\d+) begins", read(workers[0][1])).group(1))
+
     for number in range(KILLS):
         workers = start(broken, f"run{number}", request)
         # By then the first run has made a backup.
@@ -90,10 +94,11 @@ def test_killed_again_and_again(tmp_path, request):
                 assert code != 0
                 said = re.search(f"{LOST}|distributed service|coordination", read(log))
                 assert said, read(log)[-3000:]
-        begun.append(int(re.search(r"epoch (\d+) begins", read(workers[0][1])).group(1)))
+        begun.append(first_epoch(workers))
     workers = start(broken, "last", request)
     end(workers)
     assert f"epoch {EPOCHS - 1} begins" in read(workers[0][1])
+    begun.append(first_epoch(workers))
     assert begun == sorted(begun)
     assert begun[-1] > 0, "no run went on where another was killed"
     expected, got = np.load(whole / "end.npz"), np.load(broken / "end.npz")

@@ -73,7 +73,8 @@ def test_killed_again_and_again(lora, tmp_path):
     assert backups(folder) == ["epoch-1"]
     killed(folder, "write:2", lora)
     assert backups(folder) == ["epoch-1", "epoch-2"]
-    killed(folder, "unlink:1", lora)  # The new one in place, the oldest still there.
+    # First goes what the kill before left; then the new one is in place, the oldest still there.
+    killed(folder, "unlink:2", lora)
     assert backups(folder) == ["epoch-1", "epoch-2", "epoch-3"]
     killed(folder, "step:3", lora)
     assert finish(folder, lora) == 4
