@@ -132,7 +132,7 @@ def gather(tree: Any) -> Any:
         kept = tensor.dtype
         if kept in (tf.bool, tf.uint8, tf.int8, tf.uint16, tf.int16):
             tensor = tf.cast(tensor, tf.int32)  # WORKAROUND. The collectives know few dtypes.
-        everything = context.all_gather(tensor, axis=0)
+        everything = _all_gather(context, tensor)
         offset = -context.replica_id_in_sync_group * tf.shape(tensor)[0]
         return tf.cast(tf.roll(everything, offset, axis=0), kept)
 
@@ -159,10 +159,17 @@ def everywhere(model: Any, tree: Any) -> Any:
     several = replicas(model).processes > 1
 
     def of_all(tensor: Any) -> Any:
-        everything = context.all_gather(tensor, axis=0)
+        everything = _all_gather(context, tensor)
         return keras.ops.expand_dims(everything, 0) if several else everything
 
     return keras.tree.map_structure(of_all, tree)
+
+
+def _all_gather(context: Any, tensor: Any) -> Any:
+    import tensorflow as tf
+
+    # WORKAROUND. Processes gather no tensor that lies on no device, as an input of a function does.
+    return context.all_gather(tf.identity(tensor), axis=0)
 
 
 def total(tensor: Tensor) -> Tensor:

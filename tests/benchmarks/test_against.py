@@ -20,7 +20,7 @@ def test_a_checkout_against_itself(tmp_path):
     report = json.loads((tmp_path / "against.json").read_text())
     assert [row["work"] for row in report["rows"]] == ["train step", "cached step", "encode"]
     for row in report["rows"]:
-        assert row["difference_of_results"] == 0
+        assert row["difference_of_results"] < 1e-5  # threads add in any order
         for kind in ("wall", "cpu"):
             assert 0 < row[kind]["low"] <= row[kind]["ratio"] <= row[kind]["high"]
     assert "| tensorflow | encode |" in (tmp_path / "against.md").read_text()

@@ -113,6 +113,8 @@ def test_batches_of_any_length_train(kind, recorder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(toys.BACKEND == "jax", reason="JAX must not be forked")
+# JAX warns of it where another test has imported it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_processes_see_what_was_shuffled(recorder):
     class Shuffled(Batches):
         def on_epoch_end(self):

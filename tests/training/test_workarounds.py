@@ -43,6 +43,7 @@ WORKERS = [
     ("build", "building"),
     ("one_row", "means of logs"),
     ("apply_gradients", "reducing two dtypes"),
+    ("_all_gather", "gathering an input"),
 ]
 #: Those with a test of their own below, and the one that cannot be tested: see there.
 OTHERS = {"tf_train_step", "running", "_compile_anew", "_end_in_time"}

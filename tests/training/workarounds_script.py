@@ -99,6 +99,14 @@ def gathering_bool() -> str:
     return error(lambda: in_replicas(lambda c: c.all_gather(tf.constant([True]), axis=0)))
 
 
+def gathering_an_input() -> str:
+    def gather(tensor: Any) -> Any:
+        return tf.distribute.get_replica_context().all_gather(tensor, axis=0)
+
+    run = tf.function(lambda x: STRATEGY.run(gather, args=(x,)), autograph=False)
+    return error(lambda: run(tf.ones(2)))
+
+
 def reducing_two_dtypes() -> str:
     both = [tf.ones(2, tf.float32), tf.ones(3, tf.float16)]
     return error(lambda: in_replicas(lambda c: c.all_reduce(tf.distribute.ReduceOp.SUM, both)))
@@ -146,6 +154,7 @@ TROUBLES: dict[str, dict[str, Callable[[], str]]] = {
         "building": fitting(),
         "means of logs": fitting(Unbuilt, keras.optimizers.SGD),
         "reducing two dtypes": reducing_two_dtypes,
+        "gathering an input": gathering_an_input,
     },
 }
 
