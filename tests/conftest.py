@@ -2,12 +2,13 @@
 
 import os
 import tempfile
+from importlib.metadata import version
 
-import keras
 import pytest
 from hypothesis import HealthCheck, settings
-from keras.src.backend.common.variables import Variable
 from tiers import LONG, NO_BACKEND, ONCE, listed
+
+# Keras is imported in functions: the process that only hands out the tests needs no TensorFlow.
 
 # No deadlines: a first example compiles. Every run draws the same examples, so that a red
 # test is red again; HYPOTHESIS_PROFILE=explore draws new ones.
@@ -17,9 +18,16 @@ settings.register_profile("explore", max_examples=500, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
-def pytest_configure() -> None:
+def _backend() -> str:
+    import keras
+
+    return keras.backend.backend()
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """On JAX most of the time goes into compiling toy models, and little into running them."""
-    if keras.backend.backend() == "jax":
+    named = os.environ.get("KERAS_BACKEND")
+    if (named or _backend()) == "jax":
         # Read when JAX runs its first operation. Both workers, and processes that tests start,
         # inherit them, and so share what is compiled.
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -35,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     On JAX: run once what is alike on both, and later what costs most and tells little.
     """
     items.sort(key=lambda item: not listed(item.path, LONG))
-    if keras.backend.backend() != "jax":
+    if _backend() != "jax":
         return
     alike = [item for item in items if listed(item.path, NO_BACKEND + ONCE)]
     config.hook.pytest_deselected(items=alike)
@@ -45,13 +53,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
 
 
-def pytest_report_header() -> str:
-    return f"keras {keras.__version__} on {keras.backend.backend()}"
+def pytest_report_header(config: pytest.Config) -> str:
+    named = os.environ.get("KERAS_BACKEND")
+    return f"keras {version('keras')} on {named or _backend()}"
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Python, NumPy and the backend start every test from the same seed."""
+    import keras
+
     keras.utils.set_random_seed(1234)
 
 
@@ -62,5 +73,7 @@ def _no_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
         def refuse(*args: object, **kwargs: object) -> None:
             raise AssertionError(f"{request.path.name} is in NO_BACKEND and makes a variable")
+
+        from keras.src.backend.common.variables import Variable
 
         monkeypatch.setattr(Variable, "__init__", refuse)

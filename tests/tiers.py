@@ -36,7 +36,7 @@ NO_BACKEND = [
     "test_visualization.py",
 ]
 
-#: Files whose tests use a backend, and tell on each of them the same: of readers, of tokenizers and
+#: Files whose tests use a backend, and tell on each of them the same: of files, of tokenizers and
 #: of other tools. They too run on TensorFlow alone; what is read works on both by test_smollm2.py.
 ONCE = [
     "evaluation/test_cached_encoder.py",
@@ -44,6 +44,8 @@ ONCE = [
     "examples/test_evaluate_cli.py",
     "integrations",
     "models/test_preprocessor.py",
+    "models/test_preset_files.py",
+    "models/test_saving.py",
     "models/test_tokenization.py",
     "models/test_tokenizer_bounds.py",
 ]

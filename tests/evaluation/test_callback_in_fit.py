@@ -105,6 +105,7 @@ def test_training_ends_with_the_same_weights_to_the_last_bit(
     assert history.history["drift"] == (scores if "every_n_epochs" in when else scores[1:])
 
 
+@pytest.mark.slow
 def test_mid_epoch_scores_are_those_of_the_weights_at_that_step(trainer: Any) -> None:
     model = trainer()
     callback = EvaluationCallback(drift(), every_n_steps=2)

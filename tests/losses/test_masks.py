@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cptk.losses import same_text_mask, text_ids
 
 
+@pytest.mark.slow_on_jax
 @given(shape=st.sampled_from([(1, 1), (4, 4), (3, 5)]), seed=st.integers(0, 2**16))
 def test_group_ids_and_token_rows_equal_the_loop(shape, seed):
     rng = np.random.default_rng(seed)

@@ -306,6 +306,7 @@ def test_zero_vectors_get_no_gradient():
 # --- scores ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     ("n", "m", "tile_size"),
     [(5, 8, 3), *(pytest.param(6, 6, t, marks=pytest.mark.slow_on_jax) for t in (1, 2, 4, 9))],

@@ -97,6 +97,7 @@ class AtEachBatch(keras.callbacks.Callback):
         self.vectors = self.embedder.encode_text(TEXTS, verbose=0)
 
 
+@pytest.mark.slow_on_jax
 def test_in_a_callback_at_each_batch():
     embedder = toys.gpt2_embedder(1)
     callback = AtEachBatch(embedder)

@@ -41,7 +41,10 @@ OTHERS = {
 }
 
 
-@pytest.fixture(scope="session", params=["gpt2", "llama", *OTHERS])
+@pytest.fixture(
+    scope="session",
+    params=["gpt2", "llama", *(pytest.param(n, marks=pytest.mark.slow_on_jax) for n in OTHERS)],
+)
 def saved(request, tmp_path_factory) -> Saved:
     if request.param in OTHERS:
         return save(OTHERS[request.param](), tmp_path_factory.mktemp("presets") / request.param)

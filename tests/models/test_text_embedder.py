@@ -44,13 +44,14 @@ def gpt2() -> GPT2TextEmbedder:
     return toys.gpt2_embedder()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name == "GPT2" else [pytest.mark.slow_on_jax])
-        for name in toys.DECODERS
-    ],
-)
+#: One with learnt positions and one with a window among its attention; the others later.
+EVERY_DECODER = [
+    pytest.param(name, marks=[] if name in ("GPT2", "Gemma3") else [pytest.mark.slow])
+    for name in toys.DECODERS
+]
+
+
+@pytest.mark.parametrize("name", EVERY_DECODER)
 def test_every_decoder_equals_one_text_at_a_time(name):
     embedder = toys.embedder(name, num_layers=1)
     found = embedder.encode_text(FEW, verbose=0)
@@ -271,7 +272,7 @@ def layer_outputs(backbone):
 
 
 @pytest.mark.slow_on_jax
-@pytest.mark.parametrize("name", toys.DECODERS)
+@pytest.mark.parametrize("name", EVERY_DECODER)
 def test_first_layers_equal_the_truncated_computation(name):
     backbone = toys.backbone(name, num_layers=4)
     short = keep_first_layers(backbone, 2)
@@ -283,6 +284,7 @@ def test_first_layers_equal_the_truncated_computation(name):
     np.testing.assert_allclose(states(short, row), by_hand(backbone, 2, row), atol=2e-5)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("name", ["GPT2", "Llama3", "Gemma3"])  # Three kinds of norm.
 def test_the_by_hand_computation_is_the_backbones_at_full_depth(name):
     """Guards the reference above: with a fresh final norm it is the whole backbone."""
@@ -304,6 +306,7 @@ def test_first_layers_of_tied_and_untied(tied):
     assert len(rows) == 1  # An embedder has no use for the output embedding.
 
 
+@pytest.mark.slow_on_jax
 def test_first_layers_have_weights_of_their_own():
     long = toys.gpt2_embedder(2)
     expected = long.encode_text(FEW, verbose=0)

@@ -218,6 +218,7 @@ def rewritten(path, change):
     backup_files.write(path, backup.arrays, about)
 
 
+@pytest.mark.slow_on_jax
 def test_damaged_backups(made):
     folder, model = made
     newest = folder / "epoch-3.safetensors"

@@ -148,6 +148,7 @@ def test_a_callback_that_unfreezes(when):
     toys.assert_same(toys.weights(model), toys.weights(expected), atol=1e-5)
 
 
+@pytest.mark.slow_on_jax
 def test_an_optimizer_not_yet_built_fits_whatever_comes():
     model = cptk.ContrastiveTrainer(toys.embedder())
     model.compile(keras.optimizers.SGD(0.5), run_eagerly=True)

@@ -76,7 +76,16 @@ def expected():
     return toys.weights(model, trainable=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+#: Those that go other ways; the rest in the slow tier.
+FIRST = {"lists", "NumPy strings", "texts and tokens", "PyDataset of tokens", "generator of texts"}
+FIRST |= {"dataset of texts", "batched dataset of tokens"}
+
+
+def later(kinds):
+    return [pytest.param(k, marks=[] if k in FIRST else [pytest.mark.slow]) for k in kinds]
+
+
+@pytest.mark.parametrize("kind", later(KINDS))
 def test_kind_of_data(kind, trainer, expected):
     x, kwargs = KINDS[kind]()
     toys.fit(trainer, x, epochs=2, **kwargs)
@@ -84,7 +93,7 @@ def test_kind_of_data(kind, trainer, expected):
 
 
 @needs_tf_data
-@pytest.mark.parametrize("kind", TF_KINDS)
+@pytest.mark.parametrize("kind", later(TF_KINDS))
 def test_kind_of_tf_data(kind, trainer, expected):
     x, kwargs = TF_KINDS[kind]()
     trainer.fit(x, epochs=2, verbose=0, **kwargs)
@@ -243,6 +252,7 @@ def test_fit_shuffles_by_trainer_seed_and_epoch(steps, trainer):
     toys.assert_same(toys.weights(trainer, trainable=True), expected)
 
 
+@pytest.mark.slow
 def test_pair_dataset_keeps_its_own_seed(trainer):
     data = PairDataset(toys.tokens(), None, BATCH, seed=7)
     trainer.fit(data, verbose=0)

@@ -191,6 +191,7 @@ def test_model_checkpoints(tmp_path):
         )
 
 
+@pytest.mark.slow_on_jax
 def test_early_stopping_and_schedule():
     model = toys.trainer(keras.optimizers.SGD(0.0), **EAGER)
     stop = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
@@ -202,6 +203,7 @@ def test_early_stopping_and_schedule():
     assert history["learning_rate"] == [0.0, 0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["one", "list", "tuple"])
 def test_forms_of_callbacks(form, trainer):
     seen = []
@@ -291,6 +293,7 @@ def test_batches_of_any_length():
     toys.assert_same(toys.weights(model, True), toys.weights(expected, True), atol=2e-6)
 
 
+@pytest.mark.slow_on_jax
 def test_progress_in_a_file_is_a_line_an_epoch(capsys):
     model = toys.trainer(**toys.EAGER)
     model.fit(toys.PAIRS, batch_size=5, validation_data=toys.EVEN)

@@ -106,6 +106,7 @@ def test_weights_without_lora_leave_it_alive(tmp_path):
     assert all((a != b).any() for a, b in zip(start, end, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.slow_on_jax
 def test_lora_of_several_ranks_and_scales(tmp_path):
     embedder = toys.embedder(num_layers=2)

@@ -96,6 +96,7 @@ def test_an_endless_generator_with_validation_steps(model):
     assert history["val_mrr"] == pytest.approx([by_hand(model, PAIRS)["mrr"]] * 2, abs=1e-9)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras's, of any generator
 def test_a_generator_is_used_up_after_one_epoch(model):
     expected = by_hand(model, PAIRS)
