@@ -193,15 +193,8 @@ if BACKEND == "jax":  # compiling takes a minute a page: those alone that say so
     RUNNABLE = [page for page in RUNNABLE if page.name in ("README.md", "scaling.md")]
 
 
-@pytest.mark.slow_on_jax
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=[pytest.mark.slow] if page.name != "README.md" else [])
-        for page in RUNNABLE
-    ],
-    ids=of,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUNNABLE, ids=of)
 def test_blocks_run_from_top_to_bottom(page: Path, elsewhere: None) -> None:
     names: dict[str, Any] = {"queries": list(QUERIES), "documents": list(DOCUMENTS)}
     if page.name in HAVE_AN_EMBEDDER:

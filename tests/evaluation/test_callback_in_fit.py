@@ -117,6 +117,7 @@ def test_mid_epoch_scores_are_those_of_the_weights_at_that_step(trainer: Any) ->
     assert callback.history[0]["score"] == pytest.approx(np.abs(vectors[:, 0]).mean(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_history_survives_an_interruption_without_gaps_or_doubles(
     trainer: Any, tmp_path: Path
 ) -> None:

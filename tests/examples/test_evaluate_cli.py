@@ -66,7 +66,7 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_a_report_in_three_forms_past_what_is_missing_and_resumed(
     run: Callable[..., Done], preset: Path, data: Path, tmp_path: Path
 ) -> None:

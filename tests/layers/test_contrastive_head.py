@@ -37,6 +37,7 @@ def test_value_and_gradients_equal_the_loops(m):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow_on_jax
 def test_gradient_of_tau_equals_the_loops():
     query, document = embeddings(3, 3)
     head = ContrastiveHead(temperature=0.5)
@@ -110,6 +111,7 @@ def test_the_limit_is_only_applied_after_a_step():
     assert logits.item() == pytest.approx(200, rel=1e-4)
 
 
+@pytest.mark.slow_on_jax
 def test_a_zero_vector_has_cosine_zero_and_a_finite_gradient():
     query, document = embeddings(2, 2)
     query[0] = 0

@@ -99,6 +99,7 @@ def test_masked_entries_change_nothing_and_get_no_gradient(loss):
     assert not gradient[off].any()
 
 
+@pytest.mark.slow_on_jax
 @each_loss
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_low_precision_logits_are_summed_in_float32(loss, dtype):

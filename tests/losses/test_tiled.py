@@ -193,6 +193,7 @@ def test_equals_numpy_in_200_shapes(**drawn):
     check_any(**drawn)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     ("n", "m", "tile_size", "dtype"),
     [(5, 9, 3, "float32"), (5, 9, 3, "float64"), (6, 6, None, "float32")],
@@ -265,6 +266,7 @@ def test_low_precision_is_summed_in_float32(dtype):
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.slow_on_jax
 def test_tiny_losses_keep_their_digits():
     # log(1 + 2 e^-20) = 4e-9, where log sum exp(l) - l_ii would give 0 in float32.
     eye = keras.ops.eye(3)
@@ -364,6 +366,7 @@ def test_equal_texts_tie_whatever_the_last_bit(tile_size, symmetric):
         assert len({*expected}) > 1
 
 
+@pytest.mark.slow_on_jax
 def test_collapsed_embeddings_score_chance():
     ones = keras.ops.ones((6, 1))
     _, _, rows, columns = streamed_info_nce(ones, ones, 20.0, tile_size=4)
@@ -371,6 +374,7 @@ def test_collapsed_embeddings_score_chance():
     np.testing.assert_allclose(to_numpy(columns), 1 / 6, rtol=1e-6)
 
 
+@pytest.mark.slow_on_jax
 def test_nan_scores_nothing():
     query = keras.ops.convert_to_tensor([[math.nan, 0.0], [0.0, 1.0]])
     losses, _, scores, _ = streamed_info_nce(query, keras.ops.eye(2), 20.0)
@@ -406,7 +410,8 @@ def graph_gradient(jit):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.function")
-@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jit", [False, True])
 def test_gradient_in_a_graph_of_unknown_shape(jit):
     gradient = graph_gradient(jit)
     rng = np.random.default_rng(0)

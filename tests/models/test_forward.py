@@ -105,6 +105,7 @@ def test_in_a_callback_at_each_batch():
     np.testing.assert_allclose(callback.vectors, eager(embedder), atol=1e-5)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.skipif(not ON_JAX, reason="only there a fit takes the weights with it")
 def test_another_models_fit_is_named():
     embedder = toys.gpt2_embedder(1)
@@ -254,6 +255,7 @@ def test_onnx_of_an_embedder_that_was_never_called(tmp_path):
     np.testing.assert_allclose(session.run(None, inputs)[0], eager(embedder), atol=1e-5)
 
 
+@pytest.mark.slow_on_jax
 def test_onnx_is_asked_for_by_a_model_that_has_been_called(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(

@@ -263,6 +263,7 @@ def test_config_round_trip(cls, roles, spec):
     assert again.reference.spec == reader.reference.spec
 
 
+@pytest.mark.slow
 @needs_tensorflow
 @given(texts=st.lists(ANY_TEXT, min_size=1, max_size=4))
 def test_same_ids_eagerly_and_in_tf_data(paper, texts):

@@ -43,7 +43,10 @@ OTHERS = {
 
 @pytest.fixture(
     scope="session",
-    params=["gpt2", "llama", *(pytest.param(n, marks=pytest.mark.slow_on_jax) for n in OTHERS)],
+    params=[
+        "gpt2",
+        *(pytest.param(name, marks=pytest.mark.slow_on_jax) for name in ("llama", *OTHERS)),
+    ],
 )
 def saved(request, tmp_path_factory) -> Saved:
     if request.param in OTHERS:

@@ -45,9 +45,9 @@ def gpt2() -> GPT2TextEmbedder:
 
 
 #: One with learnt positions and one with a window among its attention; the others later.
+LATER = {"GPT2": [], "Gemma3": pytest.mark.slow_on_jax}
 EVERY_DECODER = [
-    pytest.param(name, marks=[] if name in ("GPT2", "Gemma3") else [pytest.mark.slow])
-    for name in toys.DECODERS
+    pytest.param(name, marks=LATER.get(name, pytest.mark.slow)) for name in toys.DECODERS
 ]
 
 
@@ -296,6 +296,7 @@ def test_the_by_hand_computation_is_the_backbones_at_full_depth(name):
     np.testing.assert_allclose(states(backbone, row), by_hand(backbone, 2, row), atol=2e-5)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("tied", [True, False])
 def test_first_layers_of_tied_and_untied(tied):
     backbone = toys.backbone("Llama3", 3, tie_word_embeddings=tied)

@@ -19,6 +19,9 @@ from cptk import files
 from cptk.training import ExactBackupAndRestore, backup_files, callback_state, made_with
 from cptk.training.lora import training_state, variable_paths
 
+#: A toy is trained for each of these; what is saved is the same on both.
+pytestmark = pytest.mark.slow_on_jax
+
 FIGURES = [0.5, 0.9, 0.1, 0.2, 0.3, 0.4]
 
 

@@ -105,7 +105,7 @@ def test_a_traced_step_is_made_anew():
     assert not any("transformer_layer_1" in path for path in paths)
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_traced_evaluation_is_made_anew():
     model = trainer(run_eagerly=False)
     before = model.test_on_batch(BATCH, return_dict=True)

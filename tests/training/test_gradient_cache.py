@@ -323,7 +323,7 @@ def test_auto_stops_where_memory_ends(monkeypatch):
     assert gradient_cache.settle(trainer, 24, verbose=False).size in gradient_cache.SIZES
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_auto_is_settled_by_evaluate_too_and_needs_compile():
     trainer = cptk.ContrastiveTrainer(toys.embedder(), micro_batch_size="auto")
     with pytest.raises(ValueError, match="compile"):

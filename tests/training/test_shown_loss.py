@@ -58,8 +58,16 @@ class Seen(keras.callbacks.Callback):
 
 
 @pytest.mark.slow_on_jax
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("size", [None, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        pytest.param(
+            kind, size, marks=[] if (kind, size) == (Penalised, None) else [pytest.mark.slow]
+        )
+        for kind in KINDS
+        for size in (None, 3)
+    ],
+)
 def test_a_subclass_shows_its_own_loss_at_every_door(kind, size):
     model = kind(toys.embedder(), seed=3, micro_batch_size=size)
     # A rate of zero, so that the loss by hand is that of each door.

@@ -219,7 +219,7 @@ def test_nothing_but_batches_of_one(recorder):
     assert SEEN == []
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_evaluation_and_embedding_need_no_negatives(eager):
     odd = of_sizes(3, 1)
     kinds = [(iter(odd), {"steps": 2}), (pairs(4), {"batch_size": 3})]

@@ -100,6 +100,7 @@ def test_kind_of_tf_data(kind, trainer, expected):
     toys.assert_same(toys.weights(trainer, trainable=True), expected)
 
 
+@pytest.mark.slow
 def test_train_on_texts(trainer, expected):
     for x in text_batches() * 2:
         trainer.train_on_batch(x)
@@ -165,7 +166,7 @@ def test_validation_data_of_each_kind(trainer):
     assert np.isfinite(steps["val_loss"]).all()
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_validation_split_holds_out_the_last(trainer):
     start = toys.state(trainer)
     history = toys.fit(trainer, validation_split=0.35, sample_weight=WEIGHT)
@@ -194,6 +195,7 @@ def test_predict_gives_embeddings_in_order(trainer):
     np.testing.assert_allclose(to_numpy(got["query"]), expected["query"], atol=1e-5)
 
 
+@pytest.mark.slow_on_jax
 def test_one_shared_role():
     reader = cptk.models.GPT2TextEmbedderPreprocessor(
         toys.toys.tokenizer(), toys.LENGTH, roles={"text": ("", ":")}

@@ -191,7 +191,7 @@ def test_model_checkpoints(tmp_path):
         )
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_early_stopping_and_schedule():
     model = toys.trainer(keras.optimizers.SGD(0.0), **EAGER)
     stop = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
@@ -213,6 +213,7 @@ def test_forms_of_callbacks(form, trainer):
     assert set(seen[0]) == {"loss", "query_accuracy", "document_accuracy", "temperature"}
 
 
+@pytest.mark.slow_on_jax
 def test_progress_bar_shows_all(trainer, capsys):
     toys.fit(trainer, verbose=1)
     shown = capsys.readouterr().out

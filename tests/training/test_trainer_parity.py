@@ -124,6 +124,7 @@ def test_padding_is_no_text():
         assert len(set(to_numpy(own).tolist())) == len(set(to_numpy(every).tolist())) == 2
 
 
+@pytest.mark.slow_on_jax
 def test_evaluate_and_metrics_equal_numpy(trainer):
     weight = np.linspace(0.5, 2, 10)
     logs = trainer.evaluate(
@@ -156,6 +157,7 @@ def test_compute_loss_can_be_overridden():
     assert logs["loss"] == pytest.approx(references.info_nce(logits).mean(), abs=1e-5)
 
 
+@pytest.mark.slow_on_jax
 def test_losses_of_layers_are_added():
     model = toys.embedder()
     model.backbone.get_layer("token_embedding").embeddings_regularizer = None

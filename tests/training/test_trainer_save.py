@@ -86,7 +86,7 @@ def test_lora_in_weight_files(tmp_path):
         np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_weights_without_lora_leave_it_alive(tmp_path):
     plain = toys.trainer(**EAGER)
     toys.fit(plain, EVEN)
@@ -137,7 +137,7 @@ def test_lora_on_16_bit_weights(tmp_path):
     toys.assert_same(toys.state(again), toys.state(trainer), atol=0)
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_frozen_layers_stay_frozen(tmp_path):
     embedder = toys.embedder(num_layers=2)
     embedder.backbone.get_layer("token_embedding").trainable = False
@@ -164,7 +164,7 @@ def test_not_compiled(tmp_path):
     toys.assert_same(toys.weights(again), toys.weights(model), atol=0)
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_the_product_is_the_embedder(tmp_path):
     model = lora_trainer()
     toys.fit(model, EVEN, epochs=2)

@@ -74,6 +74,7 @@ class Own(keras.utils.PyDataset):
         return list(batches(PAIRS))[index]
 
 
+@pytest.mark.slow_on_jax
 def test_other_kinds_of_data(model):
     expected = by_hand(model, PAIRS)
     kinds = [Own()]
@@ -86,7 +87,7 @@ def test_other_kinds_of_data(model):
         assert {name: found[name] for name in NAMES} == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_an_endless_generator_with_validation_steps(model):
     def endless() -> Any:
         while True:
@@ -96,7 +97,7 @@ def test_an_endless_generator_with_validation_steps(model):
     assert history["val_mrr"] == pytest.approx([by_hand(model, PAIRS)["mrr"]] * 2, abs=1e-9)
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras's, of any generator
 def test_a_generator_is_used_up_after_one_epoch(model):
     expected = by_hand(model, PAIRS)
