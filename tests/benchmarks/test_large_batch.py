@@ -137,6 +137,7 @@ def test_a_row_that_fails_is_listed_and_the_next_is_measured(benchmark, monkeypa
     assert "| 4 | cptk, JAX | failed |" in (tmp_path / "large_batch.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_arm_that_is_not_installed_is_listed(benchmark, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "missing_modules", lambda arm, model: ["no_such_module"])
     benchmark.main(_inside(tmp_path, "--arms", "st-cached", "--batch-sizes", "4"))

@@ -267,6 +267,7 @@ def test_bad_overrides(gpt2):
         DecoderTextEmbedder.from_preset(folder, dtype="float31")
 
 
+@pytest.mark.slow
 def test_first_layers_are_all_that_is_saved(tmp_path):
     long = llama_embedder(num_layers=4)
     long.save_to_preset(tmp_path / "long")

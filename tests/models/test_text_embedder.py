@@ -173,7 +173,7 @@ def test_predict_reads_token_ids_without_a_preprocessor(gpt2):
         embedder.encode_text("x")
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("policy", ["mixed_bfloat16"])
 def test_16_bits_give_float32_of_unit_length(policy, pooling):

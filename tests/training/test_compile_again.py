@@ -156,7 +156,7 @@ def test_an_optimizer_not_yet_built_fits_whatever_comes():
     assert any("lora" in path for path in moved(model, lambda: model.train_on_batch(BATCH)))
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_gradient_cache_after_lora():
     model = cptk.ContrastiveTrainer(toys.embedder(), seed=3, micro_batch_size=2)
     toys.compiled(model, keras.optimizers.SGD(0.5), run_eagerly=BACKEND != "jax")

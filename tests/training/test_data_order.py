@@ -124,6 +124,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(recorder):
     assert fit(recorder, steps_per_epoch=1) == run(10)[9:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1, 2])
 def test_a_script_that_calls_fit_twice_resumes(killed, recorder, tmp_path):
     """Killed in its first or second call, or before its third: it sees what it would have seen."""

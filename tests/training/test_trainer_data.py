@@ -273,6 +273,7 @@ def test_seed_is_drawn_and_fixed_by_set_random_seed():
 # === Threads ===
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lists", "PyDataset of texts", "generator of texts"])
 def test_texts_are_tokenised_off_the_training_thread(kind, trainer, monkeypatch):
     threads = []

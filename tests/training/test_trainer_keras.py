@@ -213,7 +213,7 @@ def test_forms_of_callbacks(form, trainer):
     assert set(seen[0]) == {"loss", "query_accuracy", "document_accuracy", "temperature"}
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_progress_bar_shows_all(trainer, capsys):
     toys.fit(trainer, verbose=1)
     shown = capsys.readouterr().out
@@ -267,7 +267,7 @@ def test_temperature_is_trained_and_its_scale_bounded():
     assert float(to_numpy(head.temperature)) == pytest.approx(0.01, rel=1e-5)
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_frozen_temperature():
     head = cptk.layers.ContrastiveHead(temperature=0.05, trainable=False)
     model = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), head), **EAGER)

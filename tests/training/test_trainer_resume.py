@@ -118,7 +118,7 @@ def interrupted(folder, epoch=2, model=None):
         toys.fit(model, EVEN, epochs=4, callbacks=[ExactBackupAndRestore(folder), interrupt(epoch)])
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_seed_and_epoch_are_those_of_the_interrupted_run(tmp_path):
     first = toys.trainer()
     first.seed = 17
