@@ -97,8 +97,9 @@ def uninterrupted(tmp_path_factory):
     return outcome(model, fit(model, with_memory(folder)), folder)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("place", ["first", "last", "stopped"])
+@pytest.mark.parametrize(
+    "place", [*(pytest.param(p, marks=pytest.mark.slow) for p in ("first", "last")), "stopped"]
+)
 def test_callbacks_go_on_with_what_they_had(place, uninterrupted, tmp_path, capsys):
     def callbacks():
         others, backup = with_memory(tmp_path / "files"), ExactBackupAndRestore(tmp_path / "b")
@@ -172,7 +173,6 @@ class Idle(keras.callbacks.Callback):
         self.folder, self.limits = "here", [1, 2]
 
 
-@pytest.mark.slow
 def test_a_callback_that_may_have_state_is_named(tmp_path):
     counter = Counter()
     with pytest.warns(UserWarning, match=r"does not save .*Counter \(seen\).*get_state"):
@@ -185,7 +185,6 @@ def test_a_callback_that_may_have_state_is_named(tmp_path):
     assert not any("Idle" in str(w.message) for w in said)
 
 
-@pytest.mark.slow
 def test_a_callback_with_hooks_is_saved(tmp_path):
     break_off(trainer(), [Remembers(), kept(tmp_path)])
     again = Remembers()
@@ -221,7 +220,6 @@ def rewritten(path, change):
     backup_files.write(path, backup.arrays, about)
 
 
-@pytest.mark.slow_on_jax
 def test_damaged_backups(made):
     folder, model = made
     newest = folder / "epoch-3.safetensors"
