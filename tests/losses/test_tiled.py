@@ -490,7 +490,8 @@ def test_no_array_as_large_as_the_matrix():
     assert f"[{n},{d}]" in text
     assert f"{n},{m}]" not in text
     assert f"{m},{n}]" not in text
-    assert str(n * m) not in text
+    assert f"[{n * m}]" not in text
+    assert f"[{n * m}," not in text
 
 
 def second_derivative(query, document):
