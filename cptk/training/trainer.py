@@ -197,7 +197,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             layer.built = True
 
     def _purge_model_variables(self, **kinds: bool) -> None:
-        optimizer = getattr(self.optimizer, "variables", [])
+        optimizer = getattr(getattr(self, "optimizer", None), "variables", [])
         with kept([*self.variables, *self.metrics_variables, *optimizer]):
             super()._purge_model_variables(**kinds)
 

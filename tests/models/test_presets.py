@@ -176,15 +176,10 @@ NATIVE = keras.backend.backend()
 OTHER = "tensorflow" if NATIVE == "jax" else "jax"
 
 
-# One fresh process in the default tier, of the backend that differs most.
 @pytest.mark.slow
-@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     "backend",
-    [
-        name if name == OTHER else pytest.param(name, marks=pytest.mark.slow)
-        for name in ("tensorflow", "jax", "torch")
-    ],
+    [name for name in ("tensorflow", "jax", "torch") if NATIVE == "tensorflow" or name == OTHER],
 )
 def test_same_vectors_in_another_process_on_any_backend(gpt2, llama, backend, tmp_path):
     if importlib.util.find_spec(backend) is None:

@@ -29,11 +29,11 @@ BACKEND = keras.backend.backend()
 FULL = bool(os.environ.get("CPTK_FULL"))
 KINDS = {
     "tensorflow": [
-        "mirrored:4",
+        "mirrored:2",
         "workers:2",
-        *(["mirrored:2", "tpu:2", "workers:3"] if FULL else []),
+        *(["mirrored:4", "tpu:2", "workers:3"] if FULL else []),
     ],
-    "jax": ["devices:4", "processes:2", "mesh:2", *(["devices:2", "devices:8"] if FULL else [])],
+    "jax": ["devices:2", "processes:2", "mesh:2", *(["devices:4", "devices:8"] if FULL else [])],
     "torch": [],
 }[BACKEND]
 #: The rest of parity_script's: the other optimizer, LoRA where this has none, and so on.
@@ -164,7 +164,7 @@ def test_doors(found_on):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX sees the global batch")
-@pytest.mark.parametrize("kind", [pytest.param("mirrored:2", marks=pytest.mark.slow), "tpu:2"])
+@pytest.mark.parametrize("kind", ["mirrored:2", "tpu:2"])
 def test_replicas_against_numpy(kind, tmp_path):
     """The tpu is a stand-in on CPUs."""
     found = run(kind, tmp_path / "found.npz", script="replica_script.py")

@@ -81,6 +81,7 @@ def test_killed_again_and_again(lora, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(toys.BACKEND == "jax", reason="once is enough")
 def test_killed_from_outside(tmp_path):
     """As soon as a file of some kind is seen, at moments nobody has chosen."""
     folder, rng = tmp_path / "backup", random.Random(0)
