@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import reprlib
 from collections.abc import Iterable, Mapping, MappingView, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -171,6 +172,36 @@ def iterated(values: Any, name: str, of: str = "strings") -> Iterable[Any]:
     return values
 
 
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number, Python's or NumPy's; a bool is none.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.checks import is_integer
+    >>> is_integer(3), is_integer(True), is_integer(3.0)
+    (True, False, False)
+
+    ```
+    """
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number, Python's or NumPy's, NaN among them; a bool is none.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.checks import is_number
+    >>> is_number(0.5), is_number(False), is_number("0.5")
+    (True, False, False)
+
+    ```
+    """
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def integer(name: str, value: Any, least: int, or_else: str = "") -> int:
     """`value` as an int of `least` or more; a bool is none.
 
@@ -193,12 +224,38 @@ def integer(name: str, value: Any, least: int, or_else: str = "") -> int:
 
     ```
     """
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    whole = is_integer(value)
     if not whole or value < least:
         raise (ValueError if whole else TypeError)(
             f"`{name}` should be an integer of {least} or more{or_else}. Received: {shown(value)}."
         )
     return int(value)
+
+
+def choice(name: str, value: object, options: Iterable[str]) -> str:
+    """`value`, which should be one of the options.
+
+    Args:
+        name: What the error calls it.
+        value: Anything.
+        options: Strings.
+
+    Raises:
+        ValueError: It is none of them.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.checks import choice
+    >>> choice("pooling", "mean", ["eos", "mean"])
+    'mean'
+
+    ```
+    """
+    options = list(options)
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"`{name}` should be one of {options}. Received: {shown(value)}.")
+    return value
 
 
 def path(value: Any, name: str) -> Path:

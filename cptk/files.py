@@ -12,6 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 @contextlib.contextmanager
 def replacing(path: Path, suffix: str = "") -> Iterator[IO[bytes]]:
@@ -42,6 +47,50 @@ def replacing(path: Path, suffix: str = "") -> Iterator[IO[bytes]]:
         with contextlib.suppress(OSError):
             os.unlink(scratch)
         raise
+
+
+class Lock:
+    """A lock on a file or folder that is there, until `release`, or its process dies, however.
+
+    Args:
+        path: What is locked.
+
+    Raises:
+        BlockingIOError: Another process, or another lock of this one, has it.
+        FileNotFoundError: There is no such file.
+        OSError: The system or the file system has no locks.
+
+    Example:
+
+    ```python
+    lock = cptk.files.Lock(Path("runs"))
+    lock.release()
+    ```
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._handle: int | None = None
+        if fcntl is None:
+            raise OSError("there are no locks on this system")
+        # Network disks lock only what is open for writing, which a folder cannot be.
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise
+        self._handle = handle
+
+    @property
+    def held(self) -> bool:
+        """Whether it has not been given up."""
+        return self._handle is not None
+
+    def release(self) -> None:
+        """Give it up; again does nothing."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
 
 
 def check_free_space(folder: Path, size: int, what: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from cptk import checks
 from cptk.losses.info_nce import check_logits
 from cptk.losses.masks import equal_ids
 from cptk.ops import (
@@ -68,11 +69,7 @@ class InBatchAccuracy(keras.metrics.Mean):  # type: ignore[misc]
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
-        if direction not in _DIRECTIONS:
-            raise ValueError(
-                f"InBatchAccuracy expects `direction` to be one of {_DIRECTIONS}. "
-                f"Received: direction={direction!r}."
-            )
+        checks.choice("direction", direction, _DIRECTIONS)
         super().__init__(name=name or f"{direction}_accuracy", dtype=dtype)
         self.direction = direction
 

@@ -117,3 +117,22 @@ def test_items_of_any_kind_in_their_order():
     assert checks.items(Frame(label=[2, 1]), "labels", "labels") == [2, 1]
     with pytest.raises(TypeError, match="`labels` should be a sequence of labels"):
         checks.items({2, 1}, "labels", "labels")
+
+
+@pytest.mark.parametrize("value", [True, np.True_, None, "1", [1], 1j])
+def test_what_is_no_number(value):
+    assert not checks.is_number(value)
+    assert not checks.is_integer(value)
+
+
+def test_what_is_one():
+    assert all(map(checks.is_integer, (0, -1, np.int64(3), np.uint8(3))))
+    assert all(map(checks.is_number, (0, 0.5, np.float32(0.5), np.int8(1), float("nan"))))
+    assert not any(map(checks.is_integer, (1.0, np.float64(1))))
+
+
+@pytest.mark.parametrize("value", ["max", "", None, 3, ["eos"], {}, np.array(["eos", "mean"])])
+def test_a_choice_is_one_of_its_options(value):
+    assert checks.choice("pooling", "eos", {"eos": 1, "mean": 2}) == "eos"
+    with pytest.raises(ValueError, match=r"`pooling` should be one of \['eos', 'mean'\]. Received"):
+        checks.choice("pooling", value, {"eos": 1, "mean": 2})

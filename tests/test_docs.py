@@ -26,7 +26,8 @@ from cptk.models import presets
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TEXT_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "examples").rglob("*.md"))]
+TOP = [ROOT / name for name in ("AGENTS.md", "CONTRIBUTING.md", "SECURITY.md")]
+TEXT_PAGES = [*PAGES, *TOP, *sorted((ROOT / "examples").rglob("*.md"))]
 BACKEND = keras.backend.backend()
 BACKENDS = {"TensorFlow": "tensorflow", "JAX": "jax"}
 FENCE = re.compile(

@@ -188,6 +188,7 @@ def test_tensorflow_is_imported_by_its_own_module_alone() -> None:
             "training/gradient_cache/tensorflow.py",
             "losses/tiled.py",
             "models/forward.py",
+            "processes.py",
             "training/distribution.py",
         )
         and any(

@@ -124,7 +124,7 @@ def test_names_on_the_progress_bar():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match=r"`direction` to be one of .*Received: .*'sideways'"):
+    with pytest.raises(ValueError, match=r"`direction` should be one of .*Received: .*'sideways'"):
         InBatchAccuracy("sideways")
     with pytest.raises(ValueError, match=r"Temperature expects a scalar.*\(2,\)"):
         Temperature().update_state([0.1, 0.2])

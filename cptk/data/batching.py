@@ -299,8 +299,7 @@ def check_weights(sample_weight: Any, size: int) -> np.ndarray | None:
 
 def check_batch_size(batch_size: Any, least: int = 2) -> int:
     """`batch_size`, where a batch needs `least` pairs."""
-    whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
-    if least > 1 and whole and batch_size < 2:
+    if least > 1 and checks.is_integer(batch_size) and batch_size < 2:
         raise ValueError(
             "`batch_size` should be 2 or more: the other pairs of a batch are the negatives. "
             f"Received: {batch_size}."
@@ -309,7 +308,7 @@ def check_batch_size(batch_size: Any, least: int = 2) -> int:
 
 
 def _check_integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    if not checks.is_integer(value) or value < least:
         shown = checks.shown(value)
         raise ValueError(f"`{name}` should be an integer of {least} or more. Received: {shown}.")
     return int(value)

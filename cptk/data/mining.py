@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from cptk import checks
-from cptk.checks import shown
+from cptk.checks import is_integer, shown
 
 StrPath: TypeAlias = str | os.PathLike[str]
 FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
@@ -95,7 +95,7 @@ def mine_functions(
     pairs[0].docstring, pairs[0].code
     ```
     """
-    if isinstance(min_words, bool) or not isinstance(min_words, int) or min_words < 1:
+    if not is_integer(min_words) or min_words < 1:
         raise ValueError(
             f"`min_words` must be an integer of at least 1. Received: {shown(min_words)}."
         )
@@ -230,7 +230,7 @@ def split_by_module(
     held_out, training = split_by_module(pairs, size=1000, seed=0)
     ```
     """
-    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < len(pairs):
+    if not is_integer(size) or not 0 < size < len(pairs):
         raise ValueError(
             f"`size` must be between 1 and the number of pairs less one ({len(pairs) - 1}). "
             f"Received: size={shown(size)}."

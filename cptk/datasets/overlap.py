@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from cptk import checks
-from cptk.checks import shown
+from cptk.checks import is_integer, shown
 
 MIN_CHARACTERS = 8
 
@@ -60,7 +60,7 @@ def overlap(
     overlap(["Frankly, it 's a lovely film !"], ["it's a lovely film"])  # [True]
     ```
     """
-    if isinstance(min_characters, bool) or not isinstance(min_characters, int):
+    if not is_integer(min_characters):
         raise ValueError(
             f"`min_characters` must be a whole number. Received: {shown(min_characters)}."
         )

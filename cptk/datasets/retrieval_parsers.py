@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cptk.checks import shown
+from cptk.checks import is_integer, shown
 from cptk.datasets.files import bad, json_in, lines
 from cptk.datasets.files import number as number_of
 from cptk.datasets.records import CodePairs, RetrievalData
@@ -201,7 +201,7 @@ def _judgements(path: Path) -> Iterator[tuple[str, str, int]]:
 
 def _id(path: Path, line: int, value: Any) -> str:
     """An id as text: publishers write it as text or as an integer."""
-    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+    if not (isinstance(value, str) or is_integer(value)) or value == "":
         bad(path, line, f"expected an id, a text or an integer. Received: {shown(value)}.")
     return str(value)
 

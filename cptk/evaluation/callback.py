@@ -12,7 +12,6 @@ import os
 import random
 import time
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from cptk.evaluation.report import write_text
 from cptk.evaluation.runner import check_result
 from cptk.evaluation.tasks import Task, find_tasks
 from cptk.files import read_json
+from cptk.processes import is_chief
 
 FIELDS = ("step", "epoch", "task", "metric", "score", "data", "split", "size", "seconds", "error")
 _NUMBERS = {"step": int, "epoch": int, "score": float, "size": int, "seconds": float}
@@ -122,7 +122,7 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._begun = False
-        if self.file is not None and _is_first_worker(self.model):
+        if self.file is not None and is_chief(self.model):
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -170,7 +170,7 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
     # === What they do ===
 
     def _evaluate(self) -> None:
-        if not _is_first_worker(self.model):
+        if not is_chief(self.model):
             return
         encoder = self.encoder
         if encoder is None:
@@ -216,7 +216,7 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
         raise failure
 
     def _write(self) -> None:
-        if self.file is None or not _is_first_worker(self.model):
+        if self.file is None or not is_chief(self.model):
             return
         try:
             write_text(self.file, _format(self.history, self.file.suffix))
@@ -270,15 +270,6 @@ def _resolver(model: Any) -> Any:
     return resolver if several else None
 
 
-def _is_first_worker(model: Any) -> bool:
-    if keras.backend.backend() == "jax":
-        return bool(import_module("jax").process_index() == 0)
-    resolver = _resolver(model)
-    if resolver is None or resolver.task_type in (None, "chief"):
-        return True
-    return not resolver.task_id and "chief" not in resolver.cluster_spec().jobs
-
-
 def _steps(model: Any) -> int:
     """Batches that the optimizer has seen, those before a restore included."""
     optimizer = getattr(model, "optimizer", None)
@@ -326,8 +317,8 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     values = {k: None if row[k] in ("", None) else row[k] for k in FIELDS}
     for name, number in _NUMBERS.items():
         value = values[name]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not is_number and (not isinstance(value, str) or "_" in value):
+        number_like = isinstance(value, str) and "_" not in value
+        if value is not None and not checks.is_number(value) and not number_like:
             raise ValueError(f"{checks.shown(value)} is no {name}")
         values[name] = None if value is None else number(value)
     if values["step"] is None or not isinstance(values["task"], str):

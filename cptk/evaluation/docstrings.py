@@ -10,13 +10,12 @@ so that there is mostly nothing to take out, and what other collections left bef
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from cptk import checks
+from cptk import checks, optional
 
 LANGUAGES = ("python", "java", "go", "php", "ruby", "javascript")
 
@@ -213,29 +212,23 @@ def _whole_lines(source: bytes, start: int, stop: int, first: int, last: int) ->
 
 
 def _parser(language: str) -> Any:
-    if language not in LANGUAGES:
-        raise ValueError(
-            f"`language` must be one of {', '.join(LANGUAGES)}. Received: {checks.shown(language)}."
-        )
-    return _grammar(language)
+    return _grammar(checks.choice("language", language, LANGUAGES))
 
 
 @cache
 def _grammar(language: str) -> Any:
-    try:
-        from tree_sitter import Language, Parser
-
-        grammar = importlib.import_module(f"tree_sitter_{language}")
-    except ImportError as error:
-        raise ImportError(
-            f"Taking docstrings out of {language} code needs tree-sitter and its grammar: "
-            'pip install "cptk[code]".'
-        ) from error
+    purpose = f"Taking docstrings out of {language} code"
+    tree_sitter = optional.load("tree_sitter", purpose, "tree-sitter", "code")
+    grammar = optional.load(f"tree_sitter_{language}", purpose, f"tree-sitter-{language}", "code")
 
     @cache
     def parser(with_tag: bool) -> Any:
         if language != "php":
-            return Parser(Language(grammar.language()))
-        return Parser(Language(grammar.language_php() if with_tag else grammar.language_php_only()))
+            return tree_sitter.Parser(tree_sitter.Language(grammar.language()))
+        return tree_sitter.Parser(
+            tree_sitter.Language(
+                grammar.language_php() if with_tag else grammar.language_php_only()
+            )
+        )
 
     return parser

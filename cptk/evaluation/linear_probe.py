@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cptk.checks import is_number
 from cptk.evaluation.logistic import (
     Fitting,
     Labeled,
@@ -266,6 +267,6 @@ def _choose(
 
 
 def _positive(c: Any) -> float:
-    if isinstance(c, bool) or not isinstance(c, int | float | np.number) or not 0 < c < np.inf:
+    if not is_number(c) or not 0 < c < np.inf:
         raise ValueError(f"`c` must be a positive number. Received: {c!r}.")
     return float(c)

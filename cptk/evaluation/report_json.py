@@ -116,13 +116,13 @@ def _number(value: Any, where: str) -> float:
     """A number; `null` stands for one that is not finite."""
     if value is None:
         return float("nan")
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not checks.is_number(value):
         raise _wrong(value, where, "a number")
     return float(value)
 
 
 def _count(value: Any, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not checks.is_integer(value) or value < 0:
         raise _wrong(value, where, "a count")
     return value
 

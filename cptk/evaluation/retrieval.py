@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cptk import checks, datasets
+from cptk import checks, datasets, optional
 from cptk.datasets.records import RetrievalData
 from cptk.evaluation._splits import load_split
 from cptk.evaluation.encoders import Embed, embed
@@ -157,10 +157,7 @@ def bm25_run(
     b: float = 0.75,
 ) -> dict[str, dict[str, float]]:
     """BM25's ranking of each judged query; see `bm25`."""
-    try:
-        import bm25s
-    except ImportError as error:
-        raise ImportError('BM25 needs the library bm25s: pip install "cptk[eval]".') from error
+    bm25s = optional.load("bm25s", "BM25", "bm25s", "eval")
     depth = checks.integer("depth", depth, 1)
     for name, value in (("k1", k1), ("b", b)):
         if not isinstance(value, int | float) or not 0 <= value < math.inf:
@@ -220,10 +217,7 @@ def beir_task(
     evaluate(encoder, [beir_task("data/scifact")])
     ```
     """
-    if headline not in MEASURES:
-        raise ValueError(
-            f"`headline` must be one of {', '.join(MEASURES)}. Received: {headline!r}."
-        )
+    checks.choice("headline", headline, MEASURES)
     where = os.path.expanduser(os.fspath(data))
     name = name or os.path.basename(where.rstrip("/\\"))
 

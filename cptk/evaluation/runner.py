@@ -69,8 +69,7 @@ def evaluate(
     ```
     """
     chosen = find_tasks(tasks)
-    if on_missing not in ON_MISSING:
-        raise ValueError(f"`on_missing` must be one of {ON_MISSING}. Received: {on_missing!r}.")
+    checks.choice("on_missing", on_missing, ON_MISSING)
     if split is not None and not isinstance(split, str):
         raise TypeError(f"`split` should be a name. Received: {checks.shown(split)}.")
     n_bootstrap = checks.integer("n_bootstrap", n_bootstrap, 0)

@@ -14,7 +14,7 @@ import keras_hub
 import numpy as np
 
 from cptk import checks
-from cptk.checks import shown
+from cptk.checks import is_integer, shown
 from cptk.integrations.gguf_file import File
 from cptk.models.llama_tokenizer import LlamaBPETokenizer
 from cptk.models.tokenization import family_spec
@@ -168,7 +168,7 @@ def _backbone(file: File, num_layers: int | None, dtype: Any, output_embedding: 
     total = config["num_layers"]
     if num_layers is None:
         num_layers = total
-    if isinstance(num_layers, bool) or not isinstance(num_layers, int):
+    if not is_integer(num_layers):
         raise ValueError(f"`num_layers` should be an integer. Received: {shown(num_layers)}.")
     if not 1 <= num_layers <= total:
         raise ValueError(

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from cptk import checks
-from cptk.checks import shown
+from cptk import checks, optional
+from cptk.checks import is_integer, is_number, shown
 
 _REQUIRED = object()
 _STRING, _ARRAY = 8, 9  # Kinds of a value; the others are numbers, as `struct` and NumPy name them.
@@ -23,14 +23,7 @@ _NUMBERS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=
 
 def library() -> Any:
     """The `gguf` library, checked at the door."""
-    try:
-        import gguf
-    except ImportError as error:
-        raise ImportError(
-            "Reading a GGUF file needs the gguf library. Run `pip install gguf`, or install cptk "
-            'from its checkout with the extra: `pip install ".[gguf]"`.'
-        ) from error
-    return gguf
+    return optional.load("gguf", "Reading a GGUF file", "gguf", "gguf")
 
 
 @dataclass(frozen=True)
@@ -117,7 +110,7 @@ class File:
     def integer(self, key: str, least: int, most: int, default: Any = _REQUIRED) -> int:
         """A whole number of the metadata within its limits."""
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        if not is_integer(value) or not least <= value <= most:
             self.fail(
                 f"has {key!r} {shown(value)}, where a whole number from {least:,} to {most:,} was "
                 "expected",
@@ -128,11 +121,7 @@ class File:
     def number(self, key: str, low: float, high: float, default: Any = _REQUIRED) -> float:
         """A number of the metadata within its limits; NaN is not."""
         value = self.get(key, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not low <= value <= high
-        ):
+        if not is_number(value) or not low <= value <= high:
             self.fail(
                 f"has {key!r} {shown(value)}, where a number from {low:g} to {high:g} was expected",
                 "Download or convert it again",

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cptk import checks
+from cptk import checks, optional
 from cptk.evaluation.encoders import Vectors, embed, embed_checked
 from cptk.evaluation.fingerprint import fingerprint
 
@@ -166,14 +166,7 @@ def _has_text(batch: Any) -> bool:
 
 def _library() -> Any:
     """The `mteb` library, checked at the door."""
-    try:
-        import mteb
-    except ImportError as error:
-        raise ImportError(
-            "Running mteb's tasks needs the mteb library, 2.26 or newer. Run `pip install mteb`, "
-            'or install cptk from its checkout with the extra: `pip install ".[mteb]"`.'
-        ) from error
-    return mteb
+    return optional.load("mteb", "Running mteb's tasks", "mteb 2.26 or newer", "mteb")
 
 
 def _default_name(encoder: Any) -> str:

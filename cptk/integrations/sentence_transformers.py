@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
-from cptk import checks
+from cptk import checks, optional
 from cptk.evaluation.encoders import Vectors, check_vectors, unit_rows
 
 
@@ -153,13 +153,5 @@ def _pipeline(tokenizer: Any) -> Any:
 
 def _library(name: str = "sentence_transformers") -> Any:
     """The `sentence_transformers` library, or its torch, checked at the door."""
-    try:
-        import sentence_transformers
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            "Running a SentenceTransformer needs sentence-transformers, 6.2 or newer. Run "
-            "`pip install sentence-transformers`, or install cptk from its checkout with the "
-            'extra: `pip install ".[sentence-transformers]"`.'
-        ) from error
-    return {"sentence_transformers": sentence_transformers, "torch": torch}[name]
+    package = "sentence-transformers 6.2 or newer"
+    return optional.load(name, "Running a SentenceTransformer", package, "sentence-transformers")

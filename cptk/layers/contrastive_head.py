@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any
 
 import keras
 from keras import ops
 
+from cptk.checks import is_number
 from cptk.ops import check_embeddings, cosine_similarity, static_shape
 from cptk.types import Shape, Tensor
 
@@ -170,8 +170,7 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
 
 def _positive(name: str, value: Any) -> float:
     """The value as a float, refused unless it is a positive finite number."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
+    if not is_number(value) or not math.isfinite(value) or value <= 0:
         raise ValueError(
             f"ContrastiveHead expects `{name}` to be a positive finite number. "
             f"Received: {name}={value!r}."

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import keras
 from keras import ops
 
+from cptk.checks import is_integer
 from cptk.losses.info_nce import check_temperature
 from cptk.losses.masks import equal_ids
 from cptk.ops import (
@@ -626,7 +627,7 @@ def check_tile_size(caller: str, tile_size: Any) -> None:
     """Refuses anything but a positive int or None."""
     if tile_size is None:
         return
-    if not isinstance(tile_size, int) or isinstance(tile_size, bool):
+    if not is_integer(tile_size):
         raise TypeError(
             f"{caller} expects `tile_size` to be a positive int or None. "
             f"Received: tile_size={tile_size!r}."

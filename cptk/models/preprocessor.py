@@ -235,7 +235,7 @@ class GPT2TextEmbedderPreprocessor(DecoderTextEmbedderPreprocessor):
 
 
 def _check_length(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 3:
+    if not checks.is_integer(value) or value < 3:
         raise ValueError(
             "`sequence_length` should be an integer of at least 3 (prefix, one token, suffix). "
             f"Received: {value!r}."
@@ -263,9 +263,7 @@ def _check_roles(roles: Any) -> dict[str, Role]:
 def _check_affix(name: str, part: Any) -> str | list[int]:
     if isinstance(part, str):
         return part
-    if isinstance(part, Sequence | np.ndarray) and all(
-        isinstance(i, int | np.integer) and not isinstance(i, bool) for i in part
-    ):
+    if isinstance(part, Sequence | np.ndarray) and all(map(checks.is_integer, part)):
         return [int(i) for i in part]
     raise ValueError(
         f"Prefix and suffix of role {name!r} should each be a string or a list of token ids. "

@@ -12,7 +12,6 @@ from typing import Any
 
 import keras
 import keras_hub
-import numpy as np
 from keras_hub.src.utils import preset_utils
 
 from cptk import checks
@@ -46,7 +45,7 @@ def keep_first_layers(backbone: Any, num_layers: int) -> Any:
     total = getattr(backbone, "num_layers", None)
     if not isinstance(total, int):
         raise ValueError(f"`backbone` should be a decoder with layers. Received: {backbone!r}.")
-    if isinstance(num_layers, bool) or not isinstance(num_layers, int | np.integer):
+    if not checks.is_integer(num_layers):
         raise ValueError(f"`num_layers` should be an integer. Received: {num_layers!r}.")
     if not 1 <= num_layers <= total:
         raise ValueError(

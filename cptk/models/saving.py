@@ -24,11 +24,6 @@ from cptk import checks, files
 from cptk.models.config_file import check_config_file
 from cptk.models.presets import complete_config
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing can be locked, so what a killed save left stays
-    fcntl = None  # type: ignore[assignment]
-
 #: What KerasHub writes into a preset folder, by path.
 _PRESET_FILE = re.compile(
     r"(config|tokenizer|preprocessor|task|metadata|model\.weights)\.json"
@@ -43,8 +38,8 @@ def save_embedder(
     embedder: Any, save: Callable[..., None], preset_dir: str, max_shard_size: float | None
 ) -> None:
     """What `DecoderTextEmbedder.save_to_preset` does; `save` is KerasHub's own."""
-    real = isinstance(max_shard_size, int | float) and not isinstance(max_shard_size, bool)
-    if max_shard_size is not None and not (real and max_shard_size > 0):
+    shards = max_shard_size
+    if shards is not None and not (checks.is_number(shards) and shards > 0):
         raise ValueError(
             "`max_shard_size` should be a positive number of GB, or None. Received: "
             f"{checks.shown(max_shard_size)}."
@@ -186,59 +181,47 @@ def _mend_config(path: Path, backbone: Any) -> None:
 @contextlib.contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
     """A locked hidden folder beside `target`, removed at the end."""
-    handle = None
-    while handle is None:  # Another save may take it for left behind before it is locked.
+    lock = None
+    while True:
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=target.parent))
-        try:
-            handle = _lock(scratch)
-        except OSError:  # no locks here
-            handle = -1
+        with contextlib.suppress(OSError):  # no locks here: what a killed save leaves stays
+            lock = _lock(scratch)
+            if lock is None:  # Another save has taken it for left behind before it was locked.
+                continue
+        break
     try:
         (scratch / _NAME).write_bytes(os.fsencode(target.name))
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        if handle >= 0:
-            os.close(handle)
+        if lock is not None:
+            lock.release()
 
 
-def _lock(scratch: Path) -> int | None:
-    """A handle that locks a hidden folder until it is closed or its process dies, however it dies.
-
-    Returns:
-        The handle, or `None` where a living process holds the lock, or the folder is gone.
+def _lock(scratch: Path) -> files.Lock | None:
+    """The lock of a hidden folder; `None` where a living process holds it, or the folder is gone.
 
     Raises:
         OSError: The system or the file system has no locks.
     """
-    if fcntl is None:
-        raise OSError("there are no locks on this system")
     try:
-        handle = os.open(scratch, os.O_RDONLY)
-    except FileNotFoundError:
+        lock = files.Lock(scratch)
+    except (FileNotFoundError, BlockingIOError):
         return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    except OSError:
-        os.close(handle)
-        raise
     if not scratch.exists():
-        os.close(handle)
+        lock.release()
         return None
-    return handle
+    return lock
 
 
 def _clear_left_behind(parent: Path) -> None:
     """Remove the hidden folders of saves that were killed, and put back what they had moved."""
     for scratch in parent.glob(f"{_SCRATCH}*"):
         try:
-            handle = _lock(scratch)
+            lock = _lock(scratch)
         except OSError:
             continue
-        if handle is None:
+        if lock is None:
             continue
         old, name = scratch / _OLD, scratch / _NAME
         with contextlib.suppress(OSError):
@@ -246,7 +229,7 @@ def _clear_left_behind(parent: Path) -> None:
             if old.exists() and not target.exists():
                 old.rename(target)
         shutil.rmtree(scratch, ignore_errors=True)
-        os.close(handle)
+        lock.release()
 
 
 def _flush(folder: Path) -> None:

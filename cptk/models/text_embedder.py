@@ -84,8 +84,7 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         check_not_forked()
-        if pooling not in list(POOLINGS):
-            raise ValueError(f"`pooling` should be one of {list(POOLINGS)}. Received: {pooling!r}.")
+        checks.choice("pooling", pooling, POOLINGS)
         if not isinstance(normalize, bool | np.bool_):
             raise ValueError(
                 f"`normalize` should be True or False. Received: {checks.shown(normalize)}."

@@ -15,6 +15,7 @@ import keras_hub
 import numpy as np
 import tokenizers
 
+from cptk import checks
 from cptk.checks import shown
 from cptk.models.tokenizer_bounds import check_spec, no_panic
 from cptk.models.tokenizer_json import read_tokenizer_json
@@ -85,8 +86,7 @@ def family_spec(family: str, add_prefix_space: bool = False) -> dict[str, Any]:
         "qwen2": [_split(_QWEN2), without],
         "qwen3.5": [_split(_QWEN35), without],
     }
-    if family not in steps:
-        raise ValueError(f"`family` should be one of {sorted(steps)}. Received: {family!r}.")
+    checks.choice("family", family, sorted(steps))
     return {
         "normalizer": {"type": "NFC"} if family.startswith("qwen") else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps[family]},

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from cptk.checks import shown
+from cptk.checks import is_integer, shown
 
 #: Steps known to be harmless within the bounds below. `Precompiled` is not: it is a binary table.
 _STEPS = {
@@ -136,7 +136,7 @@ def _check_added_tokens(added: Any) -> None:
                 f"an added token should be a text of 1 to {_LONGEST_TOKEN} characters. Received: "
                 f"{shown(content)}"
             )
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < 2**31:
+        if not is_integer(index) or not 0 <= index < 2**31:
             raise _refused(f"the id of added token {shown(content)} is {shown(index)}")
         _check_values({**token, "content": None, "id": None}, "added_tokens")
 

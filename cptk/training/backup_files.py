@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import json
 import os
 import socket
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -109,44 +108,45 @@ def leftovers(folder: Path) -> list[Path]:
     return [*folder.glob(".scratch-*"), *folder.glob("epoch-*.safetensors.tmp")]
 
 
-def claim(folder: Path) -> IO[str] | None:
-    """Make this run the owner of a folder, until the file returned is released or it dies.
+class Owner(NamedTuple):
+    """What makes a run the owner of a folder."""
+
+    file: Path
+    lock: files.Lock
+
+
+def claim(folder: Path) -> Owner | None:
+    """Make this run the owner of a folder, until that is released or its process dies.
 
     Returns:
-        The file that stands for it; `None` where the disk knows no locks.
+        What to release; `None` where the disk knows no locks.
 
     Raises:
         ValueError: Another run owns the folder.
         OSError: The folder cannot be made or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / OWNER, "a+")  # noqa: SIM115 (the system drops the lock when it is closed)
+    file = folder / OWNER
+    file.touch()
     try:
-        fcntl = importlib.import_module("fcntl")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = files.Lock(file)
     except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        file.close()
+        owner = file.read_text(errors="replace").strip() or "another process"
         raise ValueError(
             f"`backup_dir` {str(folder)!r} is in use by {owner}: two runs would overwrite each "
             "other's backups. Give each run a folder of its own, or wait until that one has ended."
         ) from None
-    except (ImportError, OSError):  # Windows; a network disk without locks.
-        file.close()
+    except OSError:  # Windows; a network disk without locks.
         return None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file
+    file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+    return Owner(file, lock)
 
 
-def release(file: IO[str] | None) -> None:
-    """Give up what `claim` gave."""
-    if file is not None and not file.closed:
-        with contextlib.suppress(OSError):
-            os.unlink(file.name)
-        file.close()
+def release(owner: Owner | None) -> None:
+    """Give up what `claim` gave; again does nothing."""
+    if owner is not None and owner.lock.held:
+        owner.file.unlink(missing_ok=True)
+        owner.lock.release()
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

@@ -24,6 +24,8 @@ import keras
 import numpy as np
 
 from cptk.data.batching import share_rows
+from cptk.processes import is_chief as is_chief
+from cptk.processes import tf_process
 from cptk.types import Tensor
 
 LOST = (
@@ -49,30 +51,6 @@ def replicas(model: Any = None) -> Replicas:
     if keras.config.backend() == "tensorflow":
         return _tf_replicas(model)
     return Replicas()
-
-
-def is_chief(model: Any = None) -> bool:
-    """Whether this process is the one that writes files and prints.
-
-    True for the only process there is, and for one of several: the first.
-
-    Args:
-        model: A model, or a `tf.distribute` strategy, to be asked for the processes it was made
-            with. Without it, and outside of the strategy's scope, TensorFlow knows them from
-            `TF_CONFIG` alone. JAX needs neither.
-
-    Example:
-
-    ```python
-    if cptk.training.distribution.is_chief(trainer):
-        trainer.embedder.save_to_preset("my_embedder")
-    ```
-    """
-    if keras.config.backend() == "jax":
-        return bool(import_module("jax").process_index() == 0)
-    if keras.config.backend() == "tensorflow":
-        return _tf_process(getattr(model, "distribute_strategy", model)) == 0
-    return True
 
 
 def from_parts(strategy: Any, parts: Callable[[int, int], Any], steps: Any) -> Any:
@@ -506,22 +484,8 @@ def _tf_replicas(model: Any) -> Replicas:
         return Replicas()
     own = len(strategy.extended.worker_devices)
     processes = everyone // own
-    first = own * _tf_process(strategy) if processes > 1 else 0
+    first = own * tf_process(strategy) if processes > 1 else 0
     return Replicas(everyone, first, own, processes)
-
-
-def _tf_process(strategy: Any = None) -> int:
-    """The number of this process: the chief's is 0, or the first worker's where there is none."""
-    import tensorflow as tf
-
-    strategy = strategy or tf.distribute.get_strategy()
-    resolver = getattr(strategy, "cluster_resolver", None)
-    if resolver is None:
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    if not resolver.task_type:
-        return 0
-    chiefs = len(resolver.cluster_spec().as_dict().get("chief", ()))
-    return int(resolver.task_id) + (0 if resolver.task_type == "chief" else chiefs)
 
 
 def _tf_context() -> Any:

@@ -107,7 +107,7 @@ def check_seed(seed: Any) -> int:
     if seed is None:
         # Python's generator, as for Keras's own layers: `keras.utils.set_random_seed` fixes it.
         return random.randint(1, 2**31 - 1)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+    if not checks.is_integer(seed) or seed < 0:
         raise ValueError(f"`seed` should be an integer of 0 or more. Received: {seed!r}.")
     return int(seed)
 
@@ -276,8 +276,7 @@ def is_tf_dataset(x: Any) -> bool:
 
 def split(x: Any, sample_weight: Any, fraction: float) -> tuple[Any, Any, Any]:
     """The last `fraction` of the pairs as validation data, as Keras does it."""
-    number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
-    if not is_pairs(x) or not number or not 0 < fraction < 1:
+    if not is_pairs(x) or not checks.is_number(fraction) or not 0 < fraction < 1:
         raise ValueError(
             "`validation_split` should be between 0 and 1, and needs pairs in memory: "
             '{"query": …, "document": …}. Received: '

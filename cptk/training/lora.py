@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import keras_hub
 
+from cptk.checks import is_integer
+
 _Factors = tuple[Any, Any, Any, Any]
 
 
@@ -51,7 +53,7 @@ def enable_lora(embedder: Any, rank: int = 16, alpha: float | None = None) -> No
             "`embedder` should be an embedder or a KerasHub backbone. Received: "
             f"{type(embedder).__name__}."
         )
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+    if not is_integer(rank) or rank < 1:
         raise ValueError(f"`rank` should be a positive integer. Received: {rank!r}.")
     if alpha is not None and not alpha > 0:
         raise ValueError(f"`alpha` should be positive. Received: {alpha!r}.")

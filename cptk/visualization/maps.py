@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cptk import checks
+from cptk import checks, optional
 from cptk.visualization.axes import GREY, make, matrix, named, short, style
 
 METHODS = ("pca", "umap")
@@ -96,21 +96,16 @@ def embedding_map(
 def _plane(
     vectors: NDArray[np.float64], method: str, seed: int
 ) -> tuple[NDArray[np.float64], tuple[str, str]]:
-    if method not in METHODS:
-        raise ValueError(f"`method` must be one of {METHODS}. Received: {method!r}.")
+    checks.choice("method", method, METHODS)
     if vectors.shape[0] < 3 or vectors.shape[1] < 2:
         raise ValueError(
             "A map needs three vectors or more, of two dimensions or more. Received shape "
             f"{vectors.shape}."
         )
     if method == "umap":
-        try:
-            import umap
-        except ImportError as error:
-            raise ImportError(
-                'method="umap" needs the library umap-learn: pip install "cptk[umap]". '
-                'method="pca" needs none.'
-            ) from error
+        umap = optional.load(
+            "umap", 'method="umap"', "umap-learn", "umap", 'method="pca" needs none.'
+        )
         reducer = umap.UMAP(
             n_neighbors=min(15, len(vectors) - 1), metric="cosine", random_state=seed
         )

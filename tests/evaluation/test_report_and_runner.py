@@ -247,7 +247,7 @@ def test_missing_data_stops_unless_told_otherwise() -> None:
 def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no task or group named 'sst2_knnn'.*'sst2_knn'"):
         evaluate(toys.function, ["sst2_knnn"])
-    with pytest.raises(ValueError, match=r"`on_missing` must be one of .*'ignore'"):
+    with pytest.raises(ValueError, match=r"`on_missing` should be one of .*'ignore'"):
         evaluate(toys.function, toys.signs(), on_missing="ignore")
     with pytest.raises(ValueError, match="`n_bootstrap` should be an integer of 0 or more"):
         evaluate(toys.function, toys.signs(), n_bootstrap=-1)

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from cptk import checks
 from cptk.training import distribution
 
 LENGTHS = 4
@@ -65,12 +66,8 @@ def check_micro_batches(size: Any, tokens: Any, embedder: Any) -> MicroBatches |
     for name, value in (("micro_batch_size", size), ("micro_batch_tokens", tokens)):
         if value == "auto" and tokens is None:
             continue
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if value is not None and (not whole or value < 1):
-            or_auto = ', or "auto"' if tokens is None else ""
-            raise (ValueError if whole else TypeError)(
-                f"`{name}` should be an integer of 1 or more{or_auto}. Received: {value!r}."
-            )
+        if value is not None:
+            checks.integer(name, value, 1, ', or "auto"' if tokens is None else "")
     longest = getattr(embedder.preprocessor, "sequence_length", 1)
     if tokens is not None and tokens < longest:
         raise ValueError(

@@ -1,0 +1,45 @@
+"""Which of several processes this is."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import keras
+
+
+def is_chief(model: Any = None) -> bool:
+    """Whether this process is the one that writes files and prints.
+
+    True for the only process there is, and for one of several: the first.
+
+    Args:
+        model: A model, or a `tf.distribute` strategy, to be asked for the processes it was made
+            with. Without it, and outside of the strategy's scope, TensorFlow knows them from
+            `TF_CONFIG` alone. JAX needs neither.
+
+    Example:
+
+    ```python
+    if cptk.training.distribution.is_chief(trainer):
+        trainer.embedder.save_to_preset("my_embedder")
+    ```
+    """
+    if keras.config.backend() == "jax":
+        return bool(import_module("jax").process_index() == 0)
+    if keras.config.backend() == "tensorflow":
+        return tf_process(getattr(model, "distribute_strategy", model)) == 0
+    return True
+
+
+def tf_process(strategy: Any = None) -> int:
+    """The number of this process: the chief's is 0, or the first worker's where there is none."""
+    distribute = import_module("tensorflow").distribute
+    strategy = strategy or distribute.get_strategy()
+    resolver = getattr(strategy, "cluster_resolver", None)
+    if resolver is None:
+        resolver = distribute.cluster_resolver.TFConfigClusterResolver()
+    if not resolver.task_type:
+        return 0
+    chiefs = len(resolver.cluster_spec().as_dict().get("chief", ()))
+    return int(resolver.task_id) + (0 if resolver.task_type == "chief" else chiefs)
