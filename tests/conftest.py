@@ -19,15 +19,17 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 def _backend() -> str:
+    named = os.environ.get("KERAS_BACKEND")
+    if named:
+        return named
     import keras
 
     return keras.backend.backend()
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """On JAX most of the time goes into compiling toy models, and little into running them."""
-    named = os.environ.get("KERAS_BACKEND")
-    if (named or _backend()) == "jax":
+    if _backend() == "jax":
         # Read when JAX runs its first operation. Both workers, and processes that tests start,
         # inherit them, and so share what is compiled.
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -53,9 +55,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    named = os.environ.get("KERAS_BACKEND")
-    return f"keras {version('keras')} on {named or _backend()}"
+def pytest_report_header() -> str:
+    return f"keras {version('keras')} on {_backend()}"
 
 
 @pytest.fixture(autouse=True)

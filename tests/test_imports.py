@@ -266,7 +266,6 @@ WITHOUT_TENSORFLOW = """
 
 
 @pytest.mark.slow
-@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     "backend", [name for name in ("jax", "torch") if importlib.util.find_spec(name)]
 )

@@ -1,8 +1,12 @@
 """Which tests run once, whatever the backends: the one place where that is said."""
 
+import os
 from pathlib import Path
 
 HERE = Path(__file__).parent
+
+#: Whether the slow tests run all texts, shapes and kills, for which CI has no time.
+FULL = bool(os.environ.get("CPTK_FULL"))
 
 #: Files and folders whose tests compute nothing on a backend. `make test` runs them once, with
 #: TensorFlow's; `test_tiers.py` holds that they import no backend, and `_no_backend` of

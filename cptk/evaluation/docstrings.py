@@ -223,12 +223,9 @@ def _grammar(language: str) -> Any:
 
     @cache
     def parser(with_tag: bool) -> Any:
-        if language != "php":
-            return tree_sitter.Parser(tree_sitter.Language(grammar.language()))
-        return tree_sitter.Parser(
-            tree_sitter.Language(
-                grammar.language_php() if with_tag else grammar.language_php_only()
-            )
-        )
+        name = "language"
+        if language == "php":
+            name = "language_php" if with_tag else "language_php_only"
+        return tree_sitter.Parser(tree_sitter.Language(getattr(grammar, name)()))
 
     return parser

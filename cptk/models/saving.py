@@ -182,13 +182,12 @@ def _mend_config(path: Path, backbone: Any) -> None:
 def _scratch(target: Path) -> Iterator[Path]:
     """A locked hidden folder beside `target`, removed at the end."""
     lock = None
-    while True:
+    while lock is None:  # Another save may take it for left behind before it is locked.
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=target.parent))
-        with contextlib.suppress(OSError):  # no locks here: what a killed save leaves stays
+        try:
             lock = _lock(scratch)
-            if lock is None:  # Another save has taken it for left behind before it was locked.
-                continue
-        break
+        except OSError:  # no locks here: what a killed save leaves stays
+            break
     try:
         (scratch / _NAME).write_bytes(os.fsencode(target.name))
         yield scratch

@@ -197,9 +197,13 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             layer.built = True
 
     def _purge_model_variables(self, **kinds: bool) -> None:
-        optimizer = getattr(getattr(self, "optimizer", None), "variables", [])
-        with kept([*self.variables, *self.metrics_variables, *optimizer]):
+        with kept([*self.variables, *self.metrics_variables, *self._optimizer_variables]):
             super()._purge_model_variables(**kinds)
+
+    @property
+    def _optimizer_variables(self) -> list[Any]:
+        """None before `compile`."""
+        return getattr(getattr(self, "optimizer", None), "variables", [])
 
     # === The step ===
 
@@ -577,12 +581,13 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             )
 
     @closes_data
-    def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
+    def predict(
+        self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any
+    ) -> Any:
         """`{"query", "document"}` embeddings of pairs, in their order. Data as for `fit`."""
         data = self._batches(x, None, None, batch_size, shuffle=False)
         if distribution.replicas(self).total == 1:
-            kwargs["verbose"] = verbosity(kwargs.get("verbose", "auto"))
-            return super().predict(to_backend(data, self), **kwargs)
+            return super().predict(to_backend(data, self), verbose=verbosity(verbose), **kwargs)
         # On this process alone: `predict` of Keras waits for the others, or fails.
         batches = each_batch(data, kwargs.get("steps"))
         parts = [self.predict_on_batch(batch) for batch in batches]
@@ -771,8 +776,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             save(file.name, overwrite=True)
 
     def _check_room(self, filepath: Any) -> None:
-        optimizer = getattr(self, "optimizer", None)
-        variables = [*self.variables, *(optimizer.variables if optimizer is not None else [])]
+        variables = [*self.variables, *self._optimizer_variables]
         size = int(sum(math.prod(v.shape) * _itemsize(v) for v in variables))
         check_free_space(filepath.parent, size + 2**20, "The trainer")
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 
 import keras
 import numpy as np
@@ -11,6 +10,7 @@ import references
 from gradients import BACKEND, float64_allowed, to_numpy, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import FULL
 
 from cptk.losses import (
     cosine_logits,
@@ -184,7 +184,7 @@ def test_equals_numpy_at_any_tile_size(**drawn):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    BACKEND == "jax" and not os.environ.get("CPTK_FULL"),
+    BACKEND == "jax" and not FULL,
     reason="each shape is compiled: CPTK_FULL=1",
 )
 @any_shape

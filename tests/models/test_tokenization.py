@@ -1,7 +1,6 @@
 """Token ids against the `tokenizers` library's own, put together in other ways than cptk's."""
 
 import json
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tiers import FULL
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from cptk.models import tokenization
@@ -26,7 +26,7 @@ from cptk.models.tokenization import (
 from tests.texts import texts
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
-MANY = 100_000 if os.environ.get("CPTK_FULL") else 25_000
+MANY = 100_000 if FULL else 25_000
 SIZES = [2_000, pytest.param(MANY, marks=pytest.mark.slow)]
 
 # Copied by hand from the models' published tokenizer.json files.

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 import training_toys as toys
+from tiers import FULL
 
 import cptk
 from cptk.training import distribution
@@ -26,7 +27,6 @@ sys.path.append(str(ROOT / "examples" / "cluster"))
 import launch  # noqa: E402
 
 BACKEND = keras.backend.backend()
-FULL = bool(os.environ.get("CPTK_FULL"))
 KINDS = {
     "tensorflow": [
         "mirrored:2",

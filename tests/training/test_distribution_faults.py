@@ -16,13 +16,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from tiers import FULL
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent.parent / "examples" / "cluster"))
 import launch  # noqa: E402
 
 #: CPTK_FULL=1 for ten.
-KILLS, EPOCHS = (10, 60) if os.environ.get("CPTK_FULL") else (1, 12)
+KILLS, EPOCHS = (10, 60) if FULL else (1, 12)
 WORKERS = 2
 BOUND = 60  # Seconds in which the others must have ended.
 LOST = "was lost or cannot be reached"

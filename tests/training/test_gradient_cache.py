@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import training_toys as toys
 from gradients import to_numpy
+from tiers import FULL
 
 import cptk
 from cptk.data.batching import bucket_length
@@ -125,7 +126,6 @@ def assert_same(first: Any, second: Any, atol: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("optimizer", ["SGD", pytest.param("AdamW", marks=pytest.mark.slow)])
 def test_all_at_once_is_the_plain_step_in_float64(optimizer):
     with dtype("float64"):
@@ -160,7 +160,7 @@ def test_gradients_in_float32():
     [
         {"size": 1},
         {"tokens": 48},
-        *([{"size": 9}, {"size": 11}] if os.environ.get("CPTK_FULL") else []),
+        *([{"size": 9}, {"size": 11}] if FULL else []),
     ],
 )
 def test_any_size(options):
@@ -347,7 +347,6 @@ def test_a_batch_longer_than_the_budget_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.slow_on_jax
 def test_large_batches_take_their_loss_in_tiles(monkeypatch):
     monkeypatch.setattr("cptk.training.trainer.LARGE", 8)
     trainer = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), seed=3))
@@ -361,7 +360,6 @@ def test_large_batches_take_their_loss_in_tiles(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("run_eagerly", [True, False] if toys.BACKEND == "tensorflow" else [False])
 def test_a_text_whose_embedding_is_not_finite_is_named(run_eagerly):
     trainer = toys.compiled(

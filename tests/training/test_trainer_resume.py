@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 import training_toys as toys
+from tiers import FULL
 from training_toys import EVEN
 
 import cptk
@@ -62,7 +63,7 @@ def backups(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [0, 4] if os.environ.get("CPTK_FULL") else [4])
+@pytest.mark.parametrize("lora", [0, 4] if FULL else [4])
 def test_killed_again_and_again(lora, tmp_path):
     folder = tmp_path / "backup"
     killed(folder, "step:1", lora)  # Before there is a backup.

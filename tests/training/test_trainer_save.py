@@ -107,7 +107,6 @@ def test_weights_without_lora_leave_it_alive(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow_on_jax
 def test_lora_of_several_ranks_and_scales(tmp_path):
     embedder = toys.embedder(num_layers=2)
     embedder.backbone.enable_lora(2, target_layer_names=["query"])

@@ -64,10 +64,9 @@ def check_micro_batches(size: Any, tokens: Any, embedder: Any) -> MicroBatches |
     if size is not None and tokens is not None:
         raise ValueError("Pass `micro_batch_size` or `micro_batch_tokens`, not both.")
     for name, value in (("micro_batch_size", size), ("micro_batch_tokens", tokens)):
-        if value == "auto" and tokens is None:
+        if value is None or (value == "auto" and tokens is None):
             continue
-        if value is not None:
-            checks.integer(name, value, 1, ', or "auto"' if tokens is None else "")
+        checks.integer(name, value, 1, ', or "auto"' if tokens is None else "")
     longest = getattr(embedder.preprocessor, "sequence_length", 1)
     if tokens is not None and tokens < longest:
         raise ValueError(
