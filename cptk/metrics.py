@@ -12,8 +12,8 @@ import keras
 from keras import ops
 
 from cptk import checks
-from cptk.losses.info_nce import check_logits
-from cptk.losses.masks import equal_ids
+from cptk.losses.matrix import check_logits
+from cptk.losses.scores import in_batch_scores
 from cptk.ops import (
     as_tensor,
     dimension,
@@ -219,25 +219,6 @@ class Temperature(keras.metrics.Metric):  # type: ignore[misc]
         self.last.assign(0)
 
 
-def in_batch_scores(
-    logits: Tensor, mask: TensorLike | None = None, ids: Tensor | None = None
-) -> Tensor:
-    """Of each row of logits (n, m), m >= n: the score that `InBatchAccuracy` describes."""
-    positive = ops.expand_dims(ops.diagonal(logits), 1)
-    equal = ops.equal(logits, positive)
-    if ids is not None:
-        equal = ops.logical_or(equal, equal_ids(ids[: dimension(logits, 0)], ids))
-    above = ops.logical_not(ops.logical_or(equal, ops.less(logits, positive)))
-    if mask is not None:
-        kept = ops.logical_not(_false_negatives(logits, mask))
-        above, equal = ops.logical_and(above, kept), ops.logical_and(equal, kept)
-    ties = ops.sum(ops.cast(equal, logits.dtype), axis=1)
-    # A NaN positive equals nothing, itself included.
-    is_number = ops.squeeze(ops.equal(positive, positive), axis=1)
-    right = ops.logical_and(is_number, ops.logical_not(ops.any(above, axis=1)))
-    return ops.where(right, ops.divide(1.0, ops.maximum(ties, 1.0)), 0.0)
-
-
 def _matrix(metric: keras.metrics.Metric, values: TensorLike, name: str) -> Tensor:
     values = float32_or_higher(values)
     check_logits(type(metric).__name__, values, name)
@@ -263,11 +244,6 @@ def _check_vector(
             f"{type(metric).__name__} expects `{name}` of shape ({size},), {what}. "
             f"Received: {name}.shape={shape}."
         )
-
-
-def _false_negatives(logits: Tensor, mask: TensorLike) -> Tensor:
-    negative = off_diagonal(dimension(logits, 0), dimension(logits, 1))
-    return ops.logical_and(ops.cast(mask, "bool"), negative)
 
 
 def _weights(

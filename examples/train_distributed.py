@@ -61,8 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keras.utils.set_random_seed(SEED)
     with scope():
         embedder = load_embedder(options)
-        trainer = cptk.ContrastiveTrainer(embedder, mask_equal_texts=True, seed=SEED)
-        trainer.compile(keras.optimizers.AdamW(LEARNING_RATE, global_clipnorm=1.0))
+        trainer = cptk.ContrastiveTrainer(embedder, seed=SEED)
+        trainer.compile(
+            keras.optimizers.AdamW(LEARNING_RATE, global_clipnorm=1.0),
+            loss=cptk.losses.InfoNCE(mask_equal_texts=True),
+        )
 
     ends: list[float] = []
     history = trainer.fit(

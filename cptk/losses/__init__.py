@@ -1,11 +1,18 @@
-"""Contrastive losses: pure functions, one value per anchor."""
+"""Contrastive losses: objectives for the trainer, and the mathematics as pure functions."""
 
-from cptk.losses.info_nce import cosine_logits, info_nce, symmetric_info_nce
+from cptk.losses.info_nce import InfoNCE
 from cptk.losses.masks import same_text_mask, text_ids
+from cptk.losses.matrix import cosine_logits, info_nce, symmetric_info_nce
+from cptk.losses.objective import Batch, Objective, PerAnchor, get
 from cptk.losses.tiled import tiled_info_nce, tiled_symmetric_info_nce
 
 __all__ = [
+    "Batch",
+    "InfoNCE",
+    "Objective",
+    "PerAnchor",
     "cosine_logits",
+    "get",
     "info_nce",
     "same_text_mask",
     "symmetric_info_nce",

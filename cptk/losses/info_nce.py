@@ -1,225 +1,94 @@
-"""InfoNCE as pure functions: logits in, one value per anchor out.
-
-They know nothing of models, ranks or reductions. This is the plain reference, which holds
-the whole (n, m) matrix in memory.
-"""
+"""The paper's loss, as an objective of the trainer."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
-import numpy as np
 from keras import ops
 
-from cptk.ops import (
-    as_tensor,
-    cosine_similarity,
-    dimension,
-    float32_or_higher,
-    is_known_mismatch,
-    off_diagonal,
-    static_shape,
-)
-from cptk.types import Tensor, TensorLike
-
-_LEFT_OUT = -1e30
-"""exp of it is exactly 0 in float32 and float64; finite, so that no inf - inf can arise."""
+from cptk.losses.in_batch import DOCUMENT_TO_QUERY, QUERY_TO_DOCUMENT, in_batch_softmax
+from cptk.losses.matrix import check_label_smoothing
+from cptk.losses.objective import Batch, Objective, PerAnchor
+from cptk.losses.tiled import check_tile_size
+from cptk.types import Config, Tensor
 
 
-def info_nce(
-    logits: TensorLike, mask: TensorLike | None = None, sample_weight: TensorLike | None = None
-) -> Tensor:
-    """Cross-entropy of each row against its diagonal entry.
+@keras.saving.register_keras_serializable(package="cptk")
+class InfoNCE(Objective):
+    """Each query finds its document among those of the batch, and each document its query.
 
-        loss_i = -log( exp(l_ii) / sum_{j kept} exp(l_ij) )
-               = log sum_{j kept} exp(l_ij - l_ii)
+    With unit vectors q_i and d_j of a batch of n pairs and s(i, j) = (q_i · d_j) / temperature,
+    the loss of pair i is
 
-    where j runs over all m columns but the masked ones. The second form is what is
-    computed: differences first, so that logits of size 1e4 cost no digits.
+        -1/2 log( exp s(i, i) / sum_j exp s(i, j) )  -  1/2 log( exp s(i, i) / sum_j exp s(j, i) )
 
     Args:
-        logits: (n, m) with m >= n. The positive of row i is column i; the columns from n
-            on are extra negatives. Computed in float32 if they come in less.
-        mask: (n, m) boolean, True at a known false negative, which is left out of the
-            denominator, with gradient 0. The diagonal never is, whatever the mask says.
-            See `cptk.losses.same_text_mask`.
-        sample_weight: (n,), multiplies each anchor's loss. A text of weight 0 still serves
-            the other rows as a negative: use the mask to take it out there.
-
-    Returns:
-        (n,) in float32 (float64 if the logits are). Not reduced: take the mean yourself.
+        symmetric: Whether documents look for their queries too. Without it the loss is the first
+            half, not halved.
+        mask_equal_texts: Whether documents equal to a query's own document, and queries equal to a
+            document's own query, are left out of its negatives. (Ours; off as in the paper.
+            Equality is that of the token ids, after truncation.)
+        tile_size: Rows and columns of the tiles in which the loss is computed, so that the matrix
+            of logits is never held. By default tiles of 1,024 with micro-batches and for a
+            `batch_size` of 4,096 or more, and else the whole matrix. One tile for the whole batch
+            is the whole matrix.
+        label_smoothing: e, of 0 or more and below 1: the target is e / k at each of k candidates,
+            and 1 - e more at the positive.
 
     Raises:
-        ValueError: if a rank or a known dimension does not fit.
+        ValueError: A tile size below 1, or another label smoothing.
+        TypeError: A tile size that is no integer, or a switch that is no boolean.
 
     Example:
 
     ```pycon
     >>> import cptk
-    >>> loss = cptk.losses.info_nce([[2.0, 2.0], [0.0, 50.0]])
-    >>> [round(float(x), 4) for x in loss]  # log 2: one negative as high as the positive
-    [0.6931, 0.0]
+    >>> cptk.losses.InfoNCE(label_smoothing=0.1).get_config()["label_smoothing"]
+    0.1
 
     ```
 
     References:
-        van den Oord et al. 2018, arXiv 1807.03748, equation 4.
+        Neelakantan et al. 2022, arXiv 2201.10005, section 2. The mask, the tiles and the smoothing
+        are ours for it.
     """
-    logits, mask, sample_weight = _checked("info_nce", logits, mask, sample_weight)
-    return _weighted(_rows(logits, mask), sample_weight)
+
+    def __init__(
+        self,
+        symmetric: bool = True,
+        mask_equal_texts: bool = False,
+        tile_size: int | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        check_tile_size("InfoNCE", tile_size)
+        self.symmetric = check_switch("symmetric", symmetric)
+        self.mask_equal_texts = check_switch("mask_equal_texts", mask_equal_texts)
+        self.tile_size = tile_size
+        self.label_smoothing = check_label_smoothing("InfoNCE", label_smoothing)
+        self.metrics = ("query_accuracy", "document_accuracy")[: 1 + self.symmetric]
+
+    def call(self, batch: Batch) -> PerAnchor:
+        directions = [QUERY_TO_DOCUMENT, DOCUMENT_TO_QUERY][: 1 + self.symmetric]
+        found = in_batch_softmax(batch, directions, self.mask_equal_texts, self.label_smoothing)
+        losses = found[0][0]
+        if self.symmetric:
+            losses = (losses + found[1][0]) * 0.5
+        scores = [score for _, score in found]
+        return PerAnchor(losses, dict(zip(self.metrics, scores, strict=True)))
+
+    def chance(self, pairs: Tensor) -> Tensor:
+        return ops.log(pairs)
+
+    def get_config(self) -> Config:
+        return {
+            "symmetric": self.symmetric,
+            "mask_equal_texts": self.mask_equal_texts,
+            "tile_size": self.tile_size,
+            "label_smoothing": self.label_smoothing,
+        }
 
 
-def symmetric_info_nce(
-    logits: TensorLike, mask: TensorLike | None = None, sample_weight: TensorLike | None = None
-) -> Tensor:
-    """The mean of the row-wise and the column-wise InfoNCE of each pair: the paper's loss.
-
-        loss_i = 1/2 ( -log softmax(l_i.)_i  -  log softmax(l_.i)_i )
-
-    Over rows, query i looks for its document among all m; over columns, document i looks
-    for its query among all n. Extra negatives (columns from n on) have no query of their
-    own and so count in the rows alone.
-
-    Args:
-        logits: (n, m) with m >= n, positives on the diagonal.
-        mask: (n, m) boolean, True at known false negatives, left out of both denominators.
-            The diagonal never is.
-        sample_weight: (n,), multiplies each pair's loss.
-
-    Returns:
-        (n,) in float32 (float64 if the logits are). Not reduced.
-
-    Raises:
-        ValueError: if a rank or a known dimension does not fit.
-
-    Example:
-
-    ```pycon
-    >>> import cptk
-    >>> query, document = [[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [0.0, 2.0]]
-    >>> logits = cptk.losses.cosine_logits(query, document, temperature=0.5)
-    >>> [round(float(x), 4) for x in cptk.losses.symmetric_info_nce(logits)]
-    [0.1269, 0.1269]
-
-    ```
-
-    References:
-        Neelakantan et al. 2022, arXiv 2201.10005, section 2; the extra negatives and the
-        mask are ours.
-    """
-    logits, mask, sample_weight = _checked("symmetric_info_nce", logits, mask, sample_weight)
-    columns = ops.transpose(logits[:, : dimension(logits, 0)])
-    column_mask = None if mask is None else ops.transpose(mask[:, : dimension(mask, 0)])
-    losses = ops.add(_rows(logits, mask), _rows(columns, column_mask))
-    return _weighted(ops.multiply(losses, 0.5), sample_weight)
-
-
-def cosine_logits(
-    query: TensorLike, document: TensorLike, temperature: TensorLike = 0.07
-) -> Tensor:
-    """Embeddings in, logits out: cos(q_i, d_j) / temperature.
-
-    What `cptk.layers.ContrastiveHead` does, for a temperature that is given, not trained.
-
-    Args:
-        query: (n, d), of any length.
-        document: (m, d).
-        temperature: a positive number or a scalar tensor.
-
-    Returns:
-        logits (n, m), in float32 (float64 if the embeddings are).
-
-    Raises:
-        ValueError: if a shape does not fit or the temperature is a number not above 0.
-
-    Example:
-
-    ```pycon
-    >>> import cptk
-    >>> logits = cptk.losses.cosine_logits([[1.0, 0.0]], [[3.0, 0.0]], temperature=0.5)
-    >>> float(logits[0, 0])
-    2.0
-
-    ```
-    """
-    temperature = check_temperature("cosine_logits", temperature)
-    cosine = cosine_similarity(query, document)
-    return ops.divide(cosine, ops.cast(temperature, cosine.dtype))
-
-
-def check_temperature(caller: str, temperature: Any) -> Tensor:
-    """A scalar tensor; a number that is not above 0 is refused."""
-    if isinstance(temperature, int | float | np.number) and not temperature > 0:
-        raise ValueError(
-            f"{caller} expects a `temperature` above 0. "
-            f"Received: temperature={temperature!r}. Usual values lie from 0.01 to 0.1."
-        )
-    temperature = as_tensor(temperature)
-    if static_shape(temperature) != ():
-        raise ValueError(
-            f"{caller} expects a scalar `temperature`. Received: temperature.shape="
-            f"{static_shape(temperature)}."
-        )
-    return temperature
-
-
-def _rows(logits: Tensor, mask: Tensor | None) -> Tensor:
-    differences = ops.subtract(logits, ops.expand_dims(ops.diagonal(logits), 1))
-    if mask is not None:
-        negative = off_diagonal(dimension(logits, 0), dimension(logits, 1))
-        differences = ops.where(ops.logical_and(mask, negative), _LEFT_OUT, differences)
-    # Not `ops.logsumexp`: torch's gradient of it, exp(x - result), is off by 1e-3 where the
-    # result is 1e4. Here the largest is taken off first, as a constant, in both directions.
-    top = ops.stop_gradient(ops.max(differences, axis=-1, keepdims=True))
-    total = ops.sum(ops.exp(ops.subtract(differences, top)), axis=-1)
-    return ops.add(ops.log(total), ops.squeeze(top, axis=-1))
-
-
-def _weighted(losses: Tensor, sample_weight: Tensor | None) -> Tensor:
-    return losses if sample_weight is None else ops.multiply(losses, sample_weight)
-
-
-def _checked(
-    caller: str, logits: Any, mask: Any, sample_weight: Any
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The three as tensors of the right dtypes, refused where a known shape is wrong."""
-    logits = float32_or_higher(logits)
-    shape = check_logits(caller, logits)
-    if mask is not None:
-        mask = as_tensor(mask)
-        mask_shape = static_shape(mask)
-        if len(mask_shape) != 2 or any(map(is_known_mismatch, mask_shape, shape)):
-            raise ValueError(
-                f"{caller} expects `mask` of the shape of `logits`, {shape}, True at known "
-                f"false negatives. Received: mask.shape={mask_shape}."
-            )
-        mask = ops.cast(mask, "bool")
-    if sample_weight is not None:
-        sample_weight = as_tensor(sample_weight)
-        weight_shape = static_shape(sample_weight)
-        if len(weight_shape) != 1 or is_known_mismatch(weight_shape[0], shape[0]):
-            raise ValueError(
-                f"{caller} expects `sample_weight` of shape ({shape[0]},), one weight per "
-                f"row of `logits`. Received: sample_weight.shape={weight_shape}."
-            )
-        sample_weight = ops.cast(sample_weight, keras.backend.standardize_dtype(logits.dtype))
-    return logits, mask, sample_weight
-
-
-def check_logits(caller: str, logits: Tensor, name: str = "logits") -> tuple[int | None, ...]:
-    """The static shape, refused unless it is (n, m) with m >= n where known."""
-    shape = static_shape(logits)
-    if len(shape) != 2:
-        raise ValueError(
-            f"{caller} expects `{name}` of shape (n, m): row i for query i, column j for "
-            f"document j. Received: {name}.shape={shape}."
-        )
-    rows, columns = shape
-    if rows is not None and columns is not None and columns < rows:
-        raise ValueError(
-            f"{caller} expects `{name}` with at least as many columns as rows: the positive "
-            f"of row i is column i, further columns are extra negatives. Received: "
-            f"{name}.shape={shape}. Did you transpose it?"
-        )
-    return shape
+def check_switch(name: str, value: object) -> bool:
+    """True or False, or an error."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` should be True or False. Received: {value!r}.")
+    return value

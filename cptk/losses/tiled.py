@@ -17,8 +17,8 @@ import keras
 from keras import ops
 
 from cptk.checks import is_integer
-from cptk.losses.info_nce import check_temperature
 from cptk.losses.masks import equal_ids
+from cptk.losses.matrix import check_label_smoothing, check_temperature
 from cptk.ops import (
     as_tensor,
     check_embeddings,
@@ -46,6 +46,7 @@ def tiled_symmetric_info_nce(
     query_ids: TensorLike | None = None,
     document_ids: TensorLike | None = None,
     sample_weight: TensorLike | None = None,
+    label_smoothing: float = 0.0,
     tile_size: int | None = None,
 ) -> Tensor:
     """The paper's loss of batches whose (n, m) matrix of logits would not fit in memory.
@@ -56,6 +57,7 @@ def tiled_symmetric_info_nce(
             cosine_logits(query, document, temperature),
             same_text_mask(query_ids, document_ids),
             sample_weight,
+            label_smoothing,
         )
 
     in value and gradient, in memory that grows with n + m instead of n * m. It takes the time
@@ -72,6 +74,7 @@ def tiled_symmetric_info_nce(
             if query j is the same text.
         document_ids: (m,) integers. Query i leaves out document j if it is document i again.
         sample_weight: (n,), multiplies each pair's loss.
+        label_smoothing: as in `info_nce`, over rows and over columns.
         tile_size: rows and columns of a tile, 1,024 by default. It changes no result but for
             the order of sums.
 
@@ -110,6 +113,7 @@ def tiled_symmetric_info_nce(
         query_ids,
         document_ids,
         sample_weight,
+        label_smoothing,
         tile_size,
     )
 
@@ -122,6 +126,7 @@ def tiled_info_nce(
     query_ids: TensorLike | None = None,
     document_ids: TensorLike | None = None,
     sample_weight: TensorLike | None = None,
+    label_smoothing: float = 0.0,
     tile_size: int | None = None,
 ) -> Tensor:
     """`info_nce` in tiles: the cross-entropy of each query against its document, rows alone.
@@ -133,6 +138,7 @@ def tiled_info_nce(
         query_ids: (n,) integers.
         document_ids: (m,) integers.
         sample_weight: (n,).
+        label_smoothing: as in `info_nce`.
         tile_size: rows and columns of a tile.
 
     Returns:
@@ -163,6 +169,7 @@ def tiled_info_nce(
         query_ids,
         document_ids,
         sample_weight,
+        label_smoothing,
         tile_size,
     )
 
@@ -177,6 +184,7 @@ def streamed_info_nce(
     symmetric: bool = True,
     tile_size: int | None = None,
     text_ids: tuple[Tensor, ...] = (),
+    label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """Losses and in-batch scores of rows and columns, with gradients of all that is a float.
 
@@ -195,6 +203,7 @@ def streamed_info_nce(
             symmetric, (n,) of the queries. In the scores, a candidate of the positive's own text
             ties with it, whatever rounding made of its logit. For texts that are not left out by
             `row_ids` and `column_ids`; left out, they do not compete at all.
+        label_smoothing: as in `info_nce`.
 
     Returns:
         (row_losses, column_losses, row_scores, column_scores), each (n,): losses neither
@@ -216,7 +225,8 @@ def streamed_info_nce(
         query, document, scale = map(ops.stop_gradient, inputs)
         pairs = tuple(zip(masks[: len(ids) : 2], masks[1 : len(ids) : 2], strict=True))
         tiles = _Tiles(query, document, scale, pairs, None if keep is None else masks[-1], tile)
-        states = _states(tiles, symmetric, masks[len(ids) : len(ids) + len(text_ids)])
+        of_texts = masks[len(ids) : len(ids) + len(text_ids)]
+        states = _states(tiles, symmetric, of_texts, smooth=label_smoothing > 0)
 
         def backward(
             *arguments: Tensor, upstream: Tensor | None = None
@@ -224,11 +234,13 @@ def streamed_info_nce(
             # TensorFlow and JAX pass the upstream gradient alone, torch the arguments as well.
             upstream = arguments[0] if upstream is None else upstream
             of_losses = [ops.stop_gradient(upstream[2 * side]) for side in range(len(states))]
-            gradients = _gradients(tiles, states, of_losses)
+            gradients = _gradients(tiles, states, of_losses, label_smoothing)
             once = [_differentiable_once(x, *inputs, upstream) for x in gradients]
             return (*once, *(None for _ in masks))
 
-        results = [vector for state in states for vector in _losses_and_scores(state)]
+        results = [
+            vector for state in states for vector in _losses_and_scores(state, label_smoothing)
+        ]
         return ops.stack(results), backward
 
     results = ops.custom_gradient(forward)(query, document, scale, *masks)
@@ -331,15 +343,18 @@ class _Tile(NamedTuple):
     """Whether it lies on the diagonal."""
 
 
-def _states(tiles: _Tiles, symmetric: bool, text_ids: tuple[Tensor, ...]) -> list[Tensor]:
-    """The five numbers of `_merged`, (n, 5): of the rows, and of the first n columns."""
+def _states(
+    tiles: _Tiles, symmetric: bool, text_ids: tuple[Tensor, ...], smooth: bool
+) -> list[Tensor]:
+    """The numbers of `_merged`, (n, 5), if smooth (n, 7): of rows, and of the first n columns."""
     anchors = (tiles.rows, tiles.columns) if symmetric else (tiles.rows,)
     texts = [_texts(*pair) for pair in zip(text_ids, anchors, strict=False)]
 
     def start(size: Any, own: _Texts | None) -> Tensor:
         zeros = ops.zeros((size,), dtype=tiles.query.dtype)
         ties = zeros if own is None else ops.cast(own.others, zeros.dtype)
-        return ops.stack([zeros, zeros + _LEFT_OUT, zeros, ties, zeros], axis=1)
+        more = [zeros, zeros] if smooth else []
+        return ops.stack([zeros, zeros + _LEFT_OUT, zeros, ties, zeros, *more], axis=1)
 
     def visit(tile: _Tile, carry: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         logits = tiles.all_logits(tile)
@@ -392,9 +407,10 @@ def _merged(state: Tensor, negatives: Tensor, axis: int, texts: list[Tensor] | N
 
     It is, side by side: the logit of the positive; the highest logit so far, t; the sum of
     exp(l - t) over negatives; the number of negatives that tie with the positive; 1 if one of
-    another text is above it, else 0.
+    another text is above it, else 0. And where labels are smoothed: the sum of the negatives'
+    logits, and their number.
     """
-    positive, top, total, ties, above = ops.unstack(state, num=5, axis=1)
+    positive, top, total, ties, above, *of_negatives = ops.unstack(state, num=_width(state), axis=1)
     highest = ops.max(negatives, axis=axis)
     new_top = _larger(_larger(top, positive), highest)
     sums = ops.sum(ops.exp(negatives - ops.expand_dims(new_top, axis)), axis=axis)
@@ -420,14 +436,33 @@ def _merged(state: Tensor, negatives: Tensor, axis: int, texts: list[Tensor] | N
         return ops.stack([ties, ops.where(wins, above, 1.0)])
 
     ties, above = ops.unstack(ops.cond(ops.any(doubtful), one_by_one, at_once), num=2, axis=0)
-    return ops.stack([positive, new_top, total, ties, above], axis=1)
+    if of_negatives:
+        kept = _kept(negatives)
+        more = (ops.where(kept, negatives, 0.0), ops.cast(kept, total.dtype))
+        of_negatives = [
+            sum_ + ops.sum(of_tile, axis=axis)
+            for sum_, of_tile in zip(of_negatives, more, strict=True)
+        ]
+    return ops.stack([positive, new_top, total, ties, above, *of_negatives], axis=1)
 
 
-def _losses_and_scores(state: Tensor) -> tuple[Tensor, Tensor]:
-    positive, top, total, ties, above = ops.unstack(state, num=5, axis=1)
+def _width(state: Tensor) -> int:
+    return int(state.shape[1])
+
+
+def _kept(negatives: Tensor) -> Tensor:
+    """Boolean, True at negatives that are not left out."""
+    return ops.greater(negatives, _LEFT_OUT / 2)
+
+
+def _losses_and_scores(state: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    positive, top, total, ties, above, *of_negatives = ops.unstack(state, num=_width(state), axis=1)
     # log(1 + exp(x)), where x = log sum_{negatives} exp(l - positive), -inf without any.
     x = ops.log(total) + (top - positive)
     losses = ops.where(ops.less(x, 0.0), 0.0, x) + ops.log1p(ops.exp(-ops.abs(x)))
+    if of_negatives:  # Less e times the mean, over all that are kept, of l - positive.
+        sum_, count = of_negatives
+        losses = losses - label_smoothing * (sum_ - count * positive) / (count + 1.0)
     # A NaN positive equals nothing, itself included, and scores 0.
     right = ops.logical_and(ops.equal(above, 0.0), ops.equal(positive, positive))
     scores = ops.where(right, 1.0 / (1.0 + ties), 0.0)
@@ -435,33 +470,42 @@ def _losses_and_scores(state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gradients(
-    tiles: _Tiles, states: list[Tensor], upstream: list[Tensor]
+    tiles: _Tiles, states: list[Tensor], upstream: list[Tensor], label_smoothing: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of query, document and scale, for the upstream gradients of the rows' and columns' losses.
 
     A softmax is exp(l - t) / z with t the highest logit and z = total + exp(positive - t), and
     the gradient of its loss is the softmax, less 1 at the positive. That difference is
-    -total / z there, exact where the loss is nearly 0.
+    -total / z there, exact where the loss is nearly 0. Smoothed labels take e / k more from each of
+    the k logits that are kept, and give e to the positive.
     """
     own = 0.0
     sides = []
     for state, weights in zip(states, upstream, strict=True):
-        positive, top, total, _, _ = ops.unstack(state, num=5, axis=1)
-        weights = weights * tiles.scale / (total + ops.exp(positive - top))
-        own = own - weights * total
-        sides.append((top, weights))
+        positive, top, total, _, _, *of_negatives = ops.unstack(state, num=_width(state), axis=1)
+        weights = weights * tiles.scale
+        side = [top, weights / (total + ops.exp(positive - top))]
+        own = own - side[1] * total
+        if of_negatives:
+            count = of_negatives[1]
+            side.append(label_smoothing * weights / (count + 1.0))
+            own = own + side[2] * count
+        sides.append(side)
     extra = [[0, tiles.columns - tiles.rows]]
     if len(sides) == 2:  # Extra negatives have no loss of their own: exp(l - 1e30) is 0.
-        top, weights = sides[1]
-        sides[1] = (ops.pad(top, extra, constant_values=-_LEFT_OUT), ops.pad(weights, extra))
+        top, *others = sides[1]
+        top = ops.pad(top, extra, constant_values=-_LEFT_OUT)
+        sides[1] = [top, *(ops.pad(vector, extra) for vector in others)]
 
     def visit(tile: _Tile, carry: list[Any]) -> list[Any]:
         negatives = tiles.negatives(tile, tiles.all_logits(tile))
         parts = []
         cuts = ((1, tiles.row_slice), (0, tiles.column_slice))
         for (axis, cut), side in zip(cuts, sides, strict=False):
-            top, weights = (ops.expand_dims(cut(vector, tile), axis) for vector in side)
+            top, weights, *smooth = (ops.expand_dims(cut(vector, tile), axis) for vector in side)
             parts.append(weights * ops.exp(negatives - top))
+            if smooth:
+                parts.append(ops.where(_kept(negatives), -smooth[0], 0.0))
         gradient = functools.reduce(ops.add, parts)
         if tile.diagonal:
             of_positives = ops.expand_dims(tiles.row_slice(own, tile), 1)
@@ -590,6 +634,7 @@ def _tiled(
     query_ids: Any,
     document_ids: Any,
     sample_weight: Any,
+    label_smoothing: Any,
     tile_size: Any,
 ) -> Tensor:
     """The two public functions: arguments checked, embeddings normalised, losses weighted."""
@@ -618,6 +663,7 @@ def _tiled(
         column_ids=tuple(second for _, second in ids),
         symmetric=symmetric,
         tile_size=tile_size,
+        label_smoothing=check_label_smoothing(caller, label_smoothing),
     )
     losses = row_losses if column_losses is None else (row_losses + column_losses) * 0.5
     return losses if sample_weight is None else losses * ops.cast(sample_weight, losses.dtype)

@@ -56,14 +56,20 @@ class LossMean(PairMean):
         loss = distribution.total(ops.cast(values, self.dtype)) / distribution.copies()
         self.add(loss * weight, weight)
 
-    def compare_with_chance(self, loss: Tensor, pairs: Tensor, weight: Tensor) -> None:
-        """Add a batch to what `at_chance` says: the sum of its weighted losses, and of weights."""
-        chance = ops.cast(weight * ops.log(ops.cast(pairs, loss.dtype)), self.dtype)
+    def compare_with_chance(self, loss: Tensor, by_chance: Tensor, weight: Tensor) -> None:
+        """Add a batch to what `at_chance` says.
+
+        Args:
+            loss: The sum of its weighted losses.
+            by_chance: The loss of a batch whose embeddings are all alike.
+            weight: The sum of its weights.
+        """
+        chance = ops.cast(weight * ops.cast(by_chance, loss.dtype), self.dtype)
         self.chance.assign_add(chance)
         self.above_chance.assign_add(ops.cast(loss, self.dtype) - chance)
 
     def at_chance(self) -> bool:
-        """Whether the loss is, within 1%, that of equal embeddings: the logarithm of the batch."""
+        """Whether the loss is, within 1%, that of embeddings which are all alike."""
         above, chance = (_first(variable.value) for variable in (self.above_chance, self.chance))
         return chance > 0 and abs(above) < 0.01 * chance
 

@@ -30,10 +30,9 @@ from cptk.data.columns import EXPECTED, is_pairs
 from cptk.data.feeding import Feed
 from cptk.files import check_free_space, replacing
 from cptk.layers import ContrastiveHead
-from cptk.losses.masks import equal_ids
-from cptk.losses.tiled import check_tile_size, streamed_info_nce
+from cptk.losses.tiled import DEFAULT_TILE_SIZE
 from cptk.models.forward import forward, holds, kept
-from cptk.ops import float32_or_higher, l2_normalize
+from cptk.ops import float32_or_higher
 from cptk.progress import verbosity
 from cptk.training import distribution, gradient_cache, validation
 from cptk.training.callbacks import backing_up
@@ -65,7 +64,7 @@ from cptk.training.traced import (
     guarded,
     replace_layer,
 )
-from cptk.types import Tensor
+from cptk.types import Tensor, TokenBatch
 
 LARGE = 4096
 """Pairs in a batch from which on the loss of a plain step is taken in tiles, too: by
@@ -76,14 +75,9 @@ LARGE = 4096
 class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     """Trains an embedder on pairs of texts with in-batch negatives.
 
-    Query and document pass through the same embedder, independently, each in its role. With
-    unit vectors q_i and d_j and temperature exp(-tau), the logits of a batch of n pairs are
-
-        s(i, j) = exp(tau) * (q_i · d_j)
-
-    and the loss is the mean over i of
-
-        -1/2 log( exp s(i, i) / sum_j exp s(i, j) )  -  1/2 log( exp s(i, i) / sum_j exp s(j, i) )
+    Query and document pass through the same embedder, independently, each in its role. The loss is
+    an object that `compile` takes, `cptk.losses.InfoNCE()` by default; the other pairs of a batch
+    are the negatives, on however many devices it lies.
 
     The temperature is a weight of the head: `head=ContrastiveHead(temperature=0.05)` sets where it
     starts.
@@ -96,9 +90,6 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     Args:
         embedder: A `cptk.models.DecoderTextEmbedder`.
         head: A `cptk.layers.ContrastiveHead`; a new one by default.
-        mask_equal_texts: Whether documents equal to a query's own document, and queries equal
-            to a document's own query, are left out of its negatives. (Ours; off as in the
-            paper. Equality is that of the token ids, after truncation.)
         seed: Integer that fixes the order of the pairs. Drawn by default.
         micro_batch_size: Texts that pass through the model at once. The step is that of the whole
             batch all the same, by gradient caching: its memory is that of a micro-batch, and
@@ -109,10 +100,6 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         first_pass_dtype: "bfloat16" or "float16": the first of the two passes, which gives the
             loss its embeddings, computes in 16 bits. Quicker where the hardware is, and no longer
             exact: the loss is that of slightly other embeddings. None, the default, is exact.
-        tile_size: Rows and columns of the tiles in which the loss is computed, so that the matrix
-            of logits is never held. By default tiles of 1,024 with micro-batches and for a
-            `batch_size` of 4,096 or more, and else the whole matrix. One tile for the whole batch
-            is the whole matrix.
 
     Example:
 
@@ -134,42 +121,29 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self,
         embedder: Any,
         head: Any = None,
-        mask_equal_texts: bool = False,
         seed: int | None = None,
         micro_batch_size: int | str | None = None,
         micro_batch_tokens: int | None = None,
         first_pass_dtype: str | None = None,
-        tile_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if "temperature" in kwargs:
-            raise TypeError(
-                "ContrastiveTrainer has no argument `temperature`: it is a weight of the head. "
-                f"Pass head=cptk.layers.ContrastiveHead(temperature={shown(kwargs['temperature'])})"
-                "."
-            )
+        _refuse_others_arguments(kwargs)
         super().__init__(**kwargs)
         self._trained, self._evaluated = Traced(), Traced()
         self.embedder = embedder
         holds(self, embedder)
         self.head = ContrastiveHead() if head is None else head
-        self.mask_equal_texts = mask_equal_texts
         self.seed = check_seed(seed)
         self.data_order = DataOrder()
         self.micro_batches = check_micro_batches(micro_batch_size, micro_batch_tokens, embedder)
         asked = self.micro_batches or gradient_cache.MicroBatches()
         self.micro_batch_size, self.micro_batch_tokens = asked
         self.first_pass_dtype = check_first_pass(first_pass_dtype, self.micro_batches, embedder)
-        check_tile_size("ContrastiveTrainer", tile_size)
-        self.tile_size = tile_size
         self.large_batches = False
         self.not_finite = gradient_cache.NotFinite()
         self.lora_state = LoraState(lambda: self.embedder)
-        self._accuracies = [
-            PairMean(name="query_accuracy"),
-            PairMean(name="document_accuracy"),
-        ]
-        self._temperature = metrics.Temperature(name="temperature")
+        self.loss = losses.get(None)
+        self._shown = _Shown(self.loss.metrics)
         self._mark_as_built()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -186,7 +160,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             )
         replace_layer(self, name, value)
         super().__setattr__(name, value)
-        if hasattr(self, "_temperature"):
+        if hasattr(self, "_shown"):
             self._mark_as_built()
 
     def _mark_as_built(self) -> None:
@@ -235,40 +209,51 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             sample_weight: `(n,)`, the weights of the pairs.
             training: Whether this is a training step.
         """
-        own = {side: float32_or_higher(y_pred[side]) for side in SIDES}
-        every = distribution.gather(own)
-        ids = [] if x is None else self._text_ids(x)
-        is_pair = all_pairs = None
-        if x is not None and distribution.replicas(self).total > 1:
-            is_pair = distribution.is_pair(x)
-            all_pairs = distribution.gather(is_pair)
-        if self._in_tiles():
-            found = self._tiled(own, every, ids, all_pairs)
-        else:
-            found = self._whole(own, every, ids, all_pairs)
-        losses_, scores = found[:2], found[2:]
-        pairs = ops.ones_like(losses_[0])
+        batch, is_pair = self._seen(x, y_pred)
+        of_pairs, scores = self.loss(batch)
+        pairs = ops.ones_like(of_pairs)
         if is_pair is not None:
             pairs = ops.cast(is_pair, pairs.dtype)
         weight = pairs if sample_weight is None else ops.cast(sample_weight, pairs.dtype) * pairs
         # Not `ops.mean`, which computes float64 in float32 on JAX and torch (Keras 3.15).
-        value = ops.sum((losses_[0] + losses_[1]) * weight) / 2
+        value = ops.sum(of_pairs * weight)
         sums = [value, ops.sum(pairs), ops.sum(weight)]
-        sums += [ops.sum(ops.cast(score, value.dtype) * weight) for score in scores]
+        sums += [
+            ops.sum(ops.cast(scores[name], value.dtype) * weight) for name in self.loss.metrics
+        ]
         sums = distribution.total(ops.stop_gradient(ops.stack(sums)))
         loss = value * distribution.copies() / sums[1]
         for extra in self.losses:
             loss = loss + ops.cast(ops.sum(extra), loss.dtype)
-        self._loss_tracker.compare_with_chance(sums[0], sums[1], sums[2])
-        for metric, total in zip(self._accuracies, (sums[3], sums[4]), strict=True):
-            metric.add(total, sums[2])
-        self._temperature.update_state(self.head.temperature)
+        chance = self.loss.chance(sums[1])
+        if chance is not None:
+            self._loss_tracker.compare_with_chance(sums[0], chance, sums[2])
+        for k, metric in enumerate(self._shown.scores):
+            metric.add(sums[3 + k], sums[2])
+        self._shown.temperature.update_state(self.head.temperature)
         return loss
+
+    def _seen(self, x: Any, y_pred: Mapping[str, Tensor]) -> tuple[losses.Batch, Tensor | None]:
+        """The batch as the objective sees it, and which of the local rows hold a pair."""
+        local = {side: float32_or_higher(y_pred[side]) for side in SIDES}
+        local |= {name: x[name] for name in self.loss.columns}
+        gathered = distribution.gather(local)
+        text_ids, is_pair, all_pairs = {}, None, None
+        if x is not None:
+            text_ids = {side: gathered_text_ids(x[side]) for side in SIDES}
+            if distribution.replicas(self).total > 1:
+                is_pair = distribution.is_pair(x)
+                all_pairs = distribution.gather(is_pair)
+        tile_size = (self.loss.tile_size or DEFAULT_TILE_SIZE) if self._in_tiles() else None
+        scale = ops.exp(self.head.tau)
+        return losses.Batch(
+            local, gathered, self.head, scale, text_ids, all_pairs, tile_size
+        ), is_pair
 
     def _in_tiles(self) -> bool:
         """Whether the matrix of logits is never held: another head's may be of any form."""
         stock = type(self.head).call is ContrastiveHead.call
-        asked = self.micro_batches is not None or self.tile_size is not None
+        asked = self.micro_batches is not None or self.loss.tile_size is not None
         return stock and (asked or self.large_batches)
 
     def _choose_loss(self, pairs: Any) -> None:
@@ -276,64 +261,6 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if isinstance(pairs, int) and pairs >= LARGE and not self.large_batches:
             self.large_batches = True
             self.train_function = self.test_function = None
-
-    def _whole(self, own: Any, every: Any, ids: Any, pairs: Any) -> tuple[Tensor, ...]:
-        """Losses of the own queries and of the own documents, then their in-batch scores."""
-        rows = self.head(own["query"], every["document"])
-        if every is own:
-            columns = ops.transpose(rows)
-        else:
-            columns = ops.transpose(self.head(every["query"], own["document"]))
-        # The mask is that of the rows, and of the columns too.
-        masks = [equal_ids(*pair) for pair in ids] if self.mask_equal_texts else []
-        if pairs is not None:
-            no_pair = ops.expand_dims(ops.logical_not(pairs), 0)
-            masks.append(ops.broadcast_to(no_pair, ops.shape(rows)))
-        mask = functools.reduce(ops.logical_or, masks) if masks else None
-        scores = [
-            metrics.in_batch_scores(logits, mask, candidates)
-            for logits, (_, candidates) in zip(
-                (rows, columns), ids[::-1] or [(None, None)] * 2, strict=True
-            )
-        ]
-        return losses.info_nce(rows, mask), losses.info_nce(columns, mask), *scores
-
-    def _tiled(self, own: Any, every: Any, ids: Any, pairs: Any) -> tuple[Tensor, ...]:
-        """As `_whole`, in tiles of the matrix."""
-        mine = {side: l2_normalize(own[side]) for side in SIDES}
-        options = {
-            "scale": ops.exp(self.head.tau),
-            "keep": pairs,
-            "tile_size": self.tile_size,
-        }
-        of_rows, of_columns = ([pair[k] for pair in ids] for k in (0, 1))
-        # Of the rows' candidates, which are documents, and of the columns'.
-        candidate_ids = of_columns[::-1]
-        if self.mask_equal_texts:
-            options |= {"row_ids": tuple(of_rows), "column_ids": tuple(of_columns)}
-            candidate_ids = []
-        if every is own:
-            rows, columns, *scores = streamed_info_nce(
-                mine["query"], mine["document"], **options, text_ids=tuple(candidate_ids)
-            )
-            return rows, columns, *scores
-        found = []
-        for i, (side, other) in enumerate((SIDES, SIDES[::-1])):
-            options["text_ids"] = tuple(candidate_ids[i : i + 1])
-            candidates = l2_normalize(every[other])
-            found.append(streamed_info_nce(mine[side], candidates, symmetric=False, **options))
-        return found[0][0], found[1][0], found[0][2], found[1][2]
-
-    def _text_ids(self, x: Any) -> list[tuple[Tensor, Tensor]]:
-        """For each side, numbers `(n,)` of the own texts and `(m,)` of the batch's; equal: same."""
-        ids = []
-        for side in SIDES:
-            token_ids = ops.cast(x[side]["token_ids"], "int32")
-            # -1 at padding: 0 may be a real token.
-            tokens = ops.where(ops.cast(x[side]["padding_mask"], "bool"), token_ids, -1)
-            every = losses.text_ids(distribution.gather(tokens))
-            ids.append((every[: ops.shape(tokens)[0]], every))
-        return ids
 
     def train_step(self, *args: Any) -> Any:
         """One step, of a replica on TensorFlow, of all elsewhere."""
@@ -411,22 +338,31 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self._retrieval.note(self, x, y_pred, sample_weight)
         return self.get_metrics_result()  # type: ignore[no-any-return]
 
-    def compile(self, optimizer: Any = "adamw", **kwargs: Any) -> None:
-        """Configure training. Arguments as of `keras.Model.compile`, without loss and metrics.
+    def compile(
+        self,
+        optimizer: Any = "adamw",
+        loss: losses.Objective | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training. Arguments as of `keras.Model.compile`, without metrics.
 
         Args:
             optimizer: An optimizer or its name.
+            loss: A `cptk.losses.Objective`, or its name; `cptk.losses.InfoNCE()` by default.
             **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution`, `auto_scale_loss`.
 
         Raises:
-            ValueError: A loss or metrics are given.
+            ValueError: An unknown name, or metrics are given.
+            TypeError: A loss that is no `Objective`.
         """
-        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+        for name in ("loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
                 raise ValueError(
-                    f"ContrastiveTrainer has its own loss and metrics: leave `{name}` out. For "
-                    "another loss, override `compute_loss` in a subclass."
+                    f"ContrastiveTrainer shows the scores of its loss: leave `{name}` out. For "
+                    "others, write a subclass of cptk.losses.Objective that names them in "
+                    "`metrics`."
                 )
+        objective = losses.get(loss)
         if keras.config.backend() == "tensorflow":
             # XLA compiles each batch length anew and is slower on CPUs; ask for it on a GPU.
             kwargs.setdefault("jit_compile", False)
@@ -436,9 +372,26 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         distribution.check_compile(self, optimizer, kwargs)
         with distribution.scope(self):
             super().compile(optimizer=optimizer, **kwargs)
-            self._loss_tracker = LossMean(name="loss")
+            self.loss = objective
+            self._shown = _Shown(objective.metrics)
+            # Past Keras's tracking, which would keep the one of each `compile` before.
+            object.__setattr__(self, "_loss_tracker", LossMean(name="loss"))
             self._retrieval = validation.Retrieval()
         distribution.take_over(self)
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The loss, the scores of the objective, the temperature, and a subclass's own."""
+        found, own = super().metrics, [*self._shown.scores, self._shown.temperature]
+        first = 1 if self.compiled else 0
+        return [*found[:first], *own, *found[first:]]
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """As of `keras.Model`, with the objective."""
+        config = super().get_compile_config()
+        if config:
+            config["loss"] = keras.saving.serialize_keras_object(self.loss)
+        return config  # type: ignore[no-any-return]
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         config = keras.saving.deserialize_keras_object(on_any_backend(config))
@@ -802,13 +755,11 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             **super().get_config(),
             "embedder": embedder,
             "head": keras.saving.serialize_keras_object(self.head),
-            "mask_equal_texts": self.mask_equal_texts,
             "seed": self.seed,
             "data_order": self.data_order.get_config(),
             "micro_batch_size": self.micro_batch_size,
             "micro_batch_tokens": self.micro_batch_tokens,
             "first_pass_dtype": self.first_pass_dtype,
-            "tile_size": self.tile_size,
             "training_state": training_state(self.embedder),
         }
 
@@ -823,6 +774,39 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         trainer = cls(**config)
         trainer.data_order = DataOrder(**order)
         return trainer
+
+
+def _refuse_others_arguments(kwargs: Mapping[str, object]) -> None:
+    """Say where a setting belongs that people look for here."""
+    owners = {
+        "temperature": "it is a weight of the head. Pass head=cptk.layers.ContrastiveHead({given})",
+        "loss": "it is an argument of `compile`. Say trainer.compile(optimizer, {given})",
+    }
+    of_loss = "it is an option of the loss. Say trainer.compile(loss=cptk.losses.InfoNCE({given}))"
+    owners |= dict.fromkeys(losses.InfoNCE().get_config(), of_loss)
+    for name, value in kwargs.items():
+        if name in owners:
+            given = owners[name].format(given=f"{name}={shown(value)}")
+            raise TypeError(f"ContrastiveTrainer has no argument `{name}`: {given}.")
+
+
+def gathered_text_ids(tokens: TokenBatch) -> Tensor:
+    """Numbers `(m,)` of the whole batch's texts, equal where these are; the local rows first."""
+    token_ids = ops.cast(tokens["token_ids"], "int32")
+    # -1 at padding: 0 may be a real token.
+    rows = ops.where(ops.cast(tokens["padding_mask"], "bool"), token_ids, -1)
+    return losses.text_ids(distribution.gather(rows))
+
+
+class _Shown:
+    """What `fit` shows beside the loss.
+
+    Metrics that a model has as attributes stay in its list after another `compile`; these do not.
+    """
+
+    def __init__(self, scores: tuple[str, ...]) -> None:
+        self.scores = [PairMean(name=name) for name in scores]
+        self.temperature = metrics.Temperature(name="temperature")
 
 
 def _itemsize(variable: Any) -> float:

@@ -20,8 +20,8 @@ from cptk.losses import (
     tiled_info_nce,
     tiled_symmetric_info_nce,
 )
+from cptk.losses.scores import in_batch_scores
 from cptk.losses.tiled import streamed_info_nce
-from cptk.metrics import in_batch_scores
 
 LOSSES = {tiled_info_nce: info_nce, tiled_symmetric_info_nce: symmetric_info_nce}
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
@@ -55,17 +55,28 @@ def softmax(logits, mask, axis):
     return np.exp(shifted) / total, np.diagonal(shifted - np.log(total))
 
 
-def reference(query, document, scale, mask, row_weights, column_weights):
+def smoothed(logits, mask, axis, smoothing):
+    """Losses of rows (axis 1) or columns, and the gradient of each for its logits."""
+    found, log_found = softmax(logits, mask, axis)
+    target = np.where(mask, 0.0, smoothing / (~mask).sum(axis=axis, keepdims=True))
+    n = min(logits.shape)
+    target[np.arange(n), np.arange(n)] += 1 - smoothing
+    # Cross-entropy with the smoothed target: log softmax is that of the diagonal plus a difference.
+    positive = np.diagonal(logits)
+    differences = logits - (positive[:, None] if axis == 1 else positive[None, :])
+    return -log_found - (target * differences).sum(axis=axis), found - target
+
+
+def reference(query, document, scale, mask, row_weights, column_weights, smoothing=0.0):
     """Losses of rows and columns; gradients of their sum, weighted, for query, document, scale."""
     n = len(query)
     cosine = query @ document.T
-    rows, log_rows = softmax(scale * cosine, mask, 1)
-    columns, log_columns = softmax(scale * cosine[:, :n], mask[:, :n], 0)
-    eye = np.eye(n, len(document))
-    gradient = row_weights[:, None] * (rows - eye)
-    gradient[:, :n] += column_weights[None, :] * (columns - np.eye(n))
+    rows, of_rows = smoothed(scale * cosine, mask, 1, smoothing)
+    columns, of_columns = smoothed(scale * cosine[:, :n], mask[:, :n], 0, smoothing)
+    gradient = row_weights[:, None] * of_rows
+    gradient[:, :n] += column_weights[None, :] * of_columns
     return (
-        (-log_rows, -log_columns),
+        (rows, columns),
         (
             scale * gradient @ document,
             scale * gradient.T @ query,
@@ -103,7 +114,7 @@ def compiled(function):
     return jax.jit(function)
 
 
-def check(case, scale, tile_size, dtype, symmetric=True, masks=("ids", "keep")):
+def check(case, scale, tile_size, dtype, symmetric=True, masks=("ids", "keep"), smoothing=0.0):
     query, document = case["query"], case["document"]
     n, m = len(query), len(document)
     ids = {name: case[name] for name in ("row_ids", "column_ids")} if "ids" in masks else {}
@@ -111,7 +122,7 @@ def check(case, scale, tile_size, dtype, symmetric=True, masks=("ids", "keep")):
     mask = left_out_of(n, m, **ids, keep=keep)
     counted = np.ones(n, bool) if keep is None else keep[:n]
     weights = case["weights"] * np.array([[1.0], [float(symmetric)]]) * counted
-    losses, gradients = reference(query, document, scale, mask, *weights)
+    losses, gradients = reference(query, document, scale, mask, *weights, smoothing)
     tensors = {
         name: tuple(keras.ops.convert_to_tensor(v) for v in vectors)
         for name, vectors in ids.items()
@@ -126,6 +137,7 @@ def check(case, scale, tile_size, dtype, symmetric=True, masks=("ids", "keep")):
             keep=None if keep is None else keras.ops.convert_to_tensor(keep),
             symmetric=symmetric,
             tile_size=tile_size,
+            label_smoothing=smoothing,
         )
         assert (columns is None) != symmetric
         return keras.ops.stack([rows, columns] if symmetric else [rows])
@@ -160,6 +172,7 @@ OTHERS = {
     "masks": st.sets(st.sampled_from(["ids", "keep"])),
     "symmetric": st.booleans(),
     "dtype": st.sampled_from(["float32", "float64"]),
+    "smoothing": st.sampled_from([0.0, 0.2]),
     "seed": st.integers(0, 2**16),
 }
 cases = given(shape=st.sampled_from(SHAPES), **OTHERS)
@@ -169,10 +182,10 @@ any_shape = given(
 )
 
 
-def check_any(shape, d, tile_size, distinct, scale, masks, symmetric, dtype, seed):
+def check_any(shape, d, tile_size, distinct, scale, masks, symmetric, dtype, smoothing, seed):
     with float64_allowed() if dtype == "float64" else contextlib.nullcontext():
         case = draw_case(*shape, d, distinct, dtype, seed)
-        check(case, scale, tile_size, dtype, symmetric, masks)
+        check(case, scale, tile_size, dtype, symmetric, masks, smoothing)
 
 
 @pytest.mark.slow
@@ -195,12 +208,17 @@ def test_equals_numpy_in_200_shapes(**drawn):
 
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
-    ("n", "m", "tile_size", "dtype"),
-    [(5, 9, 3, "float32"), (5, 9, 3, "float64"), (6, 6, None, "float32")],
+    ("n", "m", "tile_size", "dtype", "smoothing"),
+    [
+        (5, 9, 3, "float32", 0.0),
+        (5, 9, 3, "float64", 0.3),
+        (6, 6, None, "float32", 0.0),
+    ],
 )
-def test_equals_numpy(n, m, tile_size, dtype):
+def test_equals_numpy(n, m, tile_size, dtype, smoothing):
     with float64_allowed() if dtype == "float64" else contextlib.nullcontext():
-        check(draw_case(n, m, 4, 6, dtype, seed=0), 14.0, tile_size, dtype)
+        case = draw_case(n, m, 4, 6, dtype, seed=0)
+        check(case, 14.0, tile_size, dtype, smoothing=smoothing)
 
 
 def plain_and_tiled(loss, dtype="float32", tile_size=3, d=4, sides=(5, 7)):
@@ -212,7 +230,8 @@ def plain_and_tiled(loss, dtype="float32", tile_size=3, d=4, sides=(5, 7)):
 
     def plain(query, document, temperature):
         logits = cosine_logits(query, document, temperature)
-        return LOSSES[loss](logits, same_text_mask(query_ids, document_ids), weights)
+        mask = same_text_mask(query_ids, document_ids)
+        return LOSSES[loss](logits, mask, weights, label_smoothing=0.1)
 
     def tiled(query, document, temperature):
         return loss(
@@ -222,6 +241,7 @@ def plain_and_tiled(loss, dtype="float32", tile_size=3, d=4, sides=(5, 7)):
             query_ids=query_ids,
             document_ids=document_ids,
             sample_weight=weights,
+            label_smoothing=0.1,
             tile_size=tile_size,
         )
 

@@ -214,11 +214,10 @@ def train(
         embedder = cptk.models.DecoderTextEmbedder(decoder, reader)
         if lora:
             cptk.training.enable_lora(embedder, lora)
-        trainer = cptk.ContrastiveTrainer(
-            embedder, mask_equal_texts=True, seed=3, micro_batch_size=micro
-        )
+        trainer = cptk.ContrastiveTrainer(embedder, seed=3, micro_batch_size=micro)
         rate = {"SGD": 0.05, "AdamW": 0.01}[optimizer]
-        trainer.compile(getattr(keras.optimizers, optimizer)(rate))
+        loss = cptk.losses.InfoNCE(mask_equal_texts=True)
+        trainer.compile(getattr(keras.optimizers, optimizer)(rate), loss)
     if KIND == "mesh":
         assert not all(v.value.is_fully_replicated for v in embedder.variables)
     shown = Shown()

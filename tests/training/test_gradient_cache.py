@@ -19,6 +19,7 @@ from tiers import FULL
 
 import cptk
 from cptk.data.batching import bucket_length
+from cptk.losses import InfoNCE
 from cptk.training import gradient_cache
 
 SIDES = toys.SIDES
@@ -111,9 +112,9 @@ def train(
     embedder = toys.embedder(dropout)
     if lora:
         cptk.training.enable_lora(embedder, lora)
-    trainer = kind(embedder, mask_equal_texts=True, seed=3, **options)
+    trainer = kind(embedder, seed=3, **options)
     trainer.pieces = pieces
-    toys.compiled(trainer, OPTIMIZERS[optimizer]())
+    toys.compiled(trainer, OPTIMIZERS[optimizer](), loss=InfoNCE(mask_equal_texts=True))
     keras.utils.set_random_seed(7)  # Torch draws dropout from one generator for all.
     history = toys.fit(trainer, PAIRS, batch_size=10, epochs=epochs, sample_weight=WEIGHTS)
     return toys.weights(trainer), history
@@ -182,8 +183,9 @@ def test_two_at_once_unless_dropout_is_drawn():
 @pytest.mark.slow
 def test_loss_in_tiles_is_the_loss():
     # The last batch has two pairs.
-    for options in ({"tile_size": 3}, {"tile_size": 3, "micro_batch_size": 2}):
-        trainer = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), seed=3, **options))
+    for options in ({}, {"micro_batch_size": 2}):
+        trainer = cptk.ContrastiveTrainer(toys.embedder(), seed=3, **options)
+        toys.compiled(trainer, loss=InfoNCE(tile_size=3))
         plain = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), seed=3))
         assert_same(
             (toys.fit(trainer) and toys.weights(trainer), {}),
@@ -392,7 +394,6 @@ def test_a_text_whose_embedding_is_not_finite_is_named(run_eagerly):
         ({"micro_batch_tokens": "auto"}, TypeError, "of 1 or more. Received: 'auto'"),
         ({"micro_batch_tokens": 23}, ValueError, "does not hold one text.*is 24"),
         ({"micro_batch_size": 2, "micro_batch_tokens": 99}, ValueError, "not both"),
-        ({"tile_size": 0}, ValueError, "`tile_size` of 1 or more"),
         ({"first_pass_dtype": "bfloat16"}, ValueError, "needs micro-batches"),
         ({"micro_batch_size": 2, "first_pass_dtype": "int8"}, ValueError, "Received: 'int8'"),
         pytest.param(
@@ -462,11 +463,11 @@ def test_compiling_the_loop_is_refused_on_tensorflow():
 
 
 def test_config():
-    options = {"micro_batch_tokens": 100, "first_pass_dtype": "bfloat16", "tile_size": 64}
+    options = {"micro_batch_tokens": 100, "first_pass_dtype": "bfloat16"}
     trainer = cptk.ContrastiveTrainer(toys.embedder(), **options)
     again = cptk.ContrastiveTrainer.from_config(trainer.get_config())
     assert again.micro_batches == trainer.micro_batches == (None, 100)
-    assert (again.first_pass_dtype, again.tile_size) == ("bfloat16", 64)
+    assert again.first_pass_dtype == "bfloat16"
 
 
 @pytest.mark.slow

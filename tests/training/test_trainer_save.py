@@ -34,13 +34,13 @@ def factors(model):
 
 @pytest.mark.parametrize("lora", [pytest.param(0, marks=pytest.mark.slow), 4])
 def test_training_goes_on_after_reload(lora, tmp_path):
-    model = toys.trainer(adam(), lora=lora, **(EAGER if lora else {}))
-    model.mask_equal_texts = True
+    loss = cptk.losses.InfoNCE(mask_equal_texts=True, label_smoothing=0.1)
+    model = toys.trainer(adam(), lora=lora, loss=loss, **(EAGER if lora else {}))
     toys.fit(model, EVEN, shuffle=True, epochs=2)
     model.save(tmp_path / "x.keras")
     again = keras.saving.load_model(tmp_path / "x.keras")
     assert isinstance(again, cptk.ContrastiveTrainer)
-    assert (again.seed, again.mask_equal_texts) == (3, True)
+    assert (again.seed, again.loss.get_config()) == (3, loss.get_config())
     assert [v.path.split("/")[-1] for v in again.trainable_variables] == [
         v.path.split("/")[-1] for v in model.trainable_variables
     ]

@@ -1,0 +1,348 @@
+"""One contract for every objective of `cptk.losses`, and for two that a user might write.
+
+The objectives are found by themselves, each as it is and with each of its arguments changed. That
+one is right, a test of its own says; here it has to be the same however the batch is cut: whole or
+in tiles, on one device or several, in one pass or by micro-batches, in one run or in two.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import training_toys as toys
+from gradients import to_numpy, value_and_gradients
+from keras import ops
+from training_toys import PAIRS
+
+import cptk
+from cptk.losses import Batch, Objective
+
+N, DIM, SCALE = 7, 4, 5.0
+SIDES = ("query", "document")
+
+
+class Hinge(Objective):
+    """Negatives should stay a margin below the positive."""
+
+    metrics = ("above",)
+
+    def __init__(self, margin: float = 0.5) -> None:
+        self.margin = margin
+
+    def call(self, batch: Batch) -> Any:
+        logits = batch.logits()
+        above = ops.relu(logits - ops.expand_dims(ops.diagonal(logits), 1) + self.margin)
+        losses = ops.sum(ops.where(batch.negatives(), above, 0.0), axis=1)
+        return losses, {"above": ops.cast(losses > 0, "float32")}
+
+    def get_config(self) -> dict[str, Any]:
+        return {"margin": self.margin}
+
+
+class Alone(Objective):
+    """Without a matrix: only the positives count."""
+
+    def call(self, batch: Batch) -> Any:
+        cosine = ops.sum(batch.local["query"] * batch.local["document"], axis=1)
+        return 1.0 - cosine
+
+
+def changed(value: Any) -> Any:
+    """Another value of an argument, by the kind of its default."""
+    if isinstance(value, bool):
+        return not value
+    return 3 if value is None else value + 0.25
+
+
+def variants(kind: type[Objective]) -> list[Objective]:
+    parameters = inspect.signature(kind).parameters.values()
+    return [kind(), *(kind(**{p.name: changed(p.default)}) for p in parameters)]
+
+
+FOUND = [
+    kind
+    for kind in vars(cptk.losses).values()
+    if inspect.isclass(kind) and issubclass(kind, Objective) and kind is not Objective
+]
+KINDS = [*FOUND, Hinge, Alone]
+each = pytest.mark.parametrize("objective", [o for kind in KINDS for o in variants(kind)], ids=repr)
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+
+
+def draw(n: int = N) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Embeddings and text numbers; some texts are equal, and so are their embeddings."""
+    rng = np.random.default_rng(0)
+    ids = {"query": np.array([0, 1, 0, 3, 4, 5, 6])[:n], "document": np.arange(n) % 5}
+    vectors = {side: rng.normal(size=(N, DIM))[ids[side]].astype("float32") for side in SIDES}
+    return vectors, ids
+
+
+def batch_of(
+    query: Any,
+    document: Any,
+    ids: dict[str, Any],
+    rows: int | None = None,
+    is_pair: Any = None,
+    tile_size: int | None = None,
+) -> Batch:
+    """The batch, or what a device sees that has its first `rows`."""
+    gathered = {"query": query, "document": document}
+    local = gathered if rows is None else {side: x[:rows] for side, x in gathered.items()}
+    head = cptk.layers.ContrastiveHead(1 / SCALE)
+    numbers = {side: ops.convert_to_tensor(x) for side, x in ids.items()}
+    scale = ops.convert_to_tensor(SCALE)
+    return Batch(local, gathered, head, scale, numbers, is_pair, tile_size)
+
+
+def outcome(objective: Objective, batch: Batch) -> Any:
+    """Losses and scores in one matrix."""
+    found = objective(batch)
+    scores = [ops.cast(found.scores[name], "float32") for name in objective.metrics]
+    return ops.stack([found.losses, *scores])
+
+
+def of_whole(objective: Objective, **options: Any) -> tuple[np.ndarray, list[np.ndarray]]:
+    vectors, ids = draw()
+    return value_and_gradients(
+        lambda q, d: outcome(objective, batch_of(q, d, ids, **options)),
+        *vectors.values(),
+        upstream=weights(objective),
+    )
+
+
+def weights(objective: Objective) -> np.ndarray:
+    """Upstream: only losses have a gradient, each another."""
+    upstream = np.zeros((1 + len(objective.metrics), N))
+    upstream[0] = np.linspace(0.5, 2, N)
+    return upstream
+
+
+def assert_close(first: Any, second: Any, atol: float = 2e-6) -> None:
+    for a, b in zip([first[0], *first[1]], [second[0], *second[1]], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol)
+
+
+@each
+def test_one_loss_a_pair_with_a_gradient(objective):
+    (values, gradients) = of_whole(objective)
+    assert np.isfinite(values).all()
+    assert all(np.isfinite(g).all() and g.any() for g in gradients)
+    assert isinstance(objective, Objective)
+    assert objective.__doc__
+
+
+@pytest.mark.slow_on_jax
+@each
+def test_tiles_change_nothing(objective):
+    assert_close(of_whole(objective, tile_size=3), of_whole(objective))
+
+
+@pytest.mark.slow_on_jax
+@each
+@pytest.mark.parametrize("tile_size", [None, 2])
+def test_devices_change_nothing(objective, tile_size):
+    """Two devices of four rows each, of which the last holds no pair."""
+    vectors, ids = draw()
+    upstream = np.concatenate([weights(objective), 0 * weights(objective)[:, :1]], axis=1)
+    values, gradients = [], [np.zeros((N, DIM)) for _ in SIDES]
+    for first in (0, 4):
+        order = np.roll(np.arange(8), -first)
+        padded = [np.concatenate([x, np.zeros((1, DIM), "float32")]) for x in vectors.values()]
+        numbers = {side: np.append(x, 99)[order].astype("int32") for side, x in ids.items()}
+        on_device = {
+            "ids": numbers,
+            "rows": 4,
+            "is_pair": ops.convert_to_tensor(order < N),
+            "tile_size": tile_size,
+        }
+        found, of_vectors = value_and_gradients(
+            lambda q, d, seen=on_device: outcome(objective, batch_of(q, d, **seen)),
+            *(x[order] for x in padded),
+            upstream=upstream[:, order[:4]],
+        )
+        assert np.isfinite(found).all()
+        values.append(found)
+        for total, gradient in zip(gradients, of_vectors, strict=True):
+            total += gradient[np.argsort(order)][:N]
+    assert_close((np.concatenate(values, axis=1)[:, :N], gradients), of_whole(objective))
+
+
+@each
+def test_pairs_may_stand_in_any_order(objective):
+    vectors, ids = draw()
+    order = np.random.default_rng(1).permutation(N)
+    whole = batch_of(*map(ops.convert_to_tensor, vectors.values()), ids)
+    moved = batch_of(
+        *(ops.convert_to_tensor(x[order]) for x in vectors.values()),
+        {side: x[order] for side, x in ids.items()},
+    )
+    expected = to_numpy(outcome(objective, whole))[:, order]
+    np.testing.assert_allclose(to_numpy(outcome(objective, moved)), expected, rtol=1e-5, atol=1e-6)
+
+
+@each
+def test_config_by_behaviour(objective):
+    config = keras.saving.serialize_keras_object(objective)
+    known = {type(objective).__name__: type(objective)}
+    again = cptk.losses.get(keras.saving.deserialize_keras_object(config, known))
+    assert type(again) is type(objective)
+    vectors, ids = draw()
+    batch = batch_of(*map(ops.convert_to_tensor, vectors.values()), ids)
+    found = to_numpy(outcome(again, batch))
+    np.testing.assert_array_equal(found, to_numpy(outcome(objective, batch)))
+    default = type(objective)()
+    if objective.tile_size == default.tile_size and repr(objective) != repr(default):
+        plain = to_numpy(outcome(default, batch))
+        assert found.shape != plain.shape or not np.allclose(found, plain)
+
+
+# === In training ===
+
+
+def trained(
+    kind: type[Objective],
+    epochs: int = 2,
+    callbacks: Any = None,
+    optimizer: Any = None,
+    **options: Any,
+) -> Any:
+    trainer = cptk.ContrastiveTrainer(toys.embedder(), seed=3, **options)
+    toys.compiled(trainer, optimizer or keras.optimizers.AdamW(0.01), loss=kind())
+    history = toys.fit(trainer, epochs=epochs, shuffle=True, callbacks=callbacks)
+    return trainer, history
+
+
+@pytest.mark.slow
+@each_kind
+def test_micro_batches_change_nothing(kind):
+    # Not Adam, which makes as much of a gradient that is all rounding as of any other.
+    plain, history = trained(kind, optimizer=keras.optimizers.SGD(0.05))
+    cached, found = trained(kind, optimizer=keras.optimizers.SGD(0.05), micro_batch_size=3)
+    toys.assert_same(toys.weights(cached), toys.weights(plain), 2e-5)
+    assert set(found) == set(history) == {"loss", "temperature", *kind().metrics}
+    for name, values in history.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-4)
+    logs = cached.evaluate(PAIRS, verbose=0, return_dict=True)
+    assert logs == pytest.approx(plain.evaluate(PAIRS, verbose=0, return_dict=True), abs=1e-3)
+    assert set(logs) == {"mrr", "recall@1", "recall@10", *history}
+
+
+@each_kind
+def test_saved_and_loaded_training_goes_on(kind, tmp_path):
+    trainer, _ = trained(kind)
+    trainer.save(tmp_path / "trainer.keras")
+    again = keras.saving.load_model(tmp_path / "trainer.keras", {kind.__name__: kind})
+    assert repr(again.loss) == repr(trainer.loss)
+    again.run_eagerly = trainer.run_eagerly
+    histories = [toys.fit(t, shuffle=True) for t in (trainer, again)]
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][name], values, rtol=0, atol=1e-6)
+    toys.assert_same(toys.state(again), toys.state(trainer))
+
+
+@pytest.mark.slow
+@each_kind
+def test_an_interrupted_run_ends_as_one_that_was_not(kind, tmp_path):
+    class Interrupted(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    whole, expected = trained(kind, epochs=4)
+    backup = cptk.training.ExactBackupAndRestore
+    with pytest.raises(KeyboardInterrupt):
+        trained(kind, 4, [backup(tmp_path / "backup"), Interrupted()])
+    resumed, history = trained(kind, 4, [backup(tmp_path / "backup")])
+    toys.assert_same(toys.state(resumed), toys.state(whole), 0.0)
+    assert history == expected
+
+
+# === compile ===
+
+
+def test_names_and_nothing():
+    trainer = toys.compiled(cptk.ContrastiveTrainer(toys.embedder()))
+    assert isinstance(trainer.loss, cptk.losses.InfoNCE)
+    for kind in FOUND:
+        assert type(cptk.losses.get(kind.__name__)) is kind
+    trainer.compile(loss="InfoNCE")
+    assert trainer.loss.symmetric
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "message"),
+    [
+        ("mse", ValueError, r"`loss` should be one of \[.*'InfoNCE'.*Received: 'mse'"),
+        ("", ValueError, "Received: ''"),
+        (keras.losses.MeanSquaredError(), TypeError, "Received: MeanSquaredError. A loss of keras"),
+        (cptk.losses.InfoNCE, TypeError, "Received: the class InfoNCE"),
+        (lambda y, z: 0.0, TypeError, "Received: function"),
+        (3, TypeError, "Received: int"),
+        (["InfoNCE"], TypeError, "Received: list"),
+    ],
+)
+def test_other_losses_are_refused(loss, error, message):
+    trainer = cptk.ContrastiveTrainer(toys.embedder())
+    with pytest.raises(error, match=message):
+        trainer.compile(loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tile_size": 0}, ValueError, "InfoNCE expects `tile_size` of 1 or more"),
+        ({"tile_size": 2.5}, TypeError, "InfoNCE expects `tile_size` to be a positive int"),
+        ({"label_smoothing": 1.0}, ValueError, "of 0 or more and below 1.*Received: .*1.0"),
+        ({"label_smoothing": float("nan")}, ValueError, "`label_smoothing` of 0 or more"),
+        ({"label_smoothing": True}, ValueError, "`label_smoothing` of 0 or more"),
+        ({"symmetric": "yes"}, TypeError, "`symmetric` should be True or False.*'yes'"),
+        ({"mask_equal_texts": 1}, TypeError, "`mask_equal_texts` should be True or False"),
+    ],
+)
+def test_options_are_checked(options, error, message):
+    with pytest.raises(error, match=message):
+        cptk.losses.InfoNCE(**options)
+
+
+@pytest.mark.parametrize("name", ["mask_equal_texts", "tile_size", "label_smoothing"])
+def test_the_trainer_says_where_an_option_of_the_loss_belongs(name):
+    with pytest.raises(TypeError, match=rf"compile\(loss=cptk.losses.InfoNCE\({name}=3\)\)"):
+        cptk.ContrastiveTrainer(toys.embedder(), **{name: 3})
+    with pytest.raises(TypeError, match=r"trainer.compile\(optimizer, loss='InfoNCE'\)"):
+        cptk.ContrastiveTrainer(toys.embedder(), loss="InfoNCE")
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda batch: ops.sum(batch.logits()), r"of shape \(4,\), not reduced. Received: \(\)"),
+        (lambda batch: batch.logits(), r"Received: \(4, 4\)"),
+        (lambda batch: (ops.zeros(4), {"x": ops.zeros(4)}), r"names: \[\]. Received: \['x'\]"),
+    ],
+)
+def test_what_an_objective_returns_is_checked(returned, message):
+    class Wrong(Objective):
+        def call(self, batch: Batch) -> Any:
+            return returned(batch)
+
+    trainer = toys.compiled(cptk.ContrastiveTrainer(toys.embedder()), loss=Wrong(), **toys.EAGER)
+    with pytest.raises(ValueError, match=message):
+        trainer.train_on_batch(toys.tokens(rows=slice(4)))
+
+
+def test_an_objective_without_call_says_so():
+    vectors, ids = draw()
+    with pytest.raises(NotImplementedError, match=r"Objective should have a method `call"):
+        Objective()(batch_of(*vectors.values(), ids))
+
+
+def test_compiled_again_with_another_loss():
+    trainer, _ = trained(cptk.losses.InfoNCE, epochs=1)
+    toys.compiled(trainer, loss=Hinge())
+    history = toys.fit(trainer)
+    assert set(history) == {"loss", "above", "temperature"}
+    assert [metric.name for metric in trainer.metrics] == ["loss", "above", "temperature"]
