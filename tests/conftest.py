@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tiers import LONG, NO_BACKEND, ONCE, listed
+from tiers import FULL, LONG, NO_BACKEND, ONCE, listed
 
 # Keras is imported in functions: the process that only hands out the tests needs no TensorFlow.
 
@@ -45,12 +45,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     On JAX: run once what is alike on both, and later what costs most and tells little.
     """
     items.sort(key=lambda item: not listed(item.path, LONG))
-    if _backend() != "jax":
+    if _backend() == "tensorflow":
         return
-    alike = [item for item in items if listed(item.path, NO_BACKEND + ONCE)]
+    files = NO_BACKEND + ONCE if _backend() == "jax" else []
+    alike = [
+        item
+        for item in items
+        if listed(item.path, files) or (item.get_closest_marker("once") and not FULL)
+    ]
     config.hook.pytest_deselected(items=alike)
     items[:] = [item for item in items if item not in set(alike)]
-    for item in items:
+    for item in items if _backend() == "jax" else []:
         if item.get_closest_marker("slow_on_jax"):
             item.add_marker(pytest.mark.slow)
 

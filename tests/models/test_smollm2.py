@@ -37,7 +37,7 @@ def smollm2(**arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="once is enough")
+@pytest.mark.once
 def test_a_preset_gives_the_same_vectors_on_every_backend(tmp_path):
     embedder = smollm2()
     embedder.save_to_preset(str(tmp_path / "preset"))

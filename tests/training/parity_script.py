@@ -1,8 +1,8 @@
 """Trains toys on one kind of devices and saves what came of it; `test_distribution.py` starts it.
 
 Arguments: the kind (`single`, `mirrored:2`, `tpu:2`, `workers:2`, `devices:4`, `processes:2`,
-`mesh:2`), the file, and what is trained: names of `CASES`, `FEATURES` or mutants, `cases` or
-`features` for all of these, `doors` for what `doors_script.py` does.
+`mesh:2`), the file, and what is trained: names of `CASES`, `FEATURES`, `OBJECTIVES` or mutants,
+`cases`, `features` or `objectives` for all of these, `doors` for what `doors_script.py` does.
 Several processes find each other by what `examples/cluster/launch.py` sets.
 """
 
@@ -55,6 +55,25 @@ FEATURES: dict[str, dict[str, Any]] = {
     "tf.data": {"data": "tf.data"},
     "PyDataset": {"data": "PyDataset"},
     "generator": {"data": "generator"},
+}
+
+
+class Positives(cptk.losses.Objective):
+    """As a user may write it: neither registered nor in tiles."""
+
+    def call(self, batch: Any) -> Any:
+        logits = batch.logits()
+        negatives = keras.ops.where(batch.negatives(), logits, 0.0)
+        return keras.ops.mean(negatives, axis=1) - keras.ops.diagonal(logits)
+
+
+#: Several processes take them by micro-batches, a single one takes the plain step.
+OBJECTIVES = {
+    f"objective {kind.__name__}": {"loss": kind}
+    for kind in [*vars(cptk.losses).values(), Positives]
+    if isinstance(kind, type)
+    and issubclass(kind, cptk.losses.Objective)
+    and kind is not cptk.losses.Objective
 }
 
 
@@ -167,13 +186,16 @@ def as_data(kind: str) -> Any:
 
 def train_with(scope: Any, feature: str) -> dict[str, Any]:
     """GPT-2 and SGD with one feature; its refusal, if it is refused."""
-    options = dict(FEATURES[feature])
+    options = dict((FEATURES | OBJECTIVES)[feature])
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy(options.pop("dtype", "float32"))
     keras.utils.set_random_seed(5)
     data = options.pop("data", None)
     of_trainer = {k: options.pop(k) for k in ("micro_batch_size",) if k in options}
     of_compile = {k: options.pop(k) for k in ("jit_compile", "steps_per_execution") if k in options}
+    if "loss" in options:
+        of_compile["loss"] = options.pop("loss")()
+        of_trainer["micro_batch_size"] = None if KIND == "single" else 3
     try:
         with scope():
             decoder = toys.backbone("GPT2", 1, dropout=0.0)
@@ -276,7 +298,8 @@ def train_mutant(scope: Any, mutation: str) -> dict[str, Any]:
 
 def main() -> None:
     path, given = sys.argv[2], sys.argv[3:]
-    all_of = {"cases": list(CASES), "features": list(FEATURES), "doors": []}
+    all_of = {"cases": list(CASES), "features": list(FEATURES), "objectives": list(OBJECTIVES)}
+    all_of["doors"] = []
     names = [name for word in given for name in all_of.get(word, [word])]
     if keras.config.backend() == "jax":
         import jax
@@ -290,7 +313,8 @@ def main() -> None:
             cached = name.endswith("-cached") and KIND != "single"
             trained = train(scope, *CASES[name], micro=3 if cached else None)
         else:
-            trained = (train_with if name in FEATURES else train_mutant)(scope, name)
+            known = name in FEATURES or name in OBJECTIVES
+            trained = (train_with if known else train_mutant)(scope, name)
         for key, value in trained.items():
             results[f"{name}/{key}"] = value
         print("trained", name, flush=True)

@@ -149,6 +149,7 @@ def test_micro_batches_are_the_plain_step_in_float32():
     assert_same(train(dropout=0.0, micro_batch_size=3), train_plainly(dropout=0.0), 1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_gradients_in_float32():
     step = {"optimizer": "gradients alone", "dropout": 0.0, "epochs": 1}
@@ -196,6 +197,7 @@ def test_loss_in_tiles_is_the_loss():
     assert found == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_another_head_is_asked_for_the_whole_matrix():
     class Doubled(cptk.layers.ContrastiveHead):
@@ -332,6 +334,7 @@ def test_auto_stops_where_memory_ends(monkeypatch):
     assert gradient_cache.settle(trainer, 24, verbose=False).size in gradient_cache.SIZES
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_auto_is_settled_by_evaluate_too_and_needs_compile():
     trainer = cptk.ContrastiveTrainer(toys.embedder(), micro_batch_size="auto")
@@ -348,6 +351,7 @@ def test_a_batch_longer_than_the_budget_is_refused():
         toys.compiled(trainer).train_on_batch({"query": long, "document": long})
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_large_batches_take_their_loss_in_tiles(monkeypatch):
     monkeypatch.setattr("cptk.training.trainer.LARGE", 8)

@@ -167,7 +167,7 @@ def test_several_torch_processes_by_number(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="once is enough")
+@pytest.mark.once
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
 def test_several_torch_processes():
     port = launch.free_ports(1)[0]

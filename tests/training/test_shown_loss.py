@@ -66,7 +66,7 @@ class Seen(keras.callbacks.Callback):
         )
         for kind in KINDS
         for size in (None, 3)
-        if toys.BACKEND == "tensorflow" or kind is Penalised
+        if toys.BACKEND == "tensorflow" or (kind, size) == (Penalised, 3)
     ],
 )
 def test_a_subclass_shows_its_own_loss_at_every_door(kind, size):

@@ -62,6 +62,7 @@ def backups(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("epoch-*.safetensors"))
 
 
+@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [0, 4] if FULL else [4])
 def test_killed_again_and_again(lora, tmp_path):
@@ -82,7 +83,7 @@ def test_killed_again_and_again(lora, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(toys.BACKEND == "jax", reason="once is enough")
+@pytest.mark.once
 def test_killed_from_outside(tmp_path):
     """As soon as a file of some kind is seen, at moments nobody has chosen."""
     folder, rng = tmp_path / "backup", random.Random(0)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import training_toys as toys
+from tiers import FULL
 from training_toys import BACKEND, BATCH, EVEN, PAIRS
 
 import cptk
@@ -213,11 +214,13 @@ cptk.ContrastiveTrainer(keras_hub.models.BertTextEmbedder(bert, reader)).save(
 """
 
 
+#: A process each: in CI there and back between the two, and from torch to one.
+OTHERS = ["tensorflow"] if BACKEND == "jax" and not FULL else ["tensorflow", "jax", "torch"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize("other", [name for name in OTHERS if name != BACKEND])
 def test_a_trainer_of_another_backend(other, tmp_path):
-    if other == BACKEND == "jax":
-        pytest.skip("TensorFlow tells it")
     if importlib.util.find_spec(other) is None:
         pytest.skip(f"{other} is not installed")
     places = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(toys.toys.__file__)])
@@ -233,7 +236,7 @@ def test_a_trainer_of_another_backend(other, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND == "jax", reason="once is enough")
+@pytest.mark.once
 @pytest.mark.parametrize("imports", ["import cptk, keras", "import keras, cptk"])
 def test_a_trainer_loads_after_import_cptk_alone(imports, tmp_path):
     cptk.ContrastiveTrainer(toys.embedder()).save(tmp_path / "x.keras")
