@@ -1,5 +1,6 @@
 """Contrastive losses: objectives for the trainer, and the mathematics as pure functions."""
 
+from cptk.losses.document_to_query import DocumentToQuery
 from cptk.losses.info_nce import InfoNCE
 from cptk.losses.masks import same_text_mask, text_ids
 from cptk.losses.matrix import cosine_logits, info_nce, symmetric_info_nce
@@ -8,6 +9,7 @@ from cptk.losses.tiled import tiled_info_nce, tiled_symmetric_info_nce
 
 __all__ = [
     "Batch",
+    "DocumentToQuery",
     "InfoNCE",
     "Objective",
     "PerAnchor",
