@@ -46,6 +46,12 @@ Callback: TypeAlias = Any
 DType: TypeAlias = Any
 """A dtype or dtype policy as Keras takes it: "float32", a `keras.DTypePolicy`, its config."""
 
+Batches: TypeAlias = Any
+"""Batches as Keras takes them: a `keras.utils.PyDataset`, a `tf.data.Dataset`, a generator."""
+
+Logs: TypeAlias = Any
+"""Figures by name, as Keras hands them to callbacks; None before there are any."""
+
 Config: TypeAlias = dict[str, Any]
 """What `get_config` returns, or JSON that has been read: names and plain values."""
 

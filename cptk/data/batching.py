@@ -11,8 +11,9 @@ import numpy as np
 from cptk import checks
 from cptk.data.columns import SIDES as SIDES
 from cptk.data.columns import as_columns, digest
+from cptk.types import TokenBatch
 
-Tokenize: TypeAlias = Callable[[list[str], str], Mapping[str, np.ndarray]]
+Tokenize: TypeAlias = Callable[[Sequence[str], str], TokenBatch]
 
 
 class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
@@ -137,16 +138,17 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
             self._order = order = (key, rows)
         return order[1]
 
-    def _take(self, side: str, rows: np.ndarray) -> Mapping[str, np.ndarray]:
+    def _take(self, side: str, rows: np.ndarray) -> TokenBatch:
         values = self.pairs[side]
         if isinstance(values, Mapping):
-            return {name: array[rows] for name, array in values.items()}
+            ids, mask = values["token_ids"][rows], values["padding_mask"][rows]
+            return TokenBatch(token_ids=ids, padding_mask=mask)
         if self.tokenize is None:
             raise ValueError("Pairs of strings need `tokenize`.")
         return self.tokenize([values[row] for row in rows], side)
 
 
-def pad_tokens(rows: Sequence[Sequence[int]], length: int) -> dict[str, np.ndarray]:
+def pad_tokens(rows: Sequence[Sequence[int]], length: int) -> TokenBatch:
     """Right-pad n rows of ids to `(n, length)`; the padding id is 0 and only the mask counts."""
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     mask = np.arange(length) < lengths[:, None]
@@ -258,7 +260,7 @@ def check_pairs(pairs: Any, least: int = 2) -> dict[str, Any]:
     return checked
 
 
-def check_tokens(tokens: Mapping[str, Any], side: str) -> dict[str, Any]:
+def check_tokens(tokens: Mapping[str, Any], side: str) -> TokenBatch:
     """One side's tokens `(n, length)`, with padding on the right, or an error that says why not."""
     if set(tokens) != {"token_ids", "padding_mask"}:
         raise ValueError(
@@ -272,7 +274,8 @@ def check_tokens(tokens: Mapping[str, Any], side: str) -> dict[str, Any]:
             f"token_ids and padding_mask of {side} should have one shape, (n, length). "
             f"Received: {shapes}."
         )
-    return right_padded(arrays, f"Tokenised {side}")
+    moved = right_padded(arrays, f"Tokenised {side}")
+    return TokenBatch(token_ids=moved["token_ids"], padding_mask=moved["padding_mask"])
 
 
 def check_weights(sample_weight: Any, size: int) -> np.ndarray | None:

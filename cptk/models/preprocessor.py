@@ -204,8 +204,11 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
 
             features = tf_data.preprocess(self, x, role)
         elif isinstance(x, str):
-            rows = self.tokenize([x], role)
-            features = {k: v[0] for k, v in pad_tokens(rows, self.sequence_length).items()}
+            one = pad_tokens(self.tokenize([x], role), self.sequence_length)
+            features = {
+                "token_ids": one["token_ids"][0],
+                "padding_mask": one["padding_mask"][0],
+            }
         else:
             features = pad_tokens(self.tokenize(x, role), self.sequence_length)
         return keras.utils.pack_x_y_sample_weight(features, y, sample_weight)

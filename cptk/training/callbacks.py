@@ -100,7 +100,7 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self._run, self._made_with = uuid.uuid4().hex, made_with(self.model.optimizer, self._data)
         backup = self._newest()
         epoch = 0 if backup is None else backup.about["epoch"]
-        first = distribution.agree(epoch, self.model)
+        first = distribution.broadcast_from_chief(epoch, self.model)
         if epoch != first:
             raise ValueError(
                 f"The first process found a backup of epoch {first} in {str(self.backup_dir)!r}, "

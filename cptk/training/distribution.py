@@ -74,7 +74,7 @@ def from_parts(strategy: Any, parts: Callable[[int, int], Any], steps: Any) -> A
     return data
 
 
-def agree(number: int, model: Any) -> int:
+def broadcast_from_chief(number: int, model: Any) -> int:
     """The first process's number, on all processes."""
     if replicas(model).processes == 1:
         return number
@@ -150,7 +150,7 @@ def _all_gather(context: Any, tensor: Any) -> Any:
     return context.all_gather(tf.identity(tensor), axis=0)
 
 
-def total(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum of a tensor over replicas, without gradient; itself where the batch is global."""
     context = _tf_context()
     if context is None:
@@ -160,7 +160,7 @@ def total(tensor: Tensor) -> Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(tensor))
 
 
-def copies() -> int:
+def replicas_in_sync() -> int:
     """How often a step is run at once, each time for a share of the batch.
 
     What is optimised is the mean of their losses: their gradients are summed, so each is divided.
@@ -179,7 +179,7 @@ def count_pairs(trainer: Any, data: Any) -> Tensor:
     x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     if replicas(trainer).total == 1:
         return keras.ops.shape(x["query"]["token_ids"])[0]
-    return total(keras.ops.sum(keras.ops.cast(is_pair(x), "float32")))
+    return all_reduce_sum(keras.ops.sum(keras.ops.cast(is_pair(x), "float32")))
 
 
 def tf_train_step(trainer: Any, data: Any, loss_and_gradients: Any = None) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def tf_train_step(trainer: Any, data: Any, loss_and_gradients: Any = None) -> di
     trainer._loss_tracker.update_state(loss, sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
     with tf.control_dependencies([loss]):  # No weight decays in a step whose loss ends in an error.
         apply_gradients(trainer.optimizer, gradients, trainer.trainable_weights)
-    return one_row(trainer, trainer.compute_metrics(x, y, y_pred, sample_weight))
+    return with_batch_axis(trainer, trainer.compute_metrics(x, y, y_pred, sample_weight))
 
 
 def _tf_loss_and_gradients(trainer: Any, x: Any, y: Any, sample_weight: Any) -> Any:
@@ -209,7 +209,7 @@ def _tf_loss_and_gradients(trainer: Any, x: Any, y: Any, sample_weight: Any) -> 
         y_pred = trainer(x, training=True)
         # Keras's own name for `compute_loss`, with or without the argument `training`.
         loss = trainer._compute_loss(x, y, y_pred, sample_weight, training=True)
-        scaled = trainer.optimizer.scale_loss(loss / copies())
+        scaled = trainer.optimizer.scale_loss(loss / replicas_in_sync())
     return loss, tape.gradient(scaled, trainer.trainable_weights), y_pred
 
 
@@ -221,7 +221,7 @@ def tf_test_step(trainer: Any, data: Any) -> dict[str, Any]:
     y_pred = trainer(x, training=False)
     loss = trainer._compute_loss(x, y, y_pred, sample_weight, training=False)
     trainer._loss_tracker.update_state(loss, sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
-    return one_row(trainer, trainer.compute_metrics(x, y, y_pred, sample_weight))
+    return with_batch_axis(trainer, trainer.compute_metrics(x, y, y_pred, sample_weight))
 
 
 def apply_gradients(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
@@ -245,7 +245,7 @@ def apply_gradients(optimizer: Any, gradients: list[Any], variables: list[Any]) 
     optimizer.apply_gradients(pairs)
 
 
-def one_row(trainer: Any, logs: dict[str, Any]) -> dict[str, Any]:
+def with_batch_axis(trainer: Any, logs: dict[str, Any]) -> dict[str, Any]:
     """Logs as Keras can take their mean over axis 0, as it does with several processes.
 
     WORKAROUND (keras #20585, tensorflow #72388). They are scalars and have no axis 0.
@@ -258,7 +258,7 @@ def one_row(trainer: Any, logs: dict[str, Any]) -> dict[str, Any]:
 # === The doors of `fit` ===
 
 
-def spread(batch: Any, model: Any) -> Any:
+def shard_batch(batch: Any, model: Any) -> Any:
     """A global batch of arrays, cut for a single step."""
     cut = replicas(model)
     if cut.total == 1:

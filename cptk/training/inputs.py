@@ -112,14 +112,6 @@ def check_seed(seed: Any) -> int:
     return int(seed)
 
 
-def refuse_labels(y: Any) -> None:
-    """Pairs come without `y`."""
-    if y is not None:
-        raise ValueError(
-            'A pair is its own label: leave `y` out and pass {"query": …, "document": …}.'
-        )
-
-
 def on_any_backend(config: Any) -> Any:
     """What `compile` was given, as saved: Keras on torch names torch's own optimizers in it."""
     if isinstance(config, list | tuple):

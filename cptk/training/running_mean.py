@@ -53,7 +53,10 @@ class LossMean(PairMean):
             super().update_state(values, sample_weight=sample_weight)
             return
         weight = ops.cast(pairs(), self.dtype)
-        loss = distribution.total(ops.cast(values, self.dtype)) / distribution.copies()
+        loss = (
+            distribution.all_reduce_sum(ops.cast(values, self.dtype))
+            / distribution.replicas_in_sync()
+        )
         self.add(loss * weight, weight)
 
     def compare_with_chance(self, loss: Tensor, by_chance: Tensor, weight: Tensor) -> None:

@@ -1,34 +1,22 @@
 """`ContrastiveTrainer`: pairs of texts in, an embedder out, by `compile` and `fit`.
 
 Over 400 lines because the doors of `keras.Model` (`fit`, `evaluate`, `predict`, the batch methods,
-saving) stand here together with their documentation; what they call is in `inputs.py`.
+saving) stand here together with their documentation; what they call is in the files beside.
 """
 
 import functools
-import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from cptk import checks, losses, metrics
-from cptk.checks import path, shown
+from cptk import losses, metrics
+from cptk.checks import shown
 from cptk.compilation_cache import keep_compiled_programs
-from cptk.data.batching import (
-    SIDES,
-    PairDataset,
-    bucket_length,
-    check_batch_size,
-    check_tokens,
-    check_weights,
-    pad_tokens,
-)
-from cptk.data.columns import EXPECTED, is_pairs
-from cptk.data.feeding import Feed
-from cptk.files import check_free_space, replacing
+from cptk.data.batching import SIDES, PairDataset, check_batch_size
+from cptk.data.columns import is_pairs
 from cptk.layers import ContrastiveHead
 from cptk.losses.tiled import DEFAULT_TILE_SIZE
 from cptk.models.forward import forward, holds, kept
@@ -41,22 +29,19 @@ from cptk.training.gradient_cache import check_first_pass, check_micro_batches
 from cptk.training.inputs import (
     DataOrder,
     FollowOrder,
-    batch_columns,
     check_seed,
     closes_data,
     each_batch,
-    in_use,
-    is_tf_dataset,
     may_end_early,
-    of_one_type,
     on_any_backend,
-    refuse_labels,
     split,
     to_backend,
     unpack,
 )
 from cptk.training.lora import LoraState, restore_training_state, training_state
+from cptk.training.reading import PairReader, longest_text, refuse_labels
 from cptk.training.running_mean import LossMean, PairMean
+from cptk.training.saving import write_whole
 from cptk.training.traced import (
     Traced,
     assign_state,
@@ -64,7 +49,7 @@ from cptk.training.traced import (
     guarded,
     replace_layer,
 )
-from cptk.types import Tensor, TokenBatch
+from cptk.types import Batches, Callback, Layer, Model, Tensor, TokenBatch, Variable
 
 LARGE = 4096
 """Pairs in a batch from which on the loss of a plain step is taken in tiles, too: by
@@ -117,10 +102,13 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
           arXiv:2101.06983: gradient caching.
     """
 
+    train_function: Any  # Keras's compiled steps; None until they are made.
+    test_function: Any
+
     def __init__(
         self,
-        embedder: Any,
-        head: Any = None,
+        embedder: Model,
+        head: Layer | None = None,
         seed: int | None = None,
         micro_batch_size: int | str | None = None,
         micro_batch_tokens: int | None = None,
@@ -175,6 +163,10 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             super()._purge_model_variables(**kinds)
 
     @property
+    def _all_variables(self) -> list[Variable]:
+        return [*self.variables, *self._optimizer_variables]
+
+    @property
     def _optimizer_variables(self) -> list[Any]:
         """None before `compile`."""
         return getattr(getattr(self, "optimizer", None), "variables", [])
@@ -221,8 +213,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         sums += [
             ops.sum(ops.cast(scores[name], value.dtype) * weight) for name in self.loss.metrics
         ]
-        sums = distribution.total(ops.stop_gradient(ops.stack(sums)))
-        loss = value * distribution.copies() / sums[1]
+        sums = distribution.all_reduce_sum(ops.stop_gradient(ops.stack(sums)))
+        loss = value * distribution.replicas_in_sync() / sums[1]
         for extra in self.losses:
             loss = loss + ops.cast(ops.sum(extra), loss.dtype)
         chance = self.loss.chance(sums[1])
@@ -256,12 +248,6 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         asked = self.micro_batches is not None or self.loss.tile_size is not None
         return stock and (asked or self.large_batches)
 
-    def _choose_loss(self, pairs: Any) -> None:
-        """Tiles from now on, if a batch is large; a step that was traced without is dropped."""
-        if isinstance(pairs, int) and pairs >= LARGE and not self.large_batches:
-            self.large_batches = True
-            self.train_function = self.test_function = None
-
     def train_step(self, *args: Any) -> Any:
         """One step, of a replica on TensorFlow, of all elsewhere."""
         with self._loss_tracker.weighed(lambda: distribution.count_pairs(self, args[-1])):
@@ -288,8 +274,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             distribution.build(self)
         if self._trained.is_stale(self._step_variables()) or force or self.train_function is None:
             super().make_train_function(force=True)
-            step: Any = guarded(self.train_function, self, self._trained)  # type: ignore[arg-type]
-            self.train_function = step
+            self.train_function = guarded(self.train_function, self, self._trained)
 
     def make_predict_function(self, force: bool = False) -> Any:
         """Called by Keras."""
@@ -460,33 +445,24 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             if validation_data is not None:
                 raise ValueError("Pass `validation_data` or `validation_split`, not both.")
             x, sample_weight, validation_data = split(x, sample_weight, validation_split)
-        own_data = isinstance(x, PairDataset)
-        if own_data and steps_per_epoch is not None:
+        if isinstance(x, PairDataset) and steps_per_epoch is not None:
             raise ValueError(
                 "Give `steps_per_epoch` to the PairDataset, and leave it out of `fit`."
             )
-        self.seed = distribution.agree(self.seed, self)
-        data = self._batches(x, y, sample_weight, batch_size, shuffle, steps_per_epoch, least=2)
-        self._settle_micro_batches(data, verbose)
-        self._choose_loss(getattr(data, "batch_size", None))
-        callbacks = list(callbacks.callbacks) if hasattr(callbacks, "callbacks") else callbacks
-        callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
-        callbacks = list(callbacks or [])
+        of_user = isinstance(x, PairDataset)
+        self.seed = distribution.broadcast_from_chief(self.seed, self)
+        order = {"shuffle": shuffle, "steps_per_epoch": steps_per_epoch, "least": 2}
+        data = self._batches(x, y, sample_weight, batch_size, **order)
+        self._choose_micro_batch_size(data, bool(verbose))
+        self._choose_tiles(getattr(data, "batch_size", None))
+        callbacks = self._callbacks(callbacks, data, not of_user, initial_epoch)
+        if validation_data is not None:
+            size = batch_size if validation_batch_size is None else validation_batch_size
+            validation_data = self._validation_batches(
+                validation_data, size, validation_batch_size is None
+            )
         if isinstance(data, PairDataset):
             steps_per_epoch = None
-            callbacks.insert(0, FollowOrder(data, not own_data, initial_epoch))
-        callbacks.append(WarnAtChance())
-        if self.micro_batches is not None and keras.config.backend() == "jax":
-            callbacks.insert(0, gradient_cache.StopNotFinite())
-        if validation_data is not None:
-            val_x, val_y, val_weight = unpack(validation_data)
-            if validation_batch_size is not None:
-                check_batch_size(validation_batch_size)
-            if validation_batch_size is None and is_pairs(val_x):
-                validation_batch_size = batch_size
-            validation_data = to_backend(
-                self._batches(val_x, val_y, val_weight, validation_batch_size, False), self
-            )
         feed = to_backend(data, self)
         # A run that was restored before has left its epoch here, and Keras would begin at it.
         self._initial_epoch = None
@@ -510,6 +486,28 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                 validation_freq=validation_freq,
             )
 
+    def _callbacks(
+        self, given: Any, data: Batches, set_seed: bool, initial_epoch: int
+    ) -> list[Callback]:
+        """The callbacks given, as a list, and the trainer's own before and after them."""
+        given = given.callbacks if hasattr(given, "callbacks") else given
+        given = [given] if isinstance(given, keras.callbacks.Callback) else list(given or [])
+        first = []
+        if self.micro_batches is not None and keras.config.backend() == "jax":
+            first.append(gradient_cache.StopNotFinite())
+        if isinstance(data, PairDataset):
+            first.append(FollowOrder(data, set_seed, initial_epoch))
+        return [*first, *given, WarnAtChance()]
+
+    def _validation_batches(self, data: Any, batch_size: int | None, of_training: bool) -> Batches:
+        """Batches of `validation_data`, in order; `of_training`: the size is for pairs alone."""
+        x, y, sample_weight = unpack(data)
+        if not of_training:
+            check_batch_size(batch_size)
+        elif not is_pairs(x):
+            batch_size = None
+        return to_backend(self._batches(x, y, sample_weight, batch_size, shuffle=False), self)
+
     @closes_data
     def evaluate(
         self,
@@ -525,8 +523,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             if batch_size is not None:
                 check_batch_size(batch_size)
             x = self._batches(x, y, sample_weight, batch_size, shuffle=False)
-            self._settle_micro_batches(x, verbose)
-            self._choose_loss(getattr(x, "batch_size", None))
+            self._choose_micro_batch_size(x, bool(verbose))
+            self._choose_tiles(getattr(x, "batch_size", None))
             x = to_backend(x, self)
         with self.not_finite.named(self), distribution.running(self):
             return validation.evaluate(
@@ -562,134 +560,44 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def predict_on_batch(self, x: Any) -> Any:
         """`{"query", "document"}` embeddings of one batch of pairs, of strings or of tokens."""
-        tokens = self._tokens(x, least=1)
+        tokens, _ = self._reader.batch(x, None, least=1)
         return {side: forward(self.embedder, tokens[side]) for side in SIDES}
 
+    @property
+    def _reader(self) -> PairReader:
+        return PairReader(self.embedder.preprocessor)
+
     def _batches(
-        self,
-        x: Any,
-        y: Any,
-        sample_weight: Any,
-        batch_size: int | None,
-        shuffle: bool,
-        steps_per_epoch: int | None = None,
-        least: int = 1,
-    ) -> Any:
-        """Any kind of data that `fit` takes, as batches of tokens of at least `least` pairs."""
+        self, x: Any, y: Any, sample_weight: Any, batch_size: int | None, **options: Any
+    ) -> Batches:
+        """Any kind of data that `fit` takes, as batches of tokens."""
         refuse_labels(y)
-        on_tf = is_tf_dataset(x)
-        batched = on_tf or isinstance(x, keras.utils.PyDataset | Iterator)
-        if not batched and is_pairs(x):
-            return PairDataset(
-                x,
-                self._tokenize,
-                32 if batch_size is None else batch_size,
-                sample_weight,
-                shuffle,
-                self.seed,
-                steps_per_epoch,
-                training=least > 1,
-            )
-        if not batched:
-            raise TypeError(
-                f"Data {EXPECTED} Or a tf.data.Dataset, a PyDataset or a generator of batches. "
-                f"Received: {type(x).__name__}."
-            )
-        if sample_weight is not None:
-            raise ValueError(
-                f"Yield the weights with the batches of this {type(x).__name__}, as "
-                "(pairs, None, sample_weight), and leave `sample_weight` out."
-            )
-        if on_tf:
-            from cptk.data.tensorflow import prepare_dataset
+        replicas = distribution.replicas(self).total
+        return self._reader.batches(
+            x, sample_weight, batch_size, seed=self.seed, replicas=replicas, **options
+        )
 
-            roles = {side: self._role(side) for side in SIDES}
-            replicas = distribution.replicas(self).total
-            reader = self.embedder.preprocessor
-            return in_use(prepare_dataset(x, reader, roles, batch_size, least, replicas))
-        if batch_size is not None:
-            has = "has its own" if isinstance(x, PairDataset) else "yields batches"
-            raise ValueError(f"This {type(x).__name__} {has}: leave `batch_size` out.")
-        if isinstance(x, PairDataset):
-            return x.read_by(self._tokenize, in_order=least == 1)
-        return in_use(Feed(x, self._prepare, least))
+    def _placed_batch(self, x: Any, y: Any, sample_weight: Any) -> Any:
+        """One batch and its weights, checked, where the replicas are; the step is ready for it."""
+        refuse_labels(y)
+        x, weights = self._reader.batch(x, sample_weight)
+        self._choose_micro_batch_size([x], verbose=True)
+        self._choose_tiles(len(x["query"]["token_ids"]))
+        return distribution.shard_batch((x, weights), self)
 
-    def _settle_micro_batches(self, data: Any, verbose: Any = 1) -> None:
+    def _choose_micro_batch_size(self, data: Batches, verbose: bool) -> None:
         """Have "auto" be a number, by the length that a text may have."""
         if self.micro_batches is None or self.micro_batches.size != "auto":
             return
         self._assert_compile_called("fit")
-        longest = getattr(self.embedder.preprocessor, "sequence_length", None)
-        if longest is None:
-            try:
-                batch = data[0]
-            except TypeError:
-                raise ValueError(
-                    '`micro_batch_size="auto"` needs to know how long a text may be: give the '
-                    "embedder a preprocessor, or pass a number."
-                ) from None
-            x = batch[0] if isinstance(batch, tuple) else batch
-            longest = max(x[side]["token_ids"].shape[1] for side in SIDES)
-        self.micro_batches = gradient_cache.settle(self, longest, bool(verbose))
+        longest = longest_text(self.embedder.preprocessor, data)
+        self.micro_batches = gradient_cache.choose_micro_batch_size(self, longest, verbose)
 
-    def _prepare(self, batch: Any) -> Any:
-        """One batch of somebody's own dataset, with strings made tokens of the full length."""
-        x, weights = self._checked_batch(*unpack(batch), full_length=True, least=1)
-        x = {side: of_one_type(x[side], side) for side in SIDES}
-        return x if weights is None else (x, None, weights)
-
-    def _checked_batch(
-        self, x: Any, y: Any, sample_weight: Any, full_length: bool = False, least: int = 2
-    ) -> tuple[dict[str, Any], Any]:
-        refuse_labels(y)
-        x = self._tokens(x, full_length, least)
-        if sample_weight is not None:
-            weights = keras.ops.convert_to_numpy(sample_weight)
-            sample_weight = check_weights(weights, len(x["query"]["token_ids"]))
-        return x, sample_weight
-
-    def _placed_batch(self, x: Any, y: Any, sample_weight: Any) -> Any:
-        """One batch and its weights, checked, where the replicas are; the step is ready for it."""
-        x, weights = self._checked_batch(x, y, sample_weight)
-        self._settle_micro_batches([x])
-        self._choose_loss(len(x["query"]["token_ids"]))
-        return distribution.spread((x, weights), self)
-
-    def _tokens(self, x: Any, full_length: bool = False, least: int = 2) -> dict[str, Any]:
-        x = batch_columns(x)
-        tokens = {
-            side: check_tokens(x[side], side)
-            if isinstance(x[side], Mapping)
-            else self._tokenize(checks.texts(x[side], side), side, full_length)
-            for side in SIDES
-        }
-        sizes = {side: len(tokens[side]["token_ids"]) for side in SIDES}
-        if sizes["query"] != sizes["document"] or sizes["query"] < least:
-            raise ValueError(
-                "A batch should have as many documents as queries, and 2 or more: the other pairs "
-                f"are the negatives. Received: {sizes}."
-            )
-        return tokens
-
-    def _tokenize(self, texts: Any, side: str, full_length: bool = False) -> dict[str, Any]:
-        preprocessor = self.embedder.preprocessor
-        if preprocessor is None:
-            raise ValueError(
-                "The embedder has no preprocessor, so it cannot read text. Pass token ids: "
-                '{"query": {"token_ids": …, "padding_mask": …}, …}.'
-            )
-        rows = preprocessor.tokenize(texts, self._role(side))
-        longest = preprocessor.sequence_length
-        coarse = keras.config.backend() == "jax"  # It compiles a step for each pair of lengths.
-        length = longest if full_length else bucket_length(max(map(len, rows)), longest, coarse)
-        return pad_tokens(rows, length)
-
-    def _role(self, side: str) -> str:
-        """The role named like the side, or the only role there is."""
-        preprocessor = self.embedder.preprocessor
-        if preprocessor is None:
-            return side
-        return str(preprocessor.resolve_role(side if len(preprocessor.roles) > 1 else None))
+    def _choose_tiles(self, pairs: object) -> None:
+        """Tiles from now on, if a batch is large; a step that was traced without is dropped."""
+        if isinstance(pairs, int) and pairs >= LARGE and not self.large_batches:
+            self.large_batches = True
+            self.train_function = self.test_function = None
 
     # === Saving ===
 
@@ -699,7 +607,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         Raises:
             OSError: There is not the room.
         """
-        self._write(super().save, ".keras", filepath, overwrite, kwargs)
+        write_whole(super().save, ".keras", filepath, overwrite, kwargs, self._all_variables)
 
     def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """As of `keras.Model`, but whole or not at all.
@@ -707,31 +615,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         Raises:
             OSError: There is not the room.
         """
-        self._write(super().save_weights, ".weights.h5", filepath, overwrite, kwargs)
-
-    def _write(
-        self, save: Any, suffix: str, filepath: Any, overwrite: bool, kwargs: dict[str, Any]
-    ) -> None:
-        """Have Keras write a file that is renamed when it is whole.
-
-        A bucket, a folder, several files, and a file to ask about are left to Keras alone.
-        """
-        if "://" in str(filepath):
-            save(filepath, overwrite=overwrite, **kwargs)
-            return
-        filepath = path(filepath, "filepath")
-        self._check_room(filepath)
-        asks = filepath.exists() and not (overwrite and filepath.is_file())
-        if kwargs or asks or not str(filepath).endswith(suffix) or not filepath.parent.is_dir():
-            save(filepath, overwrite=overwrite, **kwargs)
-            return
-        with replacing(filepath, suffix) as file:
-            save(file.name, overwrite=True)
-
-    def _check_room(self, filepath: Any) -> None:
-        variables = [*self.variables, *self._optimizer_variables]
-        size = int(sum(math.prod(v.shape) * _itemsize(v) for v in variables))
-        check_free_space(filepath.parent, size + 2**20, "The trainer")
+        save = super().save_weights
+        write_whole(save, ".weights.h5", filepath, overwrite, kwargs, self._all_variables)
 
     def summary(self, *args: Any, **kwargs: Any) -> None:
         """As of `keras.Model`."""
@@ -807,8 +692,3 @@ class _Shown:
     def __init__(self, scores: tuple[str, ...]) -> None:
         self.scores = [PairMean(name=name) for name in scores]
         self.temperature = metrics.Temperature(name="temperature")
-
-
-def _itemsize(variable: Any) -> float:
-    bits = re.search(r"\d+", keras.backend.standardize_dtype(variable.dtype))
-    return int(bits[0]) / 8 if bits else 1

@@ -266,7 +266,10 @@ def train_mutant(scope: Any, mutation: str) -> dict[str, Any]:
     """The first case with one thing wrong on TensorFlow's replicas."""
     import tensorflow as tf
 
-    kept = {name: getattr(distribution, name) for name in ("gather", "apply_gradients", "total")}
+    kept = {
+        name: getattr(distribution, name)
+        for name in ("gather", "apply_gradients", "all_reduce_sum")
+    }
 
     def gather_without_gradient(tree: Any) -> Any:
         everything = kept["gather"](tree)
@@ -285,7 +288,7 @@ def train_mutant(scope: Any, mutation: str) -> dict[str, Any]:
         "negatives without gradient": {"gather": gather_without_gradient},
         "gradients counted once a replica": {"apply_gradients": apply(float(DEVICES))},
         "mean of gradients": {"apply_gradients": apply(1 / DEVICES)},
-        "sums of one replica": {"total": lambda tensor: tensor},
+        "sums of one replica": {"all_reduce_sum": lambda tensor: tensor},
     }
     for name, function in mutants[mutation].items():
         setattr(distribution, name, function)

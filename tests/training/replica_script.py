@@ -50,9 +50,9 @@ def check_description() -> None:
     assert distribution.replicas(MODEL) == distribution.Replicas(2, 0, 2, 1)
     assert distribution.is_chief(MODEL)
     assert distribution.is_chief(STRATEGY)
-    assert distribution.agree(7, MODEL) == 7
-    assert distribution.copies() == 1
-    assert in_replicas(lambda _: tf.constant(distribution.copies())) == [2, 2]
+    assert distribution.broadcast_from_chief(7, MODEL) == 7
+    assert distribution.replicas_in_sync() == 1
+    assert in_replicas(lambda _: tf.constant(distribution.replicas_in_sync())) == [2, 2]
 
 
 def check_gather() -> None:
@@ -90,7 +90,7 @@ def check_total() -> None:
         own = x[replica]
         with tf.GradientTape() as tape:
             tape.watch(own)
-            summed = distribution.total(own)
+            summed = distribution.all_reduce_sum(own)
         assert tape.gradient(summed, own) is None
         return summed
 
@@ -168,7 +168,7 @@ def check_data() -> None:
         for found, part in zip(local(step), parts, strict=True):
             np.testing.assert_array_equal(found["x"], part)
     for batch, parts in zip(batches, expected, strict=True):
-        for found, part in zip(local(distribution.spread(batch, MODEL)), parts, strict=True):
+        for found, part in zip(local(distribution.shard_batch(batch, MODEL)), parts, strict=True):
             np.testing.assert_array_equal(found["x"], part)
 
     class TwoHosts:

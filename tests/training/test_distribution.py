@@ -212,7 +212,7 @@ def test_mutants_are_caught(found_on):
 def test_one_device_is_one_replica():
     assert distribution.replicas() == distribution.Replicas(1, 0, 1, 1)
     assert distribution.is_chief()
-    assert distribution.agree(5, None) == 5
+    assert distribution.broadcast_from_chief(5, None) == 5
     tree = {"a": keras.ops.ones((2, 3))}
     assert distribution.gather(tree) is tree
 

@@ -321,17 +321,20 @@ def test_auto_stops_where_memory_ends(monkeypatch):
 
     monkeypatch.setattr(gradient_cache._backend(), "attempt", attempt)
     trainer = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), micro_batch_size="auto"))
-    assert gradient_cache.settle(trainer, 24, verbose=False).size == 8
+    assert gradient_cache.choose_micro_batch_size(trainer, 24, verbose=False).size == 8
     monkeypatch.setattr(gradient_cache, "SIZES", (16, 32))
-    assert gradient_cache.settle(trainer, 24, verbose=False).size == 1
+    assert gradient_cache.choose_micro_batch_size(trainer, 24, verbose=False).size == 1
     monkeypatch.setattr(gradient_cache, "_is_out_of_memory", lambda _: True)
     monkeypatch.setattr(gradient_cache._backend(), "attempt", lambda *_: 1 / 0)
     with pytest.raises(MemoryError, match=r"one text of 24 tokens.*Use a smaller model"):
-        gradient_cache.settle(trainer, 24, verbose=False)
+        gradient_cache.choose_micro_batch_size(trainer, 24, verbose=False)
     monkeypatch.undo()
     monkeypatch.setattr(gradient_cache._backend(), "free_memory", lambda: 2.0**30)
     monkeypatch.setattr(gradient_cache._backend(), "attempt", lambda *_: lambda: None)
-    assert gradient_cache.settle(trainer, 24, verbose=False).size in gradient_cache.SIZES
+    assert (
+        gradient_cache.choose_micro_batch_size(trainer, 24, verbose=False).size
+        in gradient_cache.SIZES
+    )
 
 
 @pytest.mark.once

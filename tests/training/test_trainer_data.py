@@ -564,7 +564,7 @@ def test_bad_arguments_of_the_trainer():
         with pytest.raises(ValueError, match="`seed` should be an integer of 0 or more"):
             cptk.ContrastiveTrainer(toys.embedder(), seed=seed)
     model = cptk.ContrastiveTrainer(toys.embedder())
-    for name in ("loss", "metrics", "loss_weights", "weighted_metrics"):
+    for name in ("metrics", "loss_weights", "weighted_metrics"):
         with pytest.raises(ValueError, match=f"leave `{name}` out"):
             model.compile("adam", **{name: ["mse"]})
 

@@ -41,7 +41,7 @@ MIRRORED = [
 ]
 WORKERS = [
     ("build", "building"),
-    ("one_row", "means of logs"),
+    ("with_batch_axis", "means of logs"),
     ("apply_gradients", "reducing two dtypes"),
     ("_all_gather", "gathering an input"),
 ]

@@ -137,7 +137,7 @@ def lengths(longest: int) -> list[int]:
     return sorted({min(length, longest) for length in quarters})
 
 
-def settle(trainer: Any, length: int, verbose: bool) -> MicroBatches:
+def choose_micro_batch_size(trainer: Any, length: int, verbose: bool) -> MicroBatches:
     """`micro_batch_size="auto"` as a number: tried out on texts of `length` tokens, and said.
 
     The size is that at which most texts a second go forward and back; a larger one is taken
@@ -183,7 +183,7 @@ def settle(trainer: Any, length: int, verbose: bool) -> MicroBatches:
         if larger > 0.8 * (free[0] - sums):
             why = f"more would not fit in the {free[0] / 2**30:.1f} GiB that are free"
             break
-    best = distribution.agree(best, trainer)
+    best = distribution.broadcast_from_chief(best, trainer)
     if keras.config.backend() == "jax":
         best *= distribution.replicas().total  # There it is cut among the devices.
     if verbose and distribution.is_chief(trainer):

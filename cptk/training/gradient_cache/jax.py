@@ -18,7 +18,7 @@ def train_step(trainer: Any, state: Any, data: Any) -> Any:
     """As `train_step` of Keras on JAX: `(logs, state)`."""
     weights, others, of_optimizer, of_metrics = state
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    cuts = {side: _Cut(trainer.micro_batches, x[side]) for side in SIDES}
+    cuts = {side: MicroBatchPlan(trainer.micro_batches, x[side]) for side in SIDES}
     vectors, after = {}, others
     for side in SIDES:
         with first_pass(trainer):
@@ -90,13 +90,13 @@ def embed(trainer: Any, x: Any) -> dict[str, Any]:
     """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
 
     def of_side(tokens: Any) -> Any:
-        cut = _Cut(trainer.micro_batches, tokens)
+        cut = MicroBatchPlan(trainer.micro_batches, tokens)
         return _vectors(cut, lambda tokens, _: (trainer.embedder(tokens, training=False), ()), ())
 
     return {side: of_side(x[side])[0] for side in SIDES}
 
 
-class _Cut:
+class MicroBatchPlan:
     """One side's texts, longest first, and the shapes of micro-batches there may be."""
 
     def __init__(self, micro_batches: MicroBatches, tokens: Any) -> None:
@@ -148,12 +148,12 @@ class _Cut:
         return lax.while_loop(lambda state: state[0] < self.texts, step, (0, carry))[1]
 
 
-def _embed(trainer: Any, weights: Any, others: Any, cut: _Cut) -> tuple[Any, Any]:
+def _embed(trainer: Any, weights: Any, others: Any, cut: MicroBatchPlan) -> tuple[Any, Any]:
     """Embeddings `(n, dim)` of a side, and the state they leave."""
     return _vectors(cut, lambda tokens, now: _forward(trainer, weights, now, tokens), others)
 
 
-def _vectors(cut: _Cut, forward: Any, others: Any) -> tuple[Any, Any]:
+def _vectors(cut: MicroBatchPlan, forward: Any, others: Any) -> tuple[Any, Any]:
     """`vectors, others = forward(tokens, others)` of all micro-batches, in the texts' own order."""
 
     def body(start: Any, tokens: Any, carry: Any) -> Any:
@@ -170,7 +170,7 @@ def _vectors(cut: _Cut, forward: Any, others: Any) -> tuple[Any, Any]:
 
 
 def _add_gradients(
-    trainer: Any, weights: Any, others: Any, cut: _Cut, upstream: Any, gradients: Any
+    trainer: Any, weights: Any, others: Any, cut: MicroBatchPlan, upstream: Any, gradients: Any
 ) -> tuple[Any, Any]:
     """Gradients of the weights, with those that come by the embeddings of a side added."""
     upstream = jnp.pad(upstream[cut.order], ((0, cut.rows - cut.texts), (0, 0)))
@@ -181,9 +181,9 @@ def _add_gradients(
         def vectors_of(weights: Any) -> Any:
             return _forward(trainer, weights, others, tokens)
 
-        vectors, pull, others = jax.vjp(vectors_of, weights, has_aux=True)
+        vectors, vjp, others = jax.vjp(vectors_of, weights, has_aux=True)
         own = lax.dynamic_slice(upstream, (start, 0), vectors.shape)
-        return jax.tree.map(jnp.add, sums, pull(own)[0]), others
+        return jax.tree.map(jnp.add, sums, vjp(own)[0]), others
 
     return cut.loop(body, (gradients, others))  # type: ignore[no-any-return]
 

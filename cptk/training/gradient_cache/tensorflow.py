@@ -30,17 +30,17 @@ def loss_and_gradients(
     trainer: Any, x: Any, y: Any, sample_weight: Any
 ) -> tuple[Any, list[Any], dict[str, Any]]:
     """As of the plain step: the loss, scaled gradients of trainable weights, embeddings."""
-    cuts = {side: _Cut(trainer.micro_batches, x[side]) for side in SIDES}
+    cuts = {side: MicroBatchPlan(trainer.micro_batches, x[side]) for side in SIDES}
     seeds = seed_states(trainer.embedder)
     before = [tf.identity(seed) for seed in seeds]
-    forward, pull = _first_pass(trainer), _pull(trainer)
+    forward, vjp = _first_pass(trainer), _vjp(trainer)
     vectors = {side: _embed(trainer.embedder, cuts[side], forward) for side in SIDES}
     with tf.control_dependencies([_check_finite(vectors[side], x[side], side) for side in SIDES]):
         vectors = {side: tf.identity(vectors[side]) for side in SIDES}
     with tf.GradientTape() as tape:
         tape.watch(vectors)
         loss = trainer._compute_loss(x, y, vectors, sample_weight, training=True)
-        scaled = trainer.optimizer.scale_loss(loss / distribution.copies())
+        scaled = trainer.optimizer.scale_loss(loss / distribution.replicas_in_sync())
     of_vectors, gradients = tape.gradient(scaled, (vectors, trainer.trainable_weights))
     if not trainer.embedder.trainable_weights:
         return loss, gradients, vectors
@@ -48,7 +48,7 @@ def loss_and_gradients(
         seed.assign(value)
     for side in SIDES:
         if of_vectors[side] is not None:
-            gradients = _add_gradients(trainer, cuts[side], of_vectors[side], gradients, pull)
+            gradients = _add_gradients(trainer, cuts[side], of_vectors[side], gradients, vjp)
     return loss, gradients, vectors
 
 
@@ -90,7 +90,7 @@ def free_memory() -> float:
 
 def embed(trainer: Any, x: Any) -> dict[str, Any]:
     """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
-    cuts = {side: _Cut(trainer.micro_batches, x[side]) for side in SIDES}
+    cuts = {side: MicroBatchPlan(trainer.micro_batches, x[side]) for side in SIDES}
     forward = _once(trainer.embedder, lambda tokens: trainer.embedder(tokens, training=False))
     return {side: _embed(trainer.embedder, cuts[side], forward) for side in SIDES}
 
@@ -117,20 +117,20 @@ def _first_pass(trainer: Any) -> Any:
     return _once(trainer.embedder, forward)
 
 
-def _pull(trainer: Any) -> Any:
-    """`gradients = pull(tokens, upstream)`: of all weights, `None` of those that get none."""
+def _vjp(trainer: Any) -> Any:
+    """`gradients = vjp(tokens, upstream)`: of all weights, `None` of those that get none."""
 
-    def pull(tokens: Any, upstream: Any) -> Any:
+    def vjp(tokens: Any, upstream: Any) -> Any:
         # Told what to watch, it does not go back below the lowest layer that is trained.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([weight.value for weight in trainer.trainable_weights])
             vectors = trainer.embedder(tokens, training=True)
         return tape.gradient(vectors, trainer.trainable_weights, output_gradients=upstream)
 
-    return _once(trainer.embedder, pull)
+    return _once(trainer.embedder, vjp)
 
 
-class _Cut:
+class MicroBatchPlan:
     """One side's texts, longest first, and where each micro-batch begins and ends."""
 
     def __init__(self, micro_batches: MicroBatches, tokens: Any) -> None:
@@ -176,7 +176,7 @@ def _check_finite(vectors: Any, tokens: Any, side: str) -> Any:
     return tf.debugging.Assert(tf.reduce_all(finite), message, summarize=100_000)
 
 
-def _embed(embedder: Any, cut: _Cut, forward: Any) -> Any:
+def _embed(embedder: Any, cut: MicroBatchPlan, forward: Any) -> Any:
     """Embeddings `(n, dim)` of a side, in its own order."""
     width, dtype = embedder.output.shape[1], embedder.output.dtype
 
@@ -193,7 +193,7 @@ def _embed(embedder: Any, cut: _Cut, forward: Any) -> Any:
 
 
 def _add_gradients(
-    trainer: Any, cut: _Cut, upstream: Any, gradients: list[Any], pull: Any
+    trainer: Any, cut: MicroBatchPlan, upstream: Any, gradients: list[Any], vjp: Any
 ) -> list[Any]:
     """Gradients of the weights, with those that come by the embeddings of a side added."""
     variables = trainer.trainable_weights
@@ -202,7 +202,7 @@ def _add_gradients(
 
     def more(start: Any, *sums: Any) -> Any:
         tokens, end = cut.take(start)
-        found = pull(tokens, upstream[start:end])
+        found = vjp(tokens, upstream[start:end])
         reached.update(i for i, gradient in enumerate(found) if gradient is not None)
         return end, *(_plus(*pair) for pair in zip(sums, found, strict=True))
 

@@ -1,0 +1,175 @@
+"""How pairs of any kind become batches of tokens, by an embedder's preprocessor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from cptk import checks
+from cptk.data.batching import (
+    SIDES,
+    PairDataset,
+    bucket_length,
+    check_tokens,
+    check_weights,
+    pad_tokens,
+)
+from cptk.data.columns import EXPECTED, is_pairs
+from cptk.data.feeding import Feed
+from cptk.training.inputs import batch_columns, in_use, is_tf_dataset, of_one_type, unpack
+from cptk.types import Batches, Preprocessor, TokenBatch
+
+
+class PairReader(NamedTuple):
+    """Reads pairs with a preprocessor; without one they have to be tokenised."""
+
+    preprocessor: Preprocessor | None
+
+    def batches(
+        self,
+        x: object,
+        sample_weight: object,
+        batch_size: int | None,
+        shuffle: bool,
+        seed: int,
+        replicas: int,
+        steps_per_epoch: int | None = None,
+        least: int = 1,
+    ) -> Batches:
+        """Any kind of data that `fit` takes, as batches of tokens of at least `least` pairs.
+
+        Args:
+            x: Pairs in memory in any form; a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
+                generator of batches.
+            sample_weight: Weights of pairs in memory.
+            batch_size: Of pairs in memory, and of a dataset of single pairs; 32 by default.
+            shuffle: Whether pairs in memory are shuffled.
+            seed: Of their order.
+            replicas: How many devices share a batch.
+            steps_per_epoch: Of pairs in memory.
+            least: 2 in training, where the other pairs are the negatives.
+
+        Raises:
+            TypeError: Another kind of data.
+            ValueError: Something that is given twice, or bad pairs.
+        """
+        on_tf = is_tf_dataset(x)
+        batched = on_tf or isinstance(x, keras.utils.PyDataset | Iterator)
+        if not batched and is_pairs(x):
+            size = 32 if batch_size is None else batch_size
+            options = (sample_weight, shuffle, seed, steps_per_epoch)
+            return PairDataset(x, self.tokenize, size, *options, training=least > 1)
+        if not batched:
+            raise TypeError(
+                f"Data {EXPECTED} Or a tf.data.Dataset, a PyDataset or a generator of batches. "
+                f"Received: {type(x).__name__}."
+            )
+        if sample_weight is not None:
+            raise ValueError(
+                f"Yield the weights with the batches of this {type(x).__name__}, as "
+                "(pairs, None, sample_weight), and leave `sample_weight` out."
+            )
+        if on_tf:
+            from cptk.data.tensorflow import prepare_dataset
+
+            roles = {side: self.role(side) for side in SIDES}
+            return in_use(prepare_dataset(x, self.preprocessor, roles, batch_size, least, replicas))
+        if batch_size is not None:
+            has = "has its own" if isinstance(x, PairDataset) else "yields batches"
+            raise ValueError(f"This {type(x).__name__} {has}: leave `batch_size` out.")
+        if isinstance(x, PairDataset):
+            return x.read_by(self.tokenize, in_order=least == 1)
+        return in_use(Feed(x, self._prepared, least))
+
+    def batch(
+        self, x: object, sample_weight: object, full_length: bool = False, least: int = 2
+    ) -> tuple[dict[str, TokenBatch], NDArray[np.float32] | None]:
+        """One batch of strings or of tokens as tokens, and its weights, checked.
+
+        Args:
+            x: The batch.
+            sample_weight: Its weights, or None.
+            full_length: Whether to pad to the longest text that there may be.
+            least: How many pairs it should have, at least.
+
+        Raises:
+            ValueError: Unequal sides, too few pairs, or bad texts, tokens or weights.
+        """
+        columns = batch_columns(x)
+        tokens = {
+            side: check_tokens(values, side)
+            if isinstance(values, Mapping)
+            else self.tokenize(checks.texts(values, side), side, full_length)
+            for side, values in columns.items()
+        }
+        sizes = {side: len(tokens[side]["token_ids"]) for side in SIDES}
+        if sizes["query"] != sizes["document"] or sizes["query"] < least:
+            raise ValueError(
+                "A batch should have as many documents as queries, and 2 or more: the other pairs "
+                f"are the negatives. Received: {sizes}."
+            )
+        if sample_weight is None:
+            return tokens, None
+        weights = keras.ops.convert_to_numpy(sample_weight)
+        return tokens, check_weights(weights, sizes["query"])
+
+    def tokenize(self, texts: Sequence[str], side: str, full_length: bool = False) -> TokenBatch:
+        """Texts in the role of their side, padded to a length that few batches do not share."""
+        preprocessor = self.preprocessor
+        if preprocessor is None:
+            raise ValueError(
+                "The embedder has no preprocessor, so it cannot read text. Pass token ids: "
+                '{"query": {"token_ids": …, "padding_mask": …}, …}.'
+            )
+        rows = preprocessor.tokenize(texts, self.role(side))
+        longest = preprocessor.sequence_length
+        coarse = keras.config.backend() == "jax"  # It compiles a step for each pair of lengths.
+        length = longest if full_length else bucket_length(max(map(len, rows)), longest, coarse)
+        return pad_tokens(rows, length)
+
+    def role(self, side: str) -> str:
+        """The role named like the side, or the only role there is."""
+        preprocessor = self.preprocessor
+        if preprocessor is None:
+            return side
+        return str(preprocessor.resolve_role(side if len(preprocessor.roles) > 1 else None))
+
+    def _prepared(self, batch: object) -> object:
+        """One batch of somebody's own dataset, its strings made tokens of the full length."""
+        x, y, sample_weight = unpack(batch)
+        refuse_labels(y)
+        tokens, weights = self.batch(x, sample_weight, full_length=True, least=1)
+        typed = {side: of_one_type(tokens[side], side) for side in SIDES}
+        return typed if weights is None else (typed, None, weights)
+
+
+def refuse_labels(y: object) -> None:
+    """Pairs come without `y`."""
+    if y is not None:
+        raise ValueError(
+            'A pair is its own label: leave `y` out and pass {"query": …, "document": …}.'
+        )
+
+
+def longest_text(preprocessor: Preprocessor | None, data: Batches) -> int:
+    """Tokens that a text may have; without a preprocessor those of the first batch.
+
+    Raises:
+        ValueError: Neither says it.
+    """
+    longest = getattr(preprocessor, "sequence_length", None)
+    if longest is not None:
+        return int(longest)
+    try:
+        batch = data[0]
+    except TypeError:
+        raise ValueError(
+            '`micro_batch_size="auto"` needs to know how long a text may be: give the embedder a '
+            "preprocessor, or pass a number."
+        ) from None
+    x: Any = batch[0] if isinstance(batch, tuple) else batch
+    return max(int(x[side]["token_ids"].shape[1]) for side in SIDES)
