@@ -28,6 +28,12 @@ Shape: TypeAlias = tuple[int | None, ...]
 Path: TypeAlias = str | PathLike[str]
 """A file or folder, as it is passed in."""
 
+Tree: TypeAlias = Any
+"""Tensors in nested mappings, lists and tuples, as `keras.tree` and `jax.tree` take them."""
+
+Size: TypeAlias = Any
+"""An int, or a scalar tensor where a size or an index is known at run time alone."""
+
 Layer: TypeAlias = Any
 """A `keras.layers.Layer`."""
 
@@ -40,6 +46,9 @@ Variable: TypeAlias = Any
 Optimizer: TypeAlias = Any
 """A `keras.optimizers.Optimizer`, or a name of one."""
 
+History: TypeAlias = Any
+"""A `keras.callbacks.History`."""
+
 Callback: TypeAlias = Any
 """A `keras.callbacks.Callback`."""
 
@@ -48,6 +57,9 @@ DType: TypeAlias = Any
 
 Batches: TypeAlias = Any
 """Batches as Keras takes them: a `keras.utils.PyDataset`, a `tf.data.Dataset`, a generator."""
+
+KerasBatch: TypeAlias = Any
+"""What Keras hands to a step: `x`, or a tuple of `x`, `y` and `sample_weight`."""
 
 Logs: TypeAlias = Any
 """Figures by name, as Keras hands them to callbacks; None before there are any."""

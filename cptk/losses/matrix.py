@@ -6,8 +6,6 @@ the whole (n, m) matrix in memory.
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 from keras import ops
@@ -162,7 +160,7 @@ def cosine_logits(
     return ops.divide(cosine, ops.cast(temperature, cosine.dtype))
 
 
-def check_temperature(caller: str, temperature: Any) -> Tensor:
+def check_temperature(caller: str, temperature: TensorLike) -> Tensor:
     """A scalar tensor; a number that is not above 0 is refused."""
     if isinstance(temperature, int | float | np.number) and not temperature > 0:
         raise ValueError(
@@ -211,7 +209,10 @@ def _weighted(losses: Tensor, sample_weight: Tensor | None) -> Tensor:
 
 
 def _checked(
-    caller: str, logits: Any, mask: Any, sample_weight: Any
+    caller: str,
+    logits: TensorLike,
+    mask: TensorLike | None,
+    sample_weight: TensorLike | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The three as tensors of the right dtypes, refused where a known shape is wrong."""
     logits = float32_or_higher(logits)

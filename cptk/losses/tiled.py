@@ -28,7 +28,7 @@ from cptk.ops import (
     l2_normalize,
     static_shape,
 )
-from cptk.types import Tensor, TensorLike
+from cptk.types import Shape, Size, Tensor, TensorLike, Tree
 
 DEFAULT_TILE_SIZE = 1024
 """Rows and columns of a tile. Measured on two CPU cores: with twice as many, 16 MiB a tile, the
@@ -269,7 +269,7 @@ class _Tiles:
         self.rows, self.columns = dimension(query, 0), dimension(document, 0)
         self.height, self.width = _smaller(tile, self.rows), _smaller(tile, self.columns)
 
-    def walk(self, visit: Callable[[_Tile, Any], Any], carry: Any) -> Any:
+    def walk(self, visit: Callable[[_Tile, Tree], Tree], carry: Tree) -> Tree:
         """The last of carry = visit(tile, carry) over all tiles, those with the diagonal first."""
         down, across = -(-self.rows // self.tile), -(-self.columns // self.tile)
         carry = ops.fori_loop(0, down, lambda i, c: visit(self._at(i, i, True), c), carry)
@@ -277,13 +277,13 @@ class _Tiles:
         if isinstance(others, int) and others <= 0:
             return carry
 
-        def visit_other(step: Any, carry: Any) -> Any:
+        def visit_other(step: Size, carry: Tree) -> Tree:
             i = step // others
             return visit(self._at(i, (i + 1 + step % others) % across, False), carry)
 
         return ops.fori_loop(0, down * others, visit_other, carry)
 
-    def _at(self, i: Any, j: Any, diagonal: bool) -> _Tile:
+    def _at(self, i: Size, j: Size, diagonal: bool) -> _Tile:
         top, left = i * self.tile, j * self.tile
         row = _smaller(top, self.rows - self.height)
         column = _smaller(left, self.columns - self.width)
@@ -333,11 +333,11 @@ class _Tiles:
 
 
 class _Tile(NamedTuple):
-    row: Any
-    column: Any
+    row: Size
+    column: Size
     """Of its first entry."""
-    top: Any
-    left: Any
+    top: Size
+    left: Size
     """Of its first entry that no tile before has seen."""
     diagonal: bool
     """Whether it lies on the diagonal."""
@@ -350,7 +350,7 @@ def _states(
     anchors = (tiles.rows, tiles.columns) if symmetric else (tiles.rows,)
     texts = [_texts(*pair) for pair in zip(text_ids, anchors, strict=False)]
 
-    def start(size: Any, own: _Texts | None) -> Tensor:
+    def start(size: Size, own: _Texts | None) -> Tensor:
         zeros = ops.zeros((size,), dtype=tiles.query.dtype)
         ties = zeros if own is None else ops.cast(own.others, zeros.dtype)
         more = [zeros, zeros] if smooth else []
@@ -386,7 +386,7 @@ class _Texts(NamedTuple):
     candidates: Tensor
 
 
-def _texts(ids: Tensor, anchors: Any) -> _Texts:
+def _texts(ids: Tensor, anchors: Size) -> _Texts:
     """Of the candidates' numbers, where the first are the positives of so many anchors."""
     order = ops.sort(ids)
     counts = [ops.searchsorted(order, ids, side=side) for side in ("left", "right")]
@@ -538,14 +538,14 @@ def _differentiable_once(gradient: Tensor, *inputs: Tensor) -> Tensor:
     return ops.custom_gradient(lambda gradient, *inputs: (gradient, refuse))(gradient, *inputs)
 
 
-def _slice(array: Tensor, start: Any, size: Any) -> Tensor:
+def _slice(array: Tensor, start: Size, size: Size) -> Tensor:
     """array[start : start + size], where both may be known at run time alone."""
     further = range(1, len(array.shape))
     sizes = (size, *(dimension(array, axis) for axis in further))
     return ops.slice(array, (start, *(0 for _ in further)), sizes)
 
 
-def _write(array: Tensor, start: Any, rows: Tensor) -> Tensor:
+def _write(array: Tensor, start: Size, rows: Tensor) -> Tensor:
     """The array with array[start : start + len(rows)] = rows.
 
     In place on torch, where `ops.slice_update` copies the array, and in loops of JAX. TensorFlow
@@ -565,7 +565,7 @@ def _write(array: Tensor, start: Any, rows: Tensor) -> Tensor:
 # On TensorFlow, which copies an array to change a part of it, a list with a part for each tile.
 
 
-def _open_sum(like: Tensor, tile: int) -> Any:
+def _open_sum(like: Tensor, tile: int) -> Tree:
     """Zeros."""
     if keras.backend.backend() != "tensorflow":
         return ops.zeros_like(like)
@@ -579,7 +579,7 @@ def _open_sum(like: Tensor, tile: int) -> Any:
     return ops.fori_loop(0, count, lambda i, parts: parts.write(i, zeros), parts)
 
 
-def _add(total: Any, start: Any, index: Any, rows: Tensor) -> Any:
+def _add(total: Tree, start: Size, index: Size, rows: Tensor) -> Tree:
     """The sum after a tile, the index-th from `start` on, has added its rows."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -590,7 +590,7 @@ def _add(total: Any, start: Any, index: Any, rows: Tensor) -> Any:
     return _write(total, start, _slice(total, start, len(rows)) + rows)
 
 
-def _close_sum(total: Any, size: Any, tile: int) -> Tensor:
+def _close_sum(total: Tree, size: Size, tile: int) -> Tensor:
     """The sum as an array."""
     if keras.backend.backend() != "tensorflow":
         return total
@@ -602,7 +602,7 @@ def _close_sum(total: Any, size: Any, tile: int) -> Tensor:
     return ops.concatenate([rows[:before], rows[dimension(rows, 0) - (size - before) :]], axis=0)
 
 
-def _start_of_last(size: Any, tile: int) -> Any:
+def _start_of_last(size: Size, tile: int) -> Tree:
     """The first index that only the last tile sees."""
     last = max(size - 1, 0) if isinstance(size, int) else ops.maximum(size - 1, 0)
     return last // tile * tile
@@ -613,14 +613,14 @@ def _larger(first: Tensor, second: Tensor) -> Tensor:
     return ops.where(ops.greater(first, second), first, second)
 
 
-def _smaller(first: Any, second: Any) -> Any:
+def _smaller(first: Size, second: Size) -> Size:
     """An int if both are: `ops.minimum` would make a tensor of them."""
     if isinstance(first, int) and isinstance(second, int):
         return min(first, second)
     return ops.minimum(first, second)
 
 
-def _divides(size: Any, total: Any) -> bool:
+def _divides(size: Size, total: Size) -> bool:
     """Whether tiles of the size are known to cover the total without overlap."""
     return isinstance(size, int) and isinstance(total, int) and total % max(size, 1) == 0
 
@@ -628,14 +628,14 @@ def _divides(size: Any, total: Any) -> bool:
 def _tiled(
     caller: str,
     symmetric: bool,
-    query: Any,
-    document: Any,
-    temperature: Any,
-    query_ids: Any,
-    document_ids: Any,
-    sample_weight: Any,
-    label_smoothing: Any,
-    tile_size: Any,
+    query: TensorLike,
+    document: TensorLike,
+    temperature: TensorLike,
+    query_ids: TensorLike | None,
+    document_ids: TensorLike | None,
+    sample_weight: TensorLike | None,
+    label_smoothing: float,
+    tile_size: int | None,
 ) -> Tensor:
     """The two public functions: arguments checked, embeddings normalised, losses weighted."""
     temperature = check_temperature(caller, temperature)
@@ -669,7 +669,7 @@ def _tiled(
     return losses if sample_weight is None else losses * ops.cast(sample_weight, losses.dtype)
 
 
-def check_tile_size(caller: str, tile_size: Any) -> None:
+def check_tile_size(caller: str, tile_size: object) -> None:
     """Refuses anything but a positive int or None."""
     if tile_size is None:
         return
@@ -685,7 +685,7 @@ def check_tile_size(caller: str, tile_size: Any) -> None:
         )
 
 
-def _check_batch(caller: str, query: Any, document: Any) -> tuple[int | None, int | None]:
+def _check_batch(caller: str, query: Shape, document: Shape) -> tuple[int | None, int | None]:
     """The sizes n and m, where known, refused unless m >= n."""
     check_embeddings(query, document, caller)
     n, m = query[0], document[0]
@@ -699,7 +699,7 @@ def _check_batch(caller: str, query: Any, document: Any) -> tuple[int | None, in
 
 
 def _vector(
-    caller: str, name: str, values: Any, size: int | None, integers: bool = False
+    caller: str, name: str, values: TensorLike | None, size: int | None, integers: bool = False
 ) -> Tensor | None:
     if values is None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import keras
@@ -11,22 +11,26 @@ from jax import numpy as jnp
 
 from cptk.data.batching import SIDES
 from cptk.training import distribution
-from cptk.training.gradient_cache import MicroBatches, first_pass, host_memory, lengths, too_long
+from cptk.training.gradient_cache.first_pass import first_pass
+from cptk.training.gradient_cache.memory import host_memory
+from cptk.training.gradient_cache.options import MicroBatches, lengths, too_long
+from cptk.training.gradient_cache.step import CachedTrainable
+from cptk.types import KerasBatch, Size, Tensor, TokenBatch, Tree
 
 
-def train_step(trainer: Any, state: Any, data: Any) -> Any:
+def train_step(trainer: CachedTrainable, state: Tree, data: KerasBatch) -> Tree:
     """As `train_step` of Keras on JAX: `(logs, state)`."""
     weights, others, of_optimizer, of_metrics = state
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     cuts = {side: MicroBatchPlan(trainer.micro_batches, x[side]) for side in SIDES}
     vectors, after = {}, others
     for side in SIDES:
-        with first_pass(trainer):
+        with first_pass(trainer.embedder, trainer.first_pass_dtype):
             vectors[side], after = _embed(trainer, weights, after, cuts[side])
 
     is_finite = jnp.array([_note_if_not_finite(trainer, vectors[s], x[s], s) for s in SIDES]).all()
 
-    def loss_of(weights: Any, vectors: Any) -> Any:
+    def loss_of(weights: Tree, vectors: Tensor) -> Tree:
         loss, (_, _, metrics) = trainer.stateless_compute_loss(
             weights, after, of_metrics, x=x, y=y, y_pred=vectors,
             sample_weight=sample_weight, training=True,
@@ -52,7 +56,9 @@ def train_step(trainer: Any, state: Any, data: Any) -> Any:
     return logs, (weights, others, of_optimizer, of_metrics)
 
 
-def _note_if_not_finite(trainer: Any, vectors: Any, tokens: Any, side: str) -> Any:
+def _note_if_not_finite(
+    trainer: CachedTrainable, vectors: Tensor, tokens: TokenBatch, side: str
+) -> Tree:
     finite = jnp.isfinite(vectors).all(axis=1)
     row = jnp.argmin(finite)
     ids = jnp.where(tokens["padding_mask"][row].astype(bool), tokens["token_ids"][row], -1)
@@ -64,14 +70,16 @@ def _note_if_not_finite(trainer: Any, vectors: Any, tokens: Any, side: str) -> A
     return finite.all()
 
 
-def attempt(trainer: Any, tokens: Any) -> Any:
+def attempt(trainer: CachedTrainable, tokens: TokenBatch) -> Callable[[], Tree]:
     """One micro-batch forward and back, compiled; what is returned does it again."""
     others = [variable.value for variable in trainer.non_trainable_variables]
 
-    def total(weights: Any, others: Any) -> Any:
-        vectors, _ = _forward(
-            trainer, weights, others, {k: jnp.array(v) for k, v in tokens.items()}
+    def total(weights: Tree, others: Tree) -> Tree:
+        on_device = TokenBatch(
+            token_ids=jnp.array(tokens["token_ids"]),
+            padding_mask=jnp.array(tokens["padding_mask"]),
         )
+        vectors, _ = _forward(trainer, weights, others, on_device)
         return jnp.sum(vectors)
 
     slope = jax.jit(jax.grad(total))
@@ -86,10 +94,10 @@ def free_memory() -> float:
     return float(stats["bytes_limit"] - stats["peak_bytes_in_use"]) if stats else host_memory()
 
 
-def embed(trainer: Any, x: Any) -> dict[str, Any]:
+def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Tensor]:
     """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
 
-    def of_side(tokens: Any) -> Any:
+    def of_side(tokens: TokenBatch) -> Tree:
         cut = MicroBatchPlan(trainer.micro_batches, tokens)
         return _vectors(cut, lambda tokens, _: (trainer.embedder(tokens, training=False), ()), ())
 
@@ -99,7 +107,7 @@ def embed(trainer: Any, x: Any) -> dict[str, Any]:
 class MicroBatchPlan:
     """One side's texts, longest first, and the shapes of micro-batches there may be."""
 
-    def __init__(self, micro_batches: MicroBatches, tokens: Any) -> None:
+    def __init__(self, micro_batches: MicroBatches, tokens: TokenBatch) -> None:
         ids, mask = tokens["token_ids"], tokens["padding_mask"].astype(bool)
         self.texts, longest = ids.shape
         if micro_batches.tokens is not None and micro_batches.tokens < longest:
@@ -126,42 +134,51 @@ class MicroBatchPlan:
         }
         self.rows = self.texts + filler
 
-    def loop(self, body: Any, carry: Any) -> Any:
+    def loop(self, body: Callable[[Size, TokenBatch, Tree], Tree], carry: Tree) -> Tree:
         """`carry = body(start, tokens, carry)` for each micro-batch."""
 
-        def of_shape(rows: int, length: int) -> Any:
-            def run(start: Any, carry: Any) -> Any:
-                tokens = {
-                    name: _divided(lax.dynamic_slice(value, (start, 0), (rows, length)))
-                    for name, value in self.tokens.items()
-                }
+        def of_shape(rows: int, length: int) -> Callable[[Size, Tree], Tree]:
+            def run(start: Size, carry: Tree) -> Tree:
+                def cut(value: Tensor) -> Tensor:
+                    return _divided(lax.dynamic_slice(value, (start, 0), (rows, length)))
+
+                tokens = TokenBatch(
+                    token_ids=cut(self.tokens["token_ids"]),
+                    padding_mask=cut(self.tokens["padding_mask"]),
+                )
                 return start + rows, body(start, tokens, carry)
 
             return run
 
         branches = [of_shape(*shape) for shape in self.shapes]
 
-        def step(state: Any) -> Any:
+        def step(state: Tree) -> Tree:
             start, carry = state
             return lax.switch(self.kinds[start], branches, start, carry)
 
         return lax.while_loop(lambda state: state[0] < self.texts, step, (0, carry))[1]
 
 
-def _embed(trainer: Any, weights: Any, others: Any, cut: MicroBatchPlan) -> tuple[Any, Any]:
+def _embed(
+    trainer: CachedTrainable, weights: Tree, others: Tree, cut: MicroBatchPlan
+) -> tuple[Tree, Tree]:
     """Embeddings `(n, dim)` of a side, and the state they leave."""
     return _vectors(cut, lambda tokens, now: _forward(trainer, weights, now, tokens), others)
 
 
-def _vectors(cut: MicroBatchPlan, forward: Any, others: Any) -> tuple[Any, Any]:
+def _vectors(
+    cut: MicroBatchPlan, forward: Callable[[TokenBatch, Tree], tuple[Tensor, Tree]], others: Tree
+) -> tuple[Tensor, Tree]:
     """`vectors, others = forward(tokens, others)` of all micro-batches, in the texts' own order."""
 
-    def body(start: Any, tokens: Any, carry: Any) -> Any:
+    def body(start: Size, tokens: TokenBatch, carry: Tree) -> Tree:
         found, others = carry
         vectors, others = forward(tokens, others)
         return lax.dynamic_update_slice(found, vectors, (start, 0)), others
 
-    few = {name: value[:1] for name, value in cut.tokens.items()}
+    few = TokenBatch(
+        token_ids=cut.tokens["token_ids"][:1], padding_mask=cut.tokens["padding_mask"][:1]
+    )
     one = jax.eval_shape(lambda: forward(few, others)[0])
     found = jnp.zeros((cut.rows, one.shape[1]), one.dtype)
     found, others = cut.loop(body, (found, others))
@@ -170,15 +187,20 @@ def _vectors(cut: MicroBatchPlan, forward: Any, others: Any) -> tuple[Any, Any]:
 
 
 def _add_gradients(
-    trainer: Any, weights: Any, others: Any, cut: MicroBatchPlan, upstream: Any, gradients: Any
-) -> tuple[Any, Any]:
+    trainer: CachedTrainable,
+    weights: Tree,
+    others: Tree,
+    cut: MicroBatchPlan,
+    upstream: Tensor,
+    gradients: Tree,
+) -> tuple[Tree, Tree]:
     """Gradients of the weights, with those that come by the embeddings of a side added."""
     upstream = jnp.pad(upstream[cut.order], ((0, cut.rows - cut.texts), (0, 0)))
 
-    def body(start: Any, tokens: Any, carry: Any) -> Any:
+    def body(start: Size, tokens: TokenBatch, carry: Tree) -> Tree:
         sums, others = carry
 
-        def vectors_of(weights: Any) -> Any:
+        def vectors_of(weights: Tree) -> Tree:
             return _forward(trainer, weights, others, tokens)
 
         vectors, vjp, others = jax.vjp(vectors_of, weights, has_aux=True)
@@ -188,7 +210,9 @@ def _add_gradients(
     return cut.loop(body, (gradients, others))  # type: ignore[no-any-return]
 
 
-def _forward(trainer: Any, weights: Any, others: Any, tokens: Any) -> tuple[Any, Any]:
+def _forward(
+    trainer: CachedTrainable, weights: Tree, others: Tree, tokens: TokenBatch
+) -> tuple[Tree, Tree]:
     """Embeddings of a micro-batch, and the state after it: dropout's seeds have moved on."""
     names = trainer.non_trainable_variables
     values = [*zip(trainer.trainable_variables, weights, strict=True)]
@@ -198,7 +222,7 @@ def _forward(trainer: Any, weights: Any, others: Any, tokens: Any) -> tuple[Any,
     return vectors, [scope.get_current_value(variable) for variable in names]
 
 
-def _divided(tensor: Any) -> Any:
+def _divided(tensor: Tensor) -> Tensor:
     """A micro-batch, each device with its share."""
     current = keras.distribution.distribution()
     if current is None:

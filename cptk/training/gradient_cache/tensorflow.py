@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from cptk.data.batching import SIDES
 from cptk.training import distribution
-from cptk.training.gradient_cache import (
-    STEP,
-    MicroBatches,
-    NotFinite,
-    first_pass,
-    host_memory,
-    seed_states,
-)
+from cptk.training.gradient_cache.first_pass import first_pass
+from cptk.training.gradient_cache.memory import host_memory
+from cptk.training.gradient_cache.not_finite import NotFinite
+from cptk.training.gradient_cache.options import STEP, MicroBatches, seed_states
+from cptk.training.gradient_cache.step import CachedTrainable
+from cptk.types import KerasBatch, Model, Size, Tensor, TokenBatch, Tree
+
+Forward: TypeAlias = Callable[[TokenBatch], Tensor]
+Vjp: TypeAlias = Callable[[TokenBatch, Tensor], list[Tensor | None]]
 
 SMALL = 2**26
 """Weights of a small model."""
 
 
-def train_step(trainer: Any, data: Any) -> dict[str, Any]:
+def train_step(trainer: CachedTrainable, data: KerasBatch) -> dict[str, Tensor]:
     """As `distribution.tf_train_step`, on each replica."""
     return distribution.tf_train_step(trainer, data, loss_and_gradients)
 
 
 def loss_and_gradients(
-    trainer: Any, x: Any, y: Any, sample_weight: Any
-) -> tuple[Any, list[Any], dict[str, Any]]:
+    trainer: CachedTrainable, x: Mapping[str, TokenBatch], y: None, sample_weight: Tensor | None
+) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
     """As of the plain step: the loss, scaled gradients of trainable weights, embeddings."""
     cuts = {side: MicroBatchPlan(trainer.micro_batches, x[side]) for side in SIDES}
     seeds = seed_states(trainer.embedder)
@@ -52,7 +54,7 @@ def loss_and_gradients(
     return loss, gradients, vectors
 
 
-def in_flight(embedder: Any) -> int:
+def in_flight(embedder: Model) -> int:
     """Micro-batches that are worked on at once: two of a small model on a CPU.
 
     Its operations are too small for all cores, and a second micro-batch fills the gaps. What a
@@ -64,11 +66,11 @@ def in_flight(embedder: Any) -> int:
     return 2 if small and on_cpu and not seed_states(embedder) else 1
 
 
-def attempt(trainer: Any, tokens: Any) -> Any:
+def attempt(trainer: CachedTrainable, tokens: TokenBatch) -> Callable[[], Tree]:
     """One micro-batch forward and back, compiled; what is returned does it again."""
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def run(tokens: Any) -> Any:
+    def run(tokens: TokenBatch) -> Tensor:
         seeds = seed_states(trainer.embedder)
         before = [tf.identity(seed) for seed in seeds]
         with tf.GradientTape() as tape:
@@ -88,14 +90,14 @@ def free_memory() -> float:
     return float("inf") if tf.config.list_physical_devices("GPU") else host_memory()
 
 
-def embed(trainer: Any, x: Any) -> dict[str, Any]:
+def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Tensor]:
     """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
     cuts = {side: MicroBatchPlan(trainer.micro_batches, x[side]) for side in SIDES}
     forward = _once(trainer.embedder, lambda tokens: trainer.embedder(tokens, training=False))
     return {side: _embed(trainer.embedder, cuts[side], forward) for side in SIDES}
 
 
-def _once(embedder: Any, function: Any) -> Any:
+def _once(embedder: Model, function: Callable[..., Tree]) -> Callable[..., Tree]:
     """A function of micro-batches that the graph of a large model holds once, not for each side.
 
     A deep decoder's graph takes minutes and gigabytes. Calls of such a function wait for one
@@ -104,28 +106,33 @@ def _once(embedder: Any, function: Any) -> Any:
     if in_flight(embedder) > 1:
         return function
     attributes = {"_noinline": True}
-    return tf.function(function, autograph=False, experimental_attributes=attributes)
+    in_graph: Callable[..., Tree] = tf.function(
+        function, autograph=False, experimental_attributes=attributes
+    )
+    return in_graph
 
 
-def _first_pass(trainer: Any) -> Any:
+def _first_pass(trainer: CachedTrainable) -> Forward:
     """`vectors = forward(tokens)` of a micro-batch."""
 
-    def forward(tokens: Any) -> Any:
-        with first_pass(trainer):
+    def forward(tokens: TokenBatch) -> Tensor:
+        with first_pass(trainer.embedder, trainer.first_pass_dtype):
             return trainer.embedder(tokens, training=True)
 
     return _once(trainer.embedder, forward)
 
 
-def _vjp(trainer: Any) -> Any:
+def _vjp(trainer: CachedTrainable) -> Vjp:
     """`gradients = vjp(tokens, upstream)`: of all weights, `None` of those that get none."""
 
-    def vjp(tokens: Any, upstream: Any) -> Any:
+    def vjp(tokens: TokenBatch, upstream: Tensor) -> list[Tensor | None]:
         # Told what to watch, it does not go back below the lowest layer that is trained.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([weight.value for weight in trainer.trainable_weights])
             vectors = trainer.embedder(tokens, training=True)
-        return tape.gradient(vectors, trainer.trainable_weights, output_gradients=upstream)
+        weights = trainer.trainable_weights
+        found: list[Tensor | None] = tape.gradient(vectors, weights, output_gradients=upstream)
+        return found
 
     return _once(trainer.embedder, vjp)
 
@@ -133,7 +140,7 @@ def _vjp(trainer: Any) -> Any:
 class MicroBatchPlan:
     """One side's texts, longest first, and where each micro-batch begins and ends."""
 
-    def __init__(self, micro_batches: MicroBatches, tokens: Any) -> None:
+    def __init__(self, micro_batches: MicroBatches, tokens: TokenBatch) -> None:
         ids, mask = tokens["token_ids"], tf.cast(tokens["padding_mask"], tf.bool)
         self.texts, self.longest = tf.shape(ids)[0], tf.shape(ids)[1]
         if micro_batches.tokens is not None:
@@ -154,21 +161,22 @@ class MicroBatchPlan:
         }
         self.micro_batches = micro_batches
 
-    def take(self, start: Any) -> tuple[dict[str, Any], Any]:
+    def take(self, start: Size) -> tuple[TokenBatch, Size]:
         """The micro-batch that begins at a place, and the place where it ends."""
         length = tf.minimum(-(-tf.maximum(self.lengths[start], 1) // STEP) * STEP, self.longest)
         rows = tf.maximum(self.micro_batches.rows(length), 1)
         end = tf.minimum(start + rows, self.texts)
-        return {name: value[start:end, :length] for name, value in self.tokens.items()}, end
+        ids, mask = (x[start:end, :length] for x in self.tokens.values())
+        return TokenBatch(token_ids=ids, padding_mask=mask), end
 
-    def loop(self, more: Any, carry: Any, at_once: int) -> Any:
+    def loop(self, more: Callable[..., Tree], carry: Tree, at_once: int) -> Tree:
         """The last carry of `end, *carry = more(start, *carry)` over all micro-batches."""
         return tf.while_loop(
             lambda start, *_: start < self.texts, more, (0, *carry), parallel_iterations=at_once
         )[1:]
 
 
-def _check_finite(vectors: Any, tokens: Any, side: str) -> Any:
+def _check_finite(vectors: Tensor, tokens: TokenBatch, side: str) -> Tensor:
     finite = tf.reduce_all(tf.math.is_finite(vectors), axis=1)
     row = tf.argmin(tf.cast(finite, tf.int32))
     ids = tf.where(tf.cast(tokens["padding_mask"], tf.bool)[row], tokens["token_ids"][row], -1)
@@ -176,11 +184,11 @@ def _check_finite(vectors: Any, tokens: Any, side: str) -> Any:
     return tf.debugging.Assert(tf.reduce_all(finite), message, summarize=100_000)
 
 
-def _embed(embedder: Any, cut: MicroBatchPlan, forward: Any) -> Any:
+def _embed(embedder: Model, cut: MicroBatchPlan, forward: Forward) -> Tensor:
     """Embeddings `(n, dim)` of a side, in its own order."""
     width, dtype = embedder.output.shape[1], embedder.output.dtype
 
-    def more(start: Any, count: Any, found: Any) -> Any:
+    def more(start: Size, count: Size, found: Tree) -> Tree:
         tokens, end = cut.take(start)
         return end, count + 1, found.write(count, forward(tokens))
 
@@ -193,14 +201,18 @@ def _embed(embedder: Any, cut: MicroBatchPlan, forward: Any) -> Any:
 
 
 def _add_gradients(
-    trainer: Any, cut: MicroBatchPlan, upstream: Any, gradients: list[Any], vjp: Any
-) -> list[Any]:
+    trainer: CachedTrainable,
+    cut: MicroBatchPlan,
+    upstream: Tensor,
+    gradients: list[Tensor],
+    vjp: Vjp,
+) -> list[Tensor]:
     """Gradients of the weights, with those that come by the embeddings of a side added."""
     variables = trainer.trainable_weights
     upstream = tf.gather(upstream, cut.order)
     reached: set[int] = set()
 
-    def more(start: Any, *sums: Any) -> Any:
+    def more(start: Size, *sums: Tensor) -> Tree:
         tokens, end = cut.take(start)
         found = vjp(tokens, upstream[start:end])
         reached.update(i for i, gradient in enumerate(found) if gradient is not None)
@@ -220,7 +232,7 @@ def _add_gradients(
     ]
 
 
-def _plus(total: Any, gradient: Any) -> Any:
+def _plus(total: Tensor, gradient: Tensor | None) -> Tensor:
     if gradient is None:
         return total
     if isinstance(gradient, tf.IndexedSlices):

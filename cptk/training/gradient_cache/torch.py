@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import keras
 import torch
 
 from cptk.data.batching import SIDES
-from cptk.training.gradient_cache import (
-    STEP,
-    MicroBatches,
-    first_pass,
-    host_memory,
-    seed_states,
-    too_long,
-)
+from cptk.training.gradient_cache.first_pass import first_pass
+from cptk.training.gradient_cache.memory import host_memory
+from cptk.training.gradient_cache.options import STEP, MicroBatches, seed_states, too_long
+from cptk.training.gradient_cache.step import CachedTrainable
+from cptk.types import KerasBatch, Model, Tensor, TokenBatch
 
 
-def train_step(trainer: Any, data: Any) -> Any:
+def train_step(trainer: CachedTrainable, data: KerasBatch) -> dict[str, Tensor]:
     """As `train_step` of Keras on torch: the logs."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     # `train_on_batch` of Keras leaves arrays as they are on torch.
@@ -29,7 +25,7 @@ def train_step(trainer: Any, data: Any) -> Any:
     vectors = {}
     with torch.no_grad():
         for side, cut in cuts.items():
-            with first_pass(trainer):
+            with first_pass(trainer.embedder, trainer.first_pass_dtype):
                 vectors[side] = _embed(trainer.embedder, cut, training=True)
             bad = (~torch.isfinite(vectors[side]).all(1)).nonzero()
             if len(bad):
@@ -55,7 +51,7 @@ def train_step(trainer: Any, data: Any) -> Any:
     return trainer.compute_metrics(x, y, vectors, sample_weight)
 
 
-def attempt(trainer: Any, tokens: Any) -> Any:
+def attempt(trainer: CachedTrainable, tokens: TokenBatch) -> Callable[[], None]:
     """One micro-batch forward and back; what is returned does it again."""
 
     def run() -> None:
@@ -72,7 +68,7 @@ def attempt(trainer: Any, tokens: Any) -> Any:
     return run
 
 
-def embed(trainer: Any, x: Any) -> dict[str, Any]:
+def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Tensor]:
     """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
     return {
         side: _embed(trainer.embedder, list(_cut(trainer.micro_batches, x[side])), training=False)
@@ -80,7 +76,7 @@ def embed(trainer: Any, x: Any) -> dict[str, Any]:
     }
 
 
-def _embed(embedder: Any, cut: list[tuple[Any, dict[str, Any]]], training: bool) -> Any:
+def _embed(embedder: Model, cut: list[tuple[Tensor, TokenBatch]], training: bool) -> Tensor:
     """Embeddings `(n, dim)` of a side, in its own order."""
     found = torch.cat([embedder(tokens, training=training) for _, tokens in cut])
     order = torch.cat([rows for rows, _ in cut])
@@ -94,7 +90,7 @@ def free_memory() -> float:
     return host_memory()
 
 
-def _cut(micro_batches: MicroBatches, tokens: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _cut(micro_batches: MicroBatches, tokens: TokenBatch) -> Iterator[tuple[Tensor, TokenBatch]]:
     """Rows and tokens of each micro-batch, longest texts first."""
     ids, mask = tokens["token_ids"], tokens["padding_mask"].bool()
     texts, longest = ids.shape
@@ -115,7 +111,7 @@ def _cut(micro_batches: MicroBatches, tokens: Any) -> Iterator[tuple[Any, dict[s
         yield rows, {"token_ids": ids[rows, :length], "padding_mask": mask[rows, :length]}
 
 
-def _random_state(embedder: Any) -> list[tuple[Any, Any]]:
+def _random_state(embedder: Model) -> list[tuple[Callable[[Tensor], None], Tensor]]:
     """What dropout is drawn from: torch's generators and, with a seed of its own, Keras's."""
     state = [(torch.set_rng_state, torch.get_rng_state())]
     if torch.cuda.is_available():
@@ -125,6 +121,6 @@ def _random_state(embedder: Any) -> list[tuple[Any, Any]]:
     return state + [(seed.assign, seed.value.clone()) for seed in seed_states(embedder)]
 
 
-def _set_random_state(state: list[tuple[Any, Any]]) -> None:
+def _set_random_state(state: list[tuple[Callable[[Tensor], None], Tensor]]) -> None:
     for setter, value in state:
         setter(value)

@@ -1,0 +1,140 @@
+"""What a user asks of micro-batches, checked, and how texts are cut by it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from cptk import checks
+from cptk.types import Model, Tensor, Variable
+
+LENGTHS = 4
+"""Lengths that a micro-batch may have on JAX, each compiled once: quarters of the batch's."""
+
+STEP = 2
+"""Where nothing is compiled, a micro-batch is as long as its longest text, up to this: so that
+oneDNN, which keeps a kernel for each shape, does not run out of room for them."""
+
+
+class MicroBatches(NamedTuple):
+    """How many texts pass through the model at once: `size`, or what a budget of `tokens` holds."""
+
+    size: int | str | None = None
+    tokens: int | None = None
+
+    def rows(self, length: Tensor) -> Tensor:
+        """Texts in a micro-batch of this length; an integer, or a tensor if `length` is one."""
+        if self.tokens is not None:
+            return self.tokens // length
+        return 2**30 if self.size == "auto" else self.size  # All, until it is settled.
+
+
+def check_micro_batches(size: object, tokens: object, embedder: Model) -> MicroBatches | None:
+    """The two arguments of `ContrastiveTrainer`, or an error that says what is wrong with them."""
+    if size is None and tokens is None:
+        return None
+    if size is not None and tokens is not None:
+        raise ValueError("Pass `micro_batch_size` or `micro_batch_tokens`, not both.")
+    if tokens is None and size == "auto":
+        _check_forward_pass(embedder)
+        return MicroBatches("auto")
+    if tokens is None:
+        size = checks.integer("micro_batch_size", size, 1, ', or "auto"')
+        _check_forward_pass(embedder)
+        return MicroBatches(size)
+    tokens = checks.integer("micro_batch_tokens", tokens, 1)
+    longest = getattr(embedder.preprocessor, "sequence_length", 1)
+    if tokens < longest:
+        raise ValueError(
+            f"`micro_batch_tokens={tokens}` does not hold one text: the preprocessor's "
+            f"sequence_length is {longest}. Use {longest} or more."
+        )
+    _check_forward_pass(embedder)
+    return MicroBatches(tokens=tokens)
+
+
+def check_first_pass(
+    dtype: object, micro_batches: MicroBatches | None, embedder: Model
+) -> str | None:
+    """The argument of `ContrastiveTrainer`, or an error that says what is wrong with it."""
+    if dtype is None:
+        return None
+    if dtype not in ("bfloat16", "float16"):
+        raise ValueError(
+            f'`first_pass_dtype` should be "bfloat16", "float16" or None. Received: {dtype!r}.'
+        )
+    if micro_batches is None:
+        raise ValueError(
+            f"`first_pass_dtype={dtype!r}` needs micro-batches: only with them are there two "
+            "passes. Pass `micro_batch_size` too, or leave it out."
+        )
+    if embedder.backbone.compute_dtype != "float32":
+        raise ValueError(
+            "`first_pass_dtype` is for backbones that compute in float32. This one computes in "
+            f"{embedder.backbone.compute_dtype}: leave it out."
+        )
+    if seed_states(embedder):
+        raise ValueError(
+            "`first_pass_dtype` needs a backbone without dropout, whose draws in 16 bits would not "
+            "be those of the second pass. Make it with `dropout=0`, or leave this argument out."
+        )
+    on_jax = keras.config.backend() == "jax"
+    if dtype == "float16" and on_jax and import_module("jax").default_backend() == "cpu":
+        raise ValueError('JAX has no float16 products on CPUs: use `first_pass_dtype="bfloat16"`.')
+    return str(dtype)
+
+
+def lengths(longest: int) -> list[int]:
+    """The lengths to which micro-batches are padded where each is compiled: a few, in order."""
+    quarters = {-(-longest * part // (8 * LENGTHS)) * 8 for part in range(1, LENGTHS + 1)}
+    return sorted({min(length, longest) for length in quarters})
+
+
+def too_long(longest: int, tokens: int) -> str:
+    """What is said of a budget that does not hold a text of the batch."""
+    return (
+        f"`micro_batch_tokens={tokens}` does not hold one text: the batch's are {longest} tokens "
+        f"long, padding included. Use {longest} or more."
+    )
+
+
+def seed_states(embedder: Model) -> list[Variable]:
+    """The variables from which an embedder draws its dropout."""
+    return [seed.state for layer in embedder._flatten_layers() for seed in layer._seed_generators]
+
+
+def _check_forward_pass(embedder: Model) -> None:
+    """Refuse what would differ by micro-batch: state that changes, and losses of activations."""
+    layers = list(embedder._flatten_layers())
+    if any(getattr(layer, "_remat_mode", None) is not None for layer in layers):
+        raise ValueError(
+            "The embedder was made in a keras.RematScope, and Keras 3.15 cannot train KerasHub's "
+            "decoders that way. Make it outside: micro-batches save more memory."
+        )
+    suspects = [variable for layer in layers for variable in layer._non_trainable_variables]
+    known = ("keras", "keras_hub", "cptk")
+    strange = [layer for layer in layers if type(layer).__module__.split(".")[0] not in known]
+    if not suspects and not strange and not any(layer.activity_regularizer for layer in layers):
+        return
+    tokens = {
+        "token_ids": np.zeros((2, 2), "int32"),
+        "padding_mask": np.ones((2, 2), "bool"),
+    }
+    with keras.StatelessScope(collect_losses=True) as scope:
+        embedder(tokens, training=True)
+    changed = [v.path for v in suspects if scope.get_current_value(v) is not None]
+    if changed:
+        raise ValueError(
+            "Micro-batches need an embedder that a forward pass leaves as it is: each text passes "
+            f"twice. This one changes {changed[:3]} (of a BatchNormalization, say), by micro-batch "
+            "and not by batch. Use LayerNormalization, or train without micro-batches."
+        )
+    if scope.losses:
+        raise ValueError(
+            "Micro-batches need an embedder that adds no loss in the forward pass, as an activity "
+            f"regularizer does: this one adds {len(scope.losses)}, for each micro-batch and not "
+            "for the batch. Regularize weights, or train without micro-batches."
+        )
