@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from cptk import files
+from cptk.types import Callback, Tree
 
 STATE = {
     "CSVLogger": (),  # Its file: see `_state`.
@@ -87,7 +88,7 @@ def restore(
             setattr(callback, attribute, value)
 
 
-def memory(callback: Any) -> dict[str, Any]:
+def memory(callback: Callback) -> dict[str, Any]:
     """A picture of what a callback of somebody else's holds and `save` does not: to compare."""
     if type(callback).__module__.split(".")[0] in ("keras", "cptk") or _has_hooks(callback):
         return {}
@@ -99,16 +100,16 @@ def memory(callback: Any) -> dict[str, Any]:
     }
 
 
-def _has_hooks(callback: Any) -> bool:
+def _has_hooks(callback: Callback) -> bool:
     return all(callable(getattr(callback, name, None)) for name in ("get_state", "set_state"))
 
 
-def _attributes(callback: Any) -> list[str]:
+def _attributes(callback: Callback) -> list[str]:
     kinds = [kind for kind in type(callback).__mro__ if kind.__module__.startswith("keras.")]
     return [name for kind in kinds[:1] for name in STATE.get(kind.__name__, ())]
 
 
-def _state(callback: Any, weights: dict[str, Any]) -> Any:
+def _state(callback: Callback, weights: dict[str, Any]) -> Tree:
     if _has_hooks(callback):
         return callback.get_state()
     if isinstance(callback, keras.callbacks.CSVLogger):
@@ -124,7 +125,7 @@ def _state(callback: Any, weights: dict[str, Any]) -> Any:
     return state or None
 
 
-def _rewrite(callback: Any, state: dict[str, Any]) -> None:
+def _rewrite(callback: Callback, state: dict[str, Any]) -> None:
     """The rows that the file had then: later ones are written again."""
     callback.csv_file.close()
     with files.replacing(Path(callback.filename)) as file:
@@ -134,7 +135,7 @@ def _rewrite(callback: Any, state: dict[str, Any]) -> None:
     callback.keys = state["keys"]
 
 
-def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+def _pack(value: Tree, name: str, arrays: dict[str, np.ndarray]) -> Tree:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
@@ -153,7 +154,7 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     )
 
 
-def _unpack(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _unpack(value: Tree, arrays: dict[str, np.ndarray]) -> Tree:
     if isinstance(value, list):
         return [_unpack(item, arrays) for item in value]
     if isinstance(value, dict) and "array" in value:
@@ -163,7 +164,7 @@ def _unpack(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     return value
 
 
-def _picture(value: Any, depth: int) -> Any:
+def _picture(value: Tree, depth: int) -> Tree:
     """Something that equals another picture as long as the value has not changed."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | Path):
         return repr(value)

@@ -19,6 +19,7 @@ from cptk import checks
 from cptk.training import backup_files, callback_state, distribution
 from cptk.training.lora import variable_paths
 from cptk.training.made_with import describe, made_with
+from cptk.types import Batches, Callback, Logs, Model, Optimizer, Variable
 
 #: Callbacks that `fit` puts beside the user's: their not being there is no news.
 FIT_ADDS = {"FollowOrder.0", "History.0"}
@@ -90,7 +91,7 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
 
     # === What Keras calls ===
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         if not hasattr(self.model, "seed"):
             raise TypeError(
                 "ExactBackupAndRestore goes with a ContrastiveTrainer. Received: "
@@ -112,7 +113,7 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self._before = {n: callback_state.memory(c) for n, c in self._others.items()}
         self._named = set()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if not distribution.is_chief(self.model):
             return
         unsaved = self._unsaved()
@@ -134,7 +135,7 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         for old in self._files()[2:]:
             old.unlink(missing_ok=True)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         if self.delete_checkpoint and distribution.is_chief(self.model):
             # Oldest first, so that what a kill leaves is the end. Files of others stay.
             for path in [*backup_files.leftovers(self.backup_dir), *self._files()[::-1]]:
@@ -315,7 +316,7 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 @contextlib.contextmanager
-def backing_up(callbacks: list[Any], data: Any) -> Iterator[list[Any]]:
+def backing_up(callbacks: list[Callback], data: Batches) -> Iterator[list[Callback]]:
     """The callbacks of `fit` with backups last, so that they see what the others have done.
 
     Folders are released when `fit` has ended, however it did.
@@ -338,7 +339,7 @@ def backing_up(callbacks: list[Any], data: Any) -> Iterator[list[Any]]:
             backup.release()
 
 
-def _of_optimizer(optimizer: Any, named: dict[str, Any]) -> dict[str, Any]:
+def _of_optimizer(optimizer: Optimizer, named: dict[str, Any]) -> dict[str, Any]:
     """An optimizer's variables, named by the weights that they belong to."""
     of_weight = {v.path.replace("/", "_"): name for name, v in named.items()}
     found: dict[str, Any] = {}
@@ -354,7 +355,7 @@ def _of_optimizer(optimizer: Any, named: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _weights(model: Any) -> dict[str, Any]:
+def _weights(model: Model) -> dict[str, Any]:
     """`model.weights` by path, in their order."""
     paths = {id(variable): path for path, variable in variable_paths(model).items()}
     return {paths[id(variable)]: variable for variable in model.weights}
@@ -375,5 +376,5 @@ def _torch_generators() -> dict[str, Any]:
     return found
 
 
-def _value(variable: Any) -> np.ndarray:
+def _value(variable: Variable) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(variable.value))

@@ -1,11 +1,11 @@
 """A word where an epoch has taught nothing."""
 
 import logging
-from typing import Any
 
 import keras
 
 from cptk.training.distribution import is_chief
+from cptk.types import Logs
 
 STEPS = 5
 """Steps after which a loss at chance is worth a word; the first few of any training are there."""
@@ -25,18 +25,18 @@ class WarnAtChance(keras.callbacks.Callback):  # type: ignore[misc]
         self._said = self._seen = False
         self._steps = 0  # Since the loss was last away from chance.
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         # Counted here: the optimizer's counter is no plain number under a strategy.
         self._steps += 1
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._seen = False
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         # Validation, which follows the epoch, forgets the epoch's loss.
         self._look()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._look()
 
     def _look(self) -> None:

@@ -16,9 +16,10 @@ import atexit
 import contextlib
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -26,7 +27,35 @@ import numpy as np
 from cptk.data.batching import share_rows
 from cptk.processes import is_chief as is_chief
 from cptk.processes import tf_process
-from cptk.types import Tensor
+from cptk.training.trainable import Trainable
+from cptk.types import (
+    Batches,
+    KerasBatch,
+    Model,
+    Optimizer,
+    Size,
+    Tensor,
+    TokenBatch,
+    Tree,
+    Variable,
+)
+
+Strategy: TypeAlias = Any
+"""A `tf.distribute.Strategy`."""
+
+Context: TypeAlias = Any
+"""What TensorFlow tells a replica, or a process that feeds replicas, of its place."""
+
+Distribution: TypeAlias = Any
+"""A `keras.distribution.Distribution`."""
+
+DeviceMesh: TypeAlias = Any
+"""A `keras.distribution.DeviceMesh`."""
+
+LayoutMap: TypeAlias = Any
+"""A `keras.distribution.LayoutMap`."""
+
+LossAndGradients: TypeAlias = Callable[..., tuple[Tensor, list[Tensor], dict[str, Tensor]]]
 
 LOST = (
     "A process of this training was lost or cannot be reached: {error}. Start all of them again "
@@ -44,7 +73,7 @@ class Replicas(NamedTuple):
     processes: int = 1
 
 
-def replicas(model: Any = None) -> Replicas:
+def replicas(model: Model = None) -> Replicas:
     """How the batches of a model are cut, or those of a model made here and now."""
     if keras.config.backend() == "jax":
         return _jax_replicas()
@@ -53,7 +82,7 @@ def replicas(model: Any = None) -> Replicas:
     return Replicas()
 
 
-def from_parts(strategy: Any, parts: Callable[[int, int], Any], steps: Any) -> Any:
+def from_parts(strategy: Strategy, parts: Callable[[int, int], Batches], steps: Size) -> Batches:
     """A dataset of the replicas' parts of batches, on TensorFlow, as the strategy takes it.
 
     WORKAROUND. It reports the number of parts where Keras asks for the number of steps.
@@ -65,7 +94,7 @@ def from_parts(strategy: Any, parts: Callable[[int, int], Any], steps: Any) -> A
         steps: Number of batches.
     """
 
-    def of_host(context: Any) -> Any:
+    def of_host(context: Context) -> Batches:
         own = strategy.num_replicas_in_sync // context.num_input_pipelines
         return parts(context.input_pipeline_id * own, own)
 
@@ -74,7 +103,7 @@ def from_parts(strategy: Any, parts: Callable[[int, int], Any], steps: Any) -> A
     return data
 
 
-def broadcast_from_chief(number: int, model: Any) -> int:
+def broadcast_from_chief(number: int, model: Model) -> int:
     """The first process's number, on all processes."""
     if replicas(model).processes == 1:
         return number
@@ -85,7 +114,7 @@ def broadcast_from_chief(number: int, model: Any) -> int:
 
     strategy = model.distribute_strategy
 
-    def own() -> Any:
+    def own() -> Tensor:
         first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
         return tf.where(first, tf.constant(number, tf.int64), tf.constant(0, tf.int64))
 
@@ -95,7 +124,7 @@ def broadcast_from_chief(number: int, model: Any) -> int:
 # === Inside the step ===
 
 
-def gather(tree: Any) -> Any:
+def gather(tree: Tree) -> Tree:
     """Tensors of all replicas, `(n of all, ...)`, the calling replica's own rows first.
 
     Gradients go through it: those of a replica's rows are summed over all that have used them.
@@ -106,7 +135,7 @@ def gather(tree: Any) -> Any:
         return tree
     import tensorflow as tf
 
-    def of_all(tensor: Any) -> Any:
+    def of_all(tensor: Tensor) -> Tensor:
         kept = tensor.dtype
         if kept in (tf.bool, tf.uint8, tf.int8, tf.uint16, tf.int16):
             tensor = tf.cast(tensor, tf.int32)  # WORKAROUND. The collectives know few dtypes.
@@ -117,14 +146,14 @@ def gather(tree: Any) -> Any:
     return keras.tree.map_structure(of_all, tree)
 
 
-def everywhere(model: Any, tree: Any) -> Any:
+def everywhere(model: Model, tree: Tree) -> Tree:
     """Tensors of the whole batch, in its order, as a step can return them to every process."""
     if keras.config.backend() == "jax":
         current = keras.distribution.distribution()
         if current is None:
             return tree
 
-        def whole(tensor: Any) -> Any:
+        def whole(tensor: Tensor) -> Tensor:
             layout = keras.distribution.TensorLayout([None] * tensor.ndim, current.device_mesh)
             return keras.distribution.distribute_tensor(tensor, layout)
 
@@ -136,14 +165,14 @@ def everywhere(model: Any, tree: Any) -> Any:
     # it takes the mean over an axis more.
     several = replicas(model).processes > 1
 
-    def of_all(tensor: Any) -> Any:
+    def of_all(tensor: Tensor) -> Tensor:
         everything = _all_gather(context, tensor)
         return keras.ops.expand_dims(everything, 0) if several else everything
 
     return keras.tree.map_structure(of_all, tree)
 
 
-def _all_gather(context: Any, tensor: Any) -> Any:
+def _all_gather(context: Context, tensor: Tensor) -> Tensor:
     import tensorflow as tf
 
     # WORKAROUND. Processes gather no tensor that lies on no device, as an input of a function does.
@@ -169,12 +198,12 @@ def replicas_in_sync() -> int:
     return 1 if context is None else int(context.num_replicas_in_sync)
 
 
-def is_pair(x: Any) -> Tensor:
+def is_pair(x: Mapping[str, TokenBatch]) -> Tensor:
     """Boolean `(n,)`, False where a row without a token fills a batch that could not be divided."""
     return keras.ops.any(keras.ops.cast(x["query"]["padding_mask"], "bool"), axis=1)
 
 
-def count_pairs(trainer: Any, data: Any) -> Tensor:
+def count_pairs(trainer: Model, data: KerasBatch) -> Tensor:
     """Pairs in the global batch."""
     x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     if replicas(trainer).total == 1:
@@ -182,7 +211,9 @@ def count_pairs(trainer: Any, data: Any) -> Tensor:
     return all_reduce_sum(keras.ops.sum(keras.ops.cast(is_pair(x), "float32")))
 
 
-def tf_train_step(trainer: Any, data: Any, loss_and_gradients: Any = None) -> dict[str, Any]:
+def tf_train_step(
+    trainer: Model, data: KerasBatch, loss_and_gradients: LossAndGradients | None = None
+) -> dict[str, Tensor]:
     """Keras's `train_step` on TensorFlow, with gradients summed before the optimizer sees them.
 
     WORKAROUND (tensorflow #33929, of TensorFlow's own Keras). Keras clips each replica's gradients
@@ -202,7 +233,9 @@ def tf_train_step(trainer: Any, data: Any, loss_and_gradients: Any = None) -> di
     return with_batch_axis(trainer, trainer.compute_metrics(x, y, y_pred, sample_weight))
 
 
-def _tf_loss_and_gradients(trainer: Any, x: Any, y: Any, sample_weight: Any) -> Any:
+def _tf_loss_and_gradients(
+    trainer: Trainable, x: Mapping[str, TokenBatch], y: None, sample_weight: Tensor | None
+) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
@@ -213,7 +246,7 @@ def _tf_loss_and_gradients(trainer: Any, x: Any, y: Any, sample_weight: Any) -> 
     return loss, tape.gradient(scaled, trainer.trainable_weights), y_pred
 
 
-def tf_test_step(trainer: Any, data: Any) -> dict[str, Any]:
+def tf_test_step(trainer: Model, data: KerasBatch) -> dict[str, Any]:
     """Keras's `test_step` on TensorFlow; there the loss is multiplied by the number of replicas."""
     import tensorflow as tf
 
@@ -224,7 +257,9 @@ def tf_test_step(trainer: Any, data: Any) -> dict[str, Any]:
     return with_batch_axis(trainer, trainer.compute_metrics(x, y, y_pred, sample_weight))
 
 
-def apply_gradients(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
+def apply_gradients(
+    optimizer: Optimizer, gradients: Sequence[Tensor], variables: Sequence[Variable]
+) -> None:
     """One optimizer step with the gradients' sum over replicas, on TensorFlow."""
     import tensorflow as tf
 
@@ -245,7 +280,7 @@ def apply_gradients(optimizer: Any, gradients: list[Any], variables: list[Any]) 
     optimizer.apply_gradients(pairs)
 
 
-def with_batch_axis(trainer: Any, logs: dict[str, Any]) -> dict[str, Any]:
+def with_batch_axis(trainer: Model, logs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Logs as Keras can take their mean over axis 0, as it does with several processes.
 
     WORKAROUND (keras #20585, tensorflow #72388). They are scalars and have no axis 0.
@@ -258,7 +293,7 @@ def with_batch_axis(trainer: Any, logs: dict[str, Any]) -> dict[str, Any]:
 # === The doors of `fit` ===
 
 
-def shard_batch(batch: Any, model: Any) -> Any:
+def shard_batch(batch: Tree, model: Model) -> Tree:
     """A global batch of arrays, cut for a single step."""
     cut = replicas(model)
     if cut.total == 1:
@@ -266,13 +301,13 @@ def shard_batch(batch: Any, model: Any) -> Any:
     if keras.config.backend() == "jax":
         return share_rows(batch, cut.total, cut.first, cut.own)
 
-    def part(context: Any) -> Any:
+    def part(context: Context) -> Tree:
         return share_rows(batch, cut.total, context.replica_id_in_sync_group, 1)
 
     return model.distribute_strategy.experimental_distribute_values_from_function(part)
 
 
-def check_compile(trainer: Any, optimizer: Any, options: Mapping[str, Any]) -> None:
+def check_compile(trainer: Model, optimizer: Optimizer, options: Mapping[str, Any]) -> None:
     """Refuse what cannot be exact on the replicas there are, and say what to do instead."""
     cut = replicas(trainer)
     if keras.config.backend() == "torch" and _torch_processes() > 1:
@@ -321,7 +356,7 @@ def check_compile(trainer: Any, optimizer: Any, options: Mapping[str, Any]) -> N
         )
 
 
-def take_over(trainer: Any) -> None:
+def take_over(trainer: Model) -> None:
     """Have the optimizer leave the adding up of gradients to the step.
 
     WORKAROUND (keras #19308). Keras 3 has no argument to ask for it, as Keras 2 had.
@@ -333,7 +368,7 @@ def take_over(trainer: Any) -> None:
         _compile_anew()
 
 
-def build(trainer: Any) -> None:
+def build(trainer: Model) -> None:
     """Make the optimizer's variables where the model's are.
 
     WORKAROUND (keras #20585). Keras would take a batch from the data to build the model by, which
@@ -344,22 +379,22 @@ def build(trainer: Any) -> None:
             trainer.optimizer.build(trainer.trainable_variables)
 
 
-def scope(model: Any) -> Any:
+def scope(model: Model) -> AbstractContextManager[object]:
     """The strategy's scope on TensorFlow; none elsewhere."""
     if keras.config.backend() == "tensorflow":
-        return model.distribute_strategy.scope()
+        return model.distribute_strategy.scope()  # type: ignore[no-any-return]
     return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def running(trainer: Any) -> Iterator[None]:
+def running(trainer: Model) -> Iterator[None]:
     """Around `fit` and `evaluate`: data comes cut, and lost processes are named.
 
     WORKAROUND (keras #21430). On JAX, unless told that the data is cut, Keras would cut the shares
     once more, and refuses all but tf.data.
     """
     on_jax = keras.config.backend() == "jax"
-    current: Any = keras.distribution.distribution() if on_jax else None
+    current: Distribution = keras.distribution.distribution() if on_jax else None
     sharding = getattr(current, "auto_shard_dataset", None)
     if sharding:
         current.auto_shard_dataset = False
@@ -377,12 +412,12 @@ def running(trainer: Any) -> Iterator[None]:
 
 
 def layout_map(
-    backbone: Any,
-    device_mesh: Any = None,
+    backbone: Model,
+    device_mesh: DeviceMesh = None,
     *,
     batch_axis: str = "batch",
     model_axis: str = "model",
-) -> Any:
+) -> LayoutMap:
     """Where the weights of a decoder lie on a mesh: heads and inner units are divided.
 
     After Megatron-LM: query, key and value projections and the first layers of the feed-forward
@@ -475,7 +510,7 @@ _MUST_DIVIDE = (
 # === TensorFlow and JAX ===
 
 
-def _tf_replicas(model: Any) -> Replicas:
+def _tf_replicas(model: Model) -> Replicas:
     import tensorflow as tf
 
     strategy = getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
@@ -488,7 +523,7 @@ def _tf_replicas(model: Any) -> Replicas:
     return Replicas(everyone, first, own, processes)
 
 
-def _tf_context() -> Any:
+def _tf_context() -> Context:
     """The replica's context, if there are several replicas and this runs in one of them."""
     if keras.config.backend() != "tensorflow":
         return None
@@ -521,7 +556,7 @@ def _torch_processes() -> int:
     return torch.get_world_size() if torch.is_available() and torch.is_initialized() else 1
 
 
-def _innermost(optimizer: Any) -> Any:
+def _innermost(optimizer: Optimizer) -> Optimizer:
     """The optimizer itself, where loss scaling is wrapped around it."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 

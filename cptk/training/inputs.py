@@ -8,7 +8,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import keras
 import numpy as np
@@ -25,6 +25,7 @@ from cptk.data.batching import (
 from cptk.data.columns import as_columns, is_pairs
 from cptk.data.feeding import Feed
 from cptk.training import distribution
+from cptk.types import Batches, KerasBatch, Logs, Model, TensorLike, Tree
 
 
 class DataOrder:
@@ -81,15 +82,15 @@ class FollowOrder(keras.callbacks.Callback):  # type: ignore[misc]
         if self.set_seed:
             self.data.seed = self.model.seed
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._take_seed()
         self.model.data_order.begin(self.data, self.initial_epoch)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._take_seed()
         self.data.start, self.data.epoch, self.epoch = self.model.data_order.start, epoch, epoch
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         done = min(batch + self.model.steps_per_execution, len(self.data))
         self.model.data_order.reached(self.data, self.epoch * len(self.data) + done)
 
@@ -102,7 +103,7 @@ class FollowOrder(keras.callbacks.Callback):  # type: ignore[misc]
         self.model.data_order = DataOrder(**state)
 
 
-def check_seed(seed: Any) -> int:
+def check_seed(seed: object) -> int:
     """The seed given, or one drawn."""
     if seed is None:
         # Python's generator, as for Keras's own layers: `keras.utils.set_random_seed` fixes it.
@@ -112,7 +113,7 @@ def check_seed(seed: Any) -> int:
     return int(seed)
 
 
-def on_any_backend(config: Any) -> Any:
+def on_any_backend(config: Tree) -> Tree:
     """What `compile` was given, as saved: Keras on torch names torch's own optimizers in it."""
     if isinstance(config, list | tuple):
         return [on_any_backend(part) for part in config]
@@ -124,14 +125,14 @@ def on_any_backend(config: Any) -> Any:
     return config
 
 
-def unpack(data: Any) -> tuple[Any, Any, Any]:
+def unpack(data: KerasBatch) -> tuple[Tree, Tree, Tree]:
     """`x`, `y` and weights of `x`, `(x,)`, `(x, y)` or `(x, y, weights)`; a list is pairs."""
     if not isinstance(data, tuple):
         return data, None, None
     return keras.utils.unpack_x_y_sample_weight(data)  # type: ignore[no-any-return]
 
 
-def batch_columns(x: Any) -> dict[str, Any]:
+def batch_columns(x: object) -> dict[str, Any]:
     """The sides of one batch, which is of any form that pairs may have."""
     if not is_pairs(x):
         raise ValueError(
@@ -157,7 +158,7 @@ def of_one_type(tokens: Mapping[str, Any], side: str) -> dict[str, Any]:
     }
 
 
-def to_backend(data: Any, model: Any) -> Any:
+def to_backend(data: Batches, model: Model) -> Batches:
     """Global batches as `fit` needs them on this process: its shares, or all there is.
 
     Where there are several replicas, rows without a token are added to a batch that they cannot
@@ -166,10 +167,10 @@ def to_backend(data: Any, model: Any) -> Any:
     cut = distribution.replicas(model)
     on_tensorflow = keras.config.backend() == "tensorflow"
 
-    def to_parts(batches: Any) -> Any:
+    def to_parts(batches: Batches) -> Batches:
         from cptk.data import tensorflow as tf_data
 
-        def parts(first: int, own: int) -> Any:
+        def parts(first: int, own: int) -> Batches:
             return tf_data.share(batches, cut.total, first, own, split=on_tensorflow)
 
         if not on_tensorflow:
@@ -194,20 +195,21 @@ def to_backend(data: Any, model: Any) -> Any:
 
 
 _IN_USE: contextvars.ContextVar[list[Any]] = contextvars.ContextVar("data in use")
-Method = TypeVar("Method", bound=Callable[..., Any])
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
-def in_use(data: Any) -> Any:
+def in_use(data: Batches) -> Batches:
     """`data`, which the running `fit`, `evaluate` or `predict` closes when it ends."""
     _IN_USE.get([]).append(data)
     return data
 
 
-def closes_data(method: Method) -> Method:
+def closes_data(method: Callable[P, Result]) -> Callable[P, Result]:
     """For `fit` and the like: threads that fetch end with it, and what was left out is said."""
 
     @functools.wraps(method)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Result:
         found: list[Any] = []
         token = _IN_USE.set(found)
         try:
@@ -226,11 +228,11 @@ def closes_data(method: Method) -> Method:
             )
         return result
 
-    return wrapper  # type: ignore[return-value]
+    return wrapper
 
 
 @contextlib.contextmanager
-def may_end_early(data: Any, whole_passes: bool) -> Iterator[None]:
+def may_end_early(data: Batches, whole_passes: bool) -> Iterator[None]:
     """No warning of Keras's where a pass has fewer batches than counted, as some are left out.
 
     Args:
@@ -246,10 +248,10 @@ def may_end_early(data: Any, whole_passes: bool) -> Iterator[None]:
         yield
 
 
-def each_batch(data: Any, steps: int | None = None) -> Iterator[Any]:
+def each_batch(data: Batches, steps: int | None = None) -> Iterator[Any]:
     """`x` of each global batch of arrays, once over the data, or of the first `steps` of them."""
     if isinstance(data, PairDataset):
-        batches: Any = map(data.__getitem__, range(len(data)))
+        batches: Batches = map(data.__getitem__, range(len(data)))
     else:
         # A `Feed` without a number of batches goes on for ever; `steps` ends it.
         batches = data.as_numpy_iterator() if is_tf_dataset(data) else data
@@ -257,7 +259,7 @@ def each_batch(data: Any, steps: int | None = None) -> Iterator[Any]:
         yield batch[0] if isinstance(batch, tuple) else batch
 
 
-def is_tf_dataset(x: Any) -> bool:
+def is_tf_dataset(x: object) -> bool:
     """Whether `x` is a `tf.data.Dataset`, without importing TensorFlow to find out."""
     if "tensorflow" not in sys.modules:
         return False
@@ -266,7 +268,7 @@ def is_tf_dataset(x: Any) -> bool:
     return bool(is_dataset(x))
 
 
-def split(x: Any, sample_weight: Any, fraction: float) -> tuple[Any, Any, Any]:
+def split(x: object, sample_weight: TensorLike | None, fraction: float) -> tuple[Tree, Tree, Tree]:
     """The last `fraction` of the pairs as validation data, as Keras does it."""
     if not is_pairs(x) or not checks.is_number(fraction) or not 0 < fraction < 1:
         raise ValueError(
@@ -274,8 +276,9 @@ def split(x: Any, sample_weight: Any, fraction: float) -> tuple[Any, Any, Any]:
             '{"query": …, "document": …}. Received: '
             f"{checks.shown(fraction)} and {type(x).__name__}."
         )
-    x = check_pairs(x)
-    size = len(x["query"]["token_ids"] if isinstance(x["query"], Mapping) else x["query"])
+    pairs = check_pairs(x)
+    queries = pairs["query"]
+    size = len(queries["token_ids"] if isinstance(queries, Mapping) else queries)
     sample_weight = check_weights(sample_weight, size)
     cut = size - int(size * fraction)
     if cut < 2 or cut == size:
@@ -284,13 +287,13 @@ def split(x: Any, sample_weight: Any, fraction: float) -> tuple[Any, Any, Any]:
             "to validate on. It takes 2 or more to train, and 1 or more to validate on."
         )
 
-    def part(values: Any, rows: slice) -> Any:
+    def part(values: Tree, rows: slice) -> Tree:
         return (
             {k: v[rows] for k, v in values.items()} if isinstance(values, Mapping) else values[rows]
         )
 
     train, held = (
-        {side: part(x[side], rows) for side in SIDES} for rows in (slice(cut), slice(cut, None))
+        {side: part(pairs[side], rows) for side in SIDES} for rows in (slice(cut), slice(cut, None))
     )
     if sample_weight is None:
         return train, None, held

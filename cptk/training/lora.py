@@ -7,18 +7,19 @@ model, and a dead end for one that should go on training.
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import keras_hub
 
 from cptk.checks import is_integer
+from cptk.types import Layer, Model, Tree, Variable
 
 _Factors = tuple[Any, Any, Any, Any]
 
 
-def enable_lora(embedder: Any, rank: int = 16, alpha: float | None = None) -> None:
+def enable_lora(embedder: Model, rank: int = 16, alpha: float | None = None) -> None:
     """Freeze a backbone and put LoRA into every linear layer of it.
 
     A linear layer computes `x (W + alpha / rank * A B)`; only `A` and `B` are trained. KerasHub's
@@ -70,7 +71,7 @@ def enable_lora(embedder: Any, rank: int = 16, alpha: float | None = None) -> No
         _widen(layer)
 
 
-def layer_paths(model: Any) -> dict[str, Any]:
+def layer_paths(model: Model) -> dict[str, Any]:
     """The layers inside a model by path, with the model's own name left out.
 
     Keras counts names up (`dropout_7`), and not in each process alike, so a layer is named by its
@@ -96,7 +97,7 @@ def layer_paths(model: Any) -> dict[str, Any]:
     return found
 
 
-def variable_paths(model: Any) -> dict[str, Any]:
+def variable_paths(model: Model) -> dict[str, Any]:
     """The variables of a model by path, as `layer_paths`; metrics' are left out."""
     metrics = set(map(id, model.metrics_variables))
     seen = set(metrics)
@@ -117,7 +118,7 @@ def _base_name(name: str) -> str:
     return re.sub(r"_\d+$", "", name)
 
 
-def training_state(embedder: Any) -> dict[str, list[Any]]:
+def training_state(embedder: Model) -> dict[str, list[Any]]:
     """What a backbone's config lacks: `[trainable, LoRA rank, LoRA alpha]` by the layer's path."""
     return {
         path: [layer.trainable, layer.lora_rank, layer.lora_alpha]
@@ -127,7 +128,7 @@ def training_state(embedder: Any) -> dict[str, list[Any]]:
     }
 
 
-def restore_training_state(embedder: Any, state: Any) -> None:
+def restore_training_state(embedder: Model, state: Mapping[str, list[Any]]) -> None:
     """Gives the layers of an embedder what `training_state` has found on one of the same kind."""
     flat: dict[Any, Any]
     if isinstance(state, list):  # As cptk wrote it before: for each layer in turn.
@@ -151,7 +152,7 @@ def restore_training_state(embedder: Any, state: Any) -> None:
             _widen(flat[path])
 
 
-def _state_paths(embedder: Any) -> dict[str, Any]:
+def _state_paths(embedder: Model) -> dict[str, Any]:
     """All layers but inputs and what reads text: these have nothing to train."""
     inputs = (
         keras_hub.models.Preprocessor | keras_hub.tokenizers.Tokenizer | keras.layers.InputLayer
@@ -160,7 +161,7 @@ def _state_paths(embedder: Any) -> dict[str, Any]:
     return {path: layer for path, layer in layers.items() if not isinstance(layer, inputs)}
 
 
-def _widen(layer: Any) -> None:
+def _widen(layer: Layer) -> None:
     """In a layer of float64, make the factors float64 too: Keras makes them float32 always."""
     if layer.variable_dtype != "float64" or not hasattr(layer, "lora_kernel_a"):
         return
@@ -195,7 +196,7 @@ class LoraState(keras.layers.Layer):  # type: ignore[misc]
         """Whether any layer has LoRA."""
         return bool(self._factors())
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: Tree) -> None:
         for name, (layer, a, b, base) in self._factors().items():
             if not keras.backend.is_float_dtype(base.dtype):
                 raise ValueError(
@@ -207,7 +208,7 @@ class LoraState(keras.layers.Layer):  # type: ignore[misc]
             if _is_short(base):
                 store[f"{name}_base"] = base
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: Tree) -> None:
         found = set(store.keys())
         by_place = "0_a" in found  # As cptk named them before.
         for index, (name, (layer, a, b, base)) in enumerate(self._factors().items()):
@@ -224,7 +225,7 @@ class LoraState(keras.layers.Layer):  # type: ignore[misc]
                 base.assign(base - keras.ops.cast(merged, base.dtype))
 
 
-def _lora_factors(model: Any) -> dict[str, _Factors]:
+def _lora_factors(model: Model) -> dict[str, _Factors]:
     """Each layer with LoRA, its two factors, and the frozen weight they are added to."""
     found = {}
     for path, layer in layer_paths(model).items():
@@ -235,6 +236,6 @@ def _lora_factors(model: Any) -> dict[str, _Factors]:
     return found
 
 
-def _is_short(weight: Any) -> bool:
+def _is_short(weight: Variable) -> bool:
     """Whether a weight has 16 bits, too few to take the low-rank product out of again."""
     return keras.backend.standardize_dtype(weight.dtype) in ("bfloat16", "float16")

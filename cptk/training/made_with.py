@@ -11,9 +11,10 @@ import keras
 
 from cptk import checks
 from cptk.data.batching import PairDataset
+from cptk.types import Batches, Optimizer
 
 
-def describe(data: Any) -> dict[str, Any]:
+def describe(data: Batches) -> dict[str, Any]:
     """What tells one set of pairs and one batch size from another."""
     if not isinstance(data, PairDataset):
         return {"data": type(data).__name__}
@@ -30,7 +31,7 @@ def describe(data: Any) -> dict[str, Any]:
     }
 
 
-def made_with(optimizer: Any, data: dict[str, Any]) -> dict[str, Any]:
+def made_with(optimizer: Optimizer, data: dict[str, Any]) -> dict[str, Any]:
     """All that an uninterrupted run would have kept: to be compared when it goes on."""
     config = keras.saving.serialize_keras_object(optimizer)
     return {

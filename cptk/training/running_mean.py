@@ -46,7 +46,7 @@ class LossMean(PairMean):
         finally:
             self._thread.pairs = None
 
-    def update_state(self, values: Any, sample_weight: Any = None) -> None:
+    def update_state(self, values: Tensor, sample_weight: Tensor | None = None) -> None:
         """As Keras calls it: with what `compute_loss` has returned, also that of a subclass."""
         pairs = getattr(self._thread, "pairs", None)
         if pairs is None:
@@ -82,7 +82,7 @@ class LossMean(PairMean):
             variable.assign(0)
 
 
-def _first(value: Any) -> float:
+def _first(value: Tensor) -> float:
     """A scalar; under a strategy that of the first replica, as all add the same."""
     parts = getattr(value, "values", None)
     return float(ops.convert_to_numpy(parts[0] if isinstance(parts, tuple) else value))

@@ -13,6 +13,8 @@ from typing import Any
 
 import keras
 
+from cptk.types import Layer, Model, Optimizer, Tree, Variable
+
 COMPILE_AGAIN = (
     "What is trained has changed since the optimizer was built: {count} ({names}). Call `compile` "
     "again, with a new optimizer, before training goes on."
@@ -45,7 +47,7 @@ class Traced:
         return [v for v, flag in self.flags or () if v.trainable is not flag]
 
 
-def check_optimizer(optimizer: Any, variables: list[Any]) -> None:
+def check_optimizer(optimizer: Optimizer, variables: list[Variable]) -> None:
     """Raise `ValueError` where an optimizer was built for other variables than these."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     known = getattr(optimizer, "_trainable_variables_indices", None)
@@ -59,11 +61,11 @@ def check_optimizer(optimizer: Any, variables: list[Any]) -> None:
     raise ValueError(_message(new, f"{len(new)} weights more, {gone} fewer"))
 
 
-def guarded(function: Callable[..., Any], trainer: Any, traced: Traced) -> Callable[..., Any]:
+def guarded(function: Callable[..., Tree], trainer: Model, traced: Traced) -> Callable[..., Tree]:
     """A training step that refuses what a callback has frozen or unfrozen since it was made."""
 
     @functools.wraps(function)
-    def step(*args: Any) -> Any:
+    def step(*args: Tree) -> Tree:
         changed = traced.changed()
         if changed:
             if keras.config.backend() == "jax":
@@ -87,7 +89,7 @@ def assign_state(traced: Traced, trainable: list[Any], others: list[Any]) -> Non
             variable.assign(value)
 
 
-def replace_layer(model: Any, name: str, new: Any) -> None:
+def replace_layer(model: Model, name: str, new: Layer) -> None:
     """Have Keras forget the layer that an attribute held: it would go on counting its weights."""
     old = getattr(model, name, None)
     if old is not None and old is not new:

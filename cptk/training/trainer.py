@@ -5,12 +5,13 @@ saving) stand here together with their documentation; what they call is in the f
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from cptk import losses, metrics
 from cptk.checks import shown
@@ -49,7 +50,21 @@ from cptk.training.traced import (
     guarded,
     replace_layer,
 )
-from cptk.types import Batches, Callback, Layer, Model, Tensor, TokenBatch, Variable
+from cptk.types import (
+    Batches,
+    Callback,
+    Config,
+    History,
+    Layer,
+    Model,
+    Optimizer,
+    Path,
+    Tensor,
+    TensorLike,
+    TokenBatch,
+    Tree,
+    Variable,
+)
 
 LARGE = 4096
 """Pairs in a batch from which on the loss of a plain step is taken in tiles, too: by
@@ -134,7 +149,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self._shown = _Shown(self.loss.metrics)
         self._mark_as_built()
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         """Another embedder or head takes the place of the one before it."""
         if name not in ("embedder", "head"):
             super().__setattr__(name, value)
@@ -181,10 +196,10 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: Mapping[str, TokenBatch] | None = None,
+        y: None = None,
+        y_pred: Mapping[str, Tensor] | None = None,
+        sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
         """The scalar loss of a batch; the place to override for another one.
@@ -201,7 +216,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             sample_weight: `(n,)`, the weights of the pairs.
             training: Whether this is a training step.
         """
-        batch, is_pair = self._seen(x, y_pred)
+        batch, is_pair = self._seen(x, y_pred or {})
         of_pairs, scores = self.loss(batch)
         pairs = ops.ones_like(of_pairs)
         if is_pair is not None:
@@ -225,10 +240,12 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self._shown.temperature.update_state(self.head.temperature)
         return loss
 
-    def _seen(self, x: Any, y_pred: Mapping[str, Tensor]) -> tuple[losses.Batch, Tensor | None]:
+    def _seen(
+        self, x: Mapping[str, TokenBatch] | None, y_pred: Mapping[str, Tensor]
+    ) -> tuple[losses.Batch, Tensor | None]:
         """The batch as the objective sees it, and which of the local rows hold a pair."""
         local = {side: float32_or_higher(y_pred[side]) for side in SIDES}
-        local |= {name: x[name] for name in self.loss.columns}
+        local |= {name: (x or {})[name] for name in self.loss.columns}
         gathered = distribution.gather(local)
         text_ids, is_pair, all_pairs = {}, None, None
         if x is not None:
@@ -248,7 +265,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         asked = self.micro_batches is not None or self.loss.tile_size is not None
         return stock and (asked or self.large_batches)
 
-    def train_step(self, *args: Any) -> Any:
+    def train_step(self, *args: Tree) -> Tree:
         """One step, of a replica on TensorFlow, of all elsewhere."""
         with self._loss_tracker.weighed(lambda: distribution.count_pairs(self, args[-1])):
             if self.micro_batches is not None:
@@ -257,7 +274,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                 return distribution.tf_train_step(self, *args)
             return super().train_step(*args)
 
-    def test_step(self, *args: Any) -> Any:
+    def test_step(self, *args: Tree) -> Tree:
         """Loss and metrics of a batch, as `train_step`."""
         with self._loss_tracker.weighed(lambda: distribution.count_pairs(self, args[-1])):
             if keras.config.backend() == "tensorflow":
@@ -276,10 +293,10 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             super().make_train_function(force=True)
             self.train_function = guarded(self.train_function, self, self._trained)
 
-    def make_predict_function(self, force: bool = False) -> Any:
+    def make_predict_function(self, force: bool = False) -> Callable[..., Tree]:
         """Called by Keras."""
         self._drop_stale_steps()
-        return super().make_predict_function(force)
+        return super().make_predict_function(force)  # type: ignore[no-any-return]
 
     def _drop_stale_steps(self) -> None:
         """Steps that were traced with other variables than there are now are made anew."""
@@ -289,7 +306,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     def _step_variables(self) -> list[Any]:
         return [*self.embedder.variables, *self.head.variables]
 
-    def _get_jax_state(self, **kinds: bool) -> Any:
+    def _get_jax_state(self, **kinds: bool) -> Tree:
         """Called by Keras on JAX, before it empties the variables."""
         self._trained.in_state = (self.trainable_variables, self.non_trainable_variables)
         return super()._get_jax_state(**kinds)
@@ -305,19 +322,23 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                     assign_state(self._trained, *state)
             super().jax_state_sync()
 
-    def make_test_function(self, force: bool = False) -> Any:
+    def make_test_function(self, force: bool = False) -> Callable[..., Tree]:
         """Called by Keras; the function also hands over the embeddings, for `mrr`."""
         self._drop_stale_steps()
         if self.test_function is None or force:
             make = functools.partial(super().make_test_function, force=True)
             self.test_function = validation.test_function(self, make)
-        return self.test_function
+        return self.test_function  # type: ignore[no-any-return]
 
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+    def _maybe_symbolic_build(self, iterator: object = None, data_batch: object = None) -> None:
         """Called by Keras on TensorFlow: all that is missing is made in `make_train_function`."""
 
     def compute_metrics(
-        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+        self,
+        x: Mapping[str, TokenBatch],
+        y: None,
+        y_pred: Mapping[str, Tensor],
+        sample_weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
         # `compute_loss` has updated them: it had the logits.
         self._retrieval.note(self, x, y_pred, sample_weight)
@@ -325,7 +346,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def compile(
         self,
-        optimizer: Any = "adamw",
+        optimizer: Optimizer = "adamw",
         loss: losses.Objective | str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -388,23 +409,23 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     @closes_data
     def fit(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: object = None,
+        y: None = None,
         batch_size: int | None = None,
         epochs: int = 1,
-        verbose: Any = "auto",
-        callbacks: Any = None,
+        verbose: str | int = "auto",
+        callbacks: Callback | Sequence[Callback] | None = None,
         validation_split: float = 0.0,
-        validation_data: Any = None,
+        validation_data: object = None,
         shuffle: bool = True,
-        class_weight: Any = None,
-        sample_weight: Any = None,
+        class_weight: None = None,
+        sample_weight: TensorLike | None = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
-        validation_freq: Any = 1,
-    ) -> Any:
+        validation_freq: int | Sequence[int] = 1,
+    ) -> History:
         """Train on pairs. Arguments as of `keras.Model.fit`, but for the data.
 
         Args:
@@ -487,10 +508,14 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             )
 
     def _callbacks(
-        self, given: Any, data: Batches, set_seed: bool, initial_epoch: int
+        self,
+        given: Callback | Sequence[Callback] | None,
+        data: Batches,
+        set_seed: bool,
+        initial_epoch: int,
     ) -> list[Callback]:
         """The callbacks given, as a list, and the trainer's own before and after them."""
-        given = given.callbacks if hasattr(given, "callbacks") else given
+        given = getattr(given, "callbacks", given)
         given = [given] if isinstance(given, keras.callbacks.Callback) else list(given or [])
         first = []
         if self.micro_batches is not None and keras.config.backend() == "jax":
@@ -499,7 +524,9 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             first.append(FollowOrder(data, set_seed, initial_epoch))
         return [*first, *given, WarnAtChance()]
 
-    def _validation_batches(self, data: Any, batch_size: int | None, of_training: bool) -> Batches:
+    def _validation_batches(
+        self, data: object, batch_size: int | None, of_training: bool
+    ) -> Batches:
         """Batches of `validation_data`, in order; `of_training`: the size is for pairs alone."""
         x, y, sample_weight = unpack(data)
         if not of_training:
@@ -511,13 +538,13 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     @closes_data
     def evaluate(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: object = None,
+        y: None = None,
         batch_size: int | None = None,
-        verbose: Any = "auto",
-        sample_weight: Any = None,
+        verbose: str | int = "auto",
+        sample_weight: TensorLike | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> list[float] | dict[str, float]:
         """Loss, metrics, `mrr` and `recall@k` on pairs, in their order. Data as for `fit`."""
         if not kwargs.get("_use_cached_eval_dataset", False):
             if batch_size is not None:
@@ -527,38 +554,40 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             self._choose_tiles(getattr(x, "batch_size", None))
             x = to_backend(x, self)
         with self.not_finite.named(self), distribution.running(self):
-            return validation.evaluate(
+            return validation.evaluate(  # type: ignore[no-any-return]
                 self, super().evaluate, x, verbose=verbosity(verbose), **kwargs
             )
 
     @closes_data
     def predict(
-        self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any
-    ) -> Any:
+        self, x: object, batch_size: int | None = None, verbose: str | int = "auto", **kwargs: Any
+    ) -> dict[str, NDArray[np.floating[Any]]]:
         """`{"query", "document"}` embeddings of pairs, in their order. Data as for `fit`."""
         data = self._batches(x, None, None, batch_size, shuffle=False)
         if distribution.replicas(self).total == 1:
-            return super().predict(to_backend(data, self), verbose=verbosity(verbose), **kwargs)
+            return super().predict(to_backend(data, self), verbose=verbosity(verbose), **kwargs)  # type: ignore[no-any-return]
         # On this process alone: `predict` of Keras waits for the others, or fails.
         batches = each_batch(data, kwargs.get("steps"))
         parts = [self.predict_on_batch(batch) for batch in batches]
         return {side: np.concatenate([part[side] for part in parts]) for side in SIDES}
 
     def train_on_batch(
-        self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
-    ) -> Any:
+        self, x: object, y: None = None, sample_weight: TensorLike | None = None, **kwargs: Any
+    ) -> list[float] | dict[str, float]:
         """One step on a batch of pairs, of strings or of tokens."""
         x, weights = self._placed_batch(x, y, sample_weight)
         with self.not_finite.named(self):
-            return super().train_on_batch(x, sample_weight=weights, **kwargs)
+            return super().train_on_batch(x, sample_weight=weights, **kwargs)  # type: ignore[no-any-return]
 
-    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
+    def test_on_batch(
+        self, x: object, y: None = None, sample_weight: TensorLike | None = None, **kwargs: Any
+    ) -> list[float] | dict[str, float]:
         """Loss and metrics on one batch of pairs, of strings or of tokens."""
         x, weights = self._placed_batch(x, y, sample_weight)
         with self.not_finite.named(self):
-            return super().test_on_batch(x, sample_weight=weights, **kwargs)
+            return super().test_on_batch(x, sample_weight=weights, **kwargs)  # type: ignore[no-any-return]
 
-    def predict_on_batch(self, x: Any) -> Any:
+    def predict_on_batch(self, x: object) -> dict[str, NDArray[np.floating[Any]]]:
         """`{"query", "document"}` embeddings of one batch of pairs, of strings or of tokens."""
         tokens, _ = self._reader.batch(x, None, least=1)
         return {side: forward(self.embedder, tokens[side]) for side in SIDES}
@@ -568,7 +597,12 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         return PairReader(self.embedder.preprocessor)
 
     def _batches(
-        self, x: Any, y: Any, sample_weight: Any, batch_size: int | None, **options: Any
+        self,
+        x: object,
+        y: None,
+        sample_weight: TensorLike | None,
+        batch_size: int | None,
+        **options: Any,
     ) -> Batches:
         """Any kind of data that `fit` takes, as batches of tokens."""
         refuse_labels(y)
@@ -577,13 +611,13 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             x, sample_weight, batch_size, seed=self.seed, replicas=replicas, **options
         )
 
-    def _placed_batch(self, x: Any, y: Any, sample_weight: Any) -> Any:
+    def _placed_batch(self, x: object, y: None, sample_weight: TensorLike | None) -> Tree:
         """One batch and its weights, checked, where the replicas are; the step is ready for it."""
         refuse_labels(y)
-        x, weights = self._reader.batch(x, sample_weight)
-        self._choose_micro_batch_size([x], verbose=True)
-        self._choose_tiles(len(x["query"]["token_ids"]))
-        return distribution.shard_batch((x, weights), self)
+        tokens, weights = self._reader.batch(x, sample_weight)
+        self._choose_micro_batch_size([tokens], verbose=True)
+        self._choose_tiles(len(tokens["query"]["token_ids"]))
+        return distribution.shard_batch((tokens, weights), self)
 
     def _choose_micro_batch_size(self, data: Batches, verbose: bool) -> None:
         """Have "auto" be a number, by the length that a text may have."""
@@ -601,7 +635,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     # === Saving ===
 
-    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+    def save(self, filepath: Path, overwrite: bool = True, **kwargs: Any) -> None:
         """As of `keras.Model`, but whole or not at all.
 
         Raises:
@@ -609,7 +643,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         """
         write_whole(super().save, ".keras", filepath, overwrite, kwargs, self._all_variables)
 
-    def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+    def save_weights(self, filepath: Path, overwrite: bool = True, **kwargs: Any) -> None:
         """As of `keras.Model`, but whole or not at all.
 
         Raises:
@@ -649,7 +683,9 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+    def from_config(
+        cls, config: Config, custom_objects: Mapping[str, object] | None = None
+    ) -> Self:
         config = dict(config)
         state = config.pop("training_state")
         order = config.pop("data_order", {})

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import GeneratorType
 from typing import Any
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cptk.data.batching import SIDES
 from cptk.ops import float32_or_higher
 from cptk.training import distribution
+from cptk.types import Model, Tensor, TokenBatch, Tree
 
 CUTOFFS = (1, 10)
 """Of recall: how often the first document is right, and how often one of a first page is."""
@@ -52,7 +53,13 @@ class Retrieval:
         finally:
             self._found = None
 
-    def note(self, trainer: Any, x: Any, y_pred: Any, sample_weight: Any) -> None:
+    def note(
+        self,
+        trainer: Model,
+        x: Mapping[str, TokenBatch],
+        y_pred: Mapping[str, Tensor],
+        sample_weight: Tensor | None,
+    ) -> None:
         """Called in the step, by `compute_metrics`: what `add` is to be given of this batch."""
         if not getattr(self._thread, "asked", False):
             return
@@ -67,7 +74,7 @@ class Retrieval:
         )
         self._thread.batch = distribution.everywhere(trainer, (batch, weight))
 
-    def take_noted(self, step: Callable[[], Any]) -> tuple[Any, Any]:
+    def take_noted(self, step: Callable[[], Tree]) -> tuple[Tree, Tree]:
         """What a step returns, and the batch that it has noted."""
         self._thread.asked, self._thread.batch = True, None
         try:
@@ -75,7 +82,7 @@ class Retrieval:
         finally:
             self._thread.asked, self._thread.batch = False, None
 
-    def add(self, noted: Any) -> None:
+    def add(self, noted: Tree) -> None:
         """Called after the step with what it has noted."""
         if self._found is not None and noted is not None:
             self._found.add(*noted)
@@ -88,9 +95,9 @@ class _Pairs:
         self.texts = {side: _Texts() for side in SIDES}
         self.numbers: list[NDArray[np.int64]] = []
         self.weights: list[NDArray[np.float32]] = []
-        self._last: Any = None
+        self._last: Tree = None
 
-    def add(self, batch: Any, weight: Any) -> None:
+    def add(self, batch: Tree, weight: Tensor) -> None:
         """A batch, which is copied when the next one comes: the device does not wait."""
         last, self._last = self._last, (batch, weight)
         if last is None:
@@ -202,7 +209,9 @@ def _unit(vectors: NDArray[Any]) -> NDArray[np.float64]:
     return unit
 
 
-def evaluate(trainer: Any, keras_evaluate: Any, *args: Any, **kwargs: Any) -> Any:
+def evaluate(
+    trainer: Model, keras_evaluate: Callable[..., Tree], *args: Tree, **kwargs: Any
+) -> Tree:
     """`keras_evaluate(*args, **kwargs)`, with `mrr` and `recall@k` among its results."""
     return_dict = kwargs.pop("return_dict", False)
     with trainer._retrieval.collecting() as pairs:
@@ -211,14 +220,14 @@ def evaluate(trainer: Any, keras_evaluate: Any, *args: Any, **kwargs: Any) -> An
     return logs if return_dict else trainer._flatten_metrics_in_order(logs)
 
 
-def test_function(trainer: Any, make: Callable[[], Any]) -> Any:
+def test_function(trainer: Model, make: Callable[[], object]) -> Callable[..., Tree]:
     """The function that Keras's `make` makes, which evaluates a batch, with its pairs handed over.
 
     Keras returns the logs of the last of `steps_per_execution` batches; each is run by itself here.
     """
     on_jax = keras.config.backend() == "jax"
 
-    def step(*args: Any) -> Any:
+    def step(*args: Tree) -> Tree:
         of_class = functools.partial(type(trainer).test_step, trainer, *args)
         found, noted = trainer._retrieval.take_noted(of_class)
         return ((found[0], noted), found[1]) if on_jax else (found, noted)
@@ -227,7 +236,7 @@ def test_function(trainer: Any, make: Callable[[], Any]) -> Any:
         make()
     one_batch = trainer.test_function
 
-    def batches(*args: Any) -> Any:
+    def batches(*args: Tree) -> Tree:
         # On TensorFlow, `test_on_batch` gives a generator of its one batch.
         several = on_jax or not isinstance(args[-1], GeneratorType)
         with _one_step(trainer, step) as steps:
@@ -249,9 +258,9 @@ def test_function(trainer: Any, make: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _one_step(trainer: Any, step: Any) -> Iterator[int]:
+def _one_step(trainer: Model, step: Callable[..., Tree]) -> Iterator[int]:
     """Within, Keras sees another `test_step`, and single steps; gives how many there are."""
-    own = vars(trainer)
+    own: dict[str, Any] = trainer.__dict__
     steps = own["steps_per_execution"]
     own["steps_per_execution"], own["test_step"] = 1, step
     try:

@@ -21,6 +21,9 @@ import cptk
 from cptk.data.batching import bucket_length
 from cptk.losses import InfoNCE
 from cptk.training import gradient_cache
+from cptk.training.gradient_cache import automatic
+from cptk.training.gradient_cache.backends import backend
+from cptk.training.gradient_cache.options import STEP, lengths
 
 SIDES = toys.SIDES
 #: Texts of many lengths, one of them cut at `toys.LENGTH`.
@@ -55,11 +58,11 @@ class InPieces(cptk.ContrastiveTrainer):
         order, found = np.argsort(-own, kind="stable"), []
         for start in range(0, len(own), self.pieces):
             rows = order[start : start + self.pieces]
-            step = gradient_cache.STEP
+            step = STEP
             length = min(-(-int(own[rows[0]]) // step) * step, longest)
             filler = 0
             if toys.BACKEND == "jax":  # Shapes are few there.
-                length = next(n for n in gradient_cache.lengths(longest) if n >= own[rows[0]])
+                length = next(n for n in lengths(longest) if n >= own[rows[0]])
                 filler = self.pieces - len(rows)
             piece = {
                 name: keras.ops.pad(
@@ -176,7 +179,7 @@ def test_two_at_once_unless_dropout_is_drawn():
 
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("one at a time on a GPU")
-    module = gradient_cache._backend()
+    module = backend()
     assert module.in_flight(toys.embedder(0.0)) == 2
     assert module.in_flight(toys.embedder(0.1)) == 1
 
@@ -257,7 +260,7 @@ def products(trainer: Any, rows: int) -> int:
     import tensorflow as tf
 
     step = tf.function(
-        lambda x: gradient_cache._backend().loss_and_gradients(trainer, x, None, None),
+        lambda x: backend().loss_and_gradients(trainer, x, None, None),
         autograph=False,
     )
     graph = step.get_concrete_function(tf.nest.map_structure(tf.constant, batch)).graph
@@ -319,21 +322,20 @@ def test_auto_stops_where_memory_ends(monkeypatch):
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
         return lambda: None
 
-    monkeypatch.setattr(gradient_cache._backend(), "attempt", attempt)
+    monkeypatch.setattr(backend(), "attempt", attempt)
     trainer = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), micro_batch_size="auto"))
     assert gradient_cache.choose_micro_batch_size(trainer, 24, verbose=False).size == 8
     monkeypatch.setattr(gradient_cache, "SIZES", (16, 32))
     assert gradient_cache.choose_micro_batch_size(trainer, 24, verbose=False).size == 1
     monkeypatch.setattr(gradient_cache, "_is_out_of_memory", lambda _: True)
-    monkeypatch.setattr(gradient_cache._backend(), "attempt", lambda *_: 1 / 0)
+    monkeypatch.setattr(backend(), "attempt", lambda *_: 1 / 0)
     with pytest.raises(MemoryError, match=r"one text of 24 tokens.*Use a smaller model"):
         gradient_cache.choose_micro_batch_size(trainer, 24, verbose=False)
     monkeypatch.undo()
-    monkeypatch.setattr(gradient_cache._backend(), "free_memory", lambda: 2.0**30)
-    monkeypatch.setattr(gradient_cache._backend(), "attempt", lambda *_: lambda: None)
+    monkeypatch.setattr(backend(), "free_memory", lambda: 2.0**30)
+    monkeypatch.setattr(backend(), "attempt", lambda *_: lambda: None)
     assert (
-        gradient_cache.choose_micro_batch_size(trainer, 24, verbose=False).size
-        in gradient_cache.SIZES
+        gradient_cache.choose_micro_batch_size(trainer, 24, verbose=False).size in automatic.SIZES
     )
 
 
@@ -344,7 +346,7 @@ def test_auto_is_settled_by_evaluate_too_and_needs_compile():
     with pytest.raises(ValueError, match="compile"):
         trainer.fit(toys.PAIRS, verbose=0)
     toys.compiled(trainer, run_eagerly=True).evaluate(toys.PAIRS, verbose=0)
-    assert trainer.micro_batches.size in gradient_cache.SIZES
+    assert trainer.micro_batches.size in automatic.SIZES
 
 
 def test_a_batch_longer_than_the_budget_is_refused():
