@@ -305,7 +305,7 @@ def test_nothing_below_frozen_layers_is_differentiated():
 
 @pytest.mark.slow
 def test_auto_says_what_it_took(capsys, monkeypatch):
-    monkeypatch.setattr(gradient_cache, "SIZES", (2, 4))
+    monkeypatch.setattr(automatic, "SIZES", (2, 4))
     trainer = toys.compiled(
         cptk.ContrastiveTrainer(toys.embedder(0.1), seed=3, micro_batch_size="auto")
     )
@@ -325,9 +325,9 @@ def test_auto_stops_where_memory_ends(monkeypatch):
     monkeypatch.setattr(backend(), "attempt", attempt)
     trainer = toys.compiled(cptk.ContrastiveTrainer(toys.embedder(), micro_batch_size="auto"))
     assert gradient_cache.choose_micro_batch_size(trainer, 24, verbose=False).size == 8
-    monkeypatch.setattr(gradient_cache, "SIZES", (16, 32))
+    monkeypatch.setattr(automatic, "SIZES", (16, 32))
     assert gradient_cache.choose_micro_batch_size(trainer, 24, verbose=False).size == 1
-    monkeypatch.setattr(gradient_cache, "_is_out_of_memory", lambda _: True)
+    monkeypatch.setattr(automatic, "is_out_of_memory", lambda _: True)
     monkeypatch.setattr(backend(), "attempt", lambda *_: 1 / 0)
     with pytest.raises(MemoryError, match=r"one text of 24 tokens.*Use a smaller model"):
         gradient_cache.choose_micro_batch_size(trainer, 24, verbose=False)
