@@ -42,19 +42,19 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files that take longest first, so that no worker waits for the other at the end.
 
-    On JAX: run once what is alike on both, and later what costs most and tells little.
+    Left out is what CI has no time for, and on JAX what is alike on both; slow there is also what
+    costs most and tells little.
     """
     items.sort(key=lambda item: not listed(item.path, LONG))
-    if _backend() == "tensorflow":
-        return
     files = NO_BACKEND + ONCE if _backend() == "jax" else []
-    alike = [
+    marks = [] if FULL else ["full", *(["once"] if _backend() != "tensorflow" else [])]
+    left_out = {
         item
         for item in items
-        if listed(item.path, files) or (item.get_closest_marker("once") and not FULL)
-    ]
-    config.hook.pytest_deselected(items=alike)
-    items[:] = [item for item in items if item not in set(alike)]
+        if listed(item.path, files) or any(map(item.get_closest_marker, marks))
+    }
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
     for item in items if _backend() == "jax" else []:
         if item.get_closest_marker("slow_on_jax"):
             item.add_marker(pytest.mark.slow)

@@ -267,7 +267,12 @@ WITHOUT_TENSORFLOW = """
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "backend", [name for name in ("jax", "torch") if importlib.util.find_spec(name)]
+    "backend",
+    [
+        pytest.param(name, marks=marks)
+        for name, marks in {"jax": [], "torch": [pytest.mark.full]}.items()
+        if importlib.util.find_spec(name)
+    ],
 )
 def test_fit_encode_save_and_reload_where_tensorflow_cannot_be_imported(
     backend: str, tmp_path: Path

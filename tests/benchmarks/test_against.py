@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "against.py"
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_checkout_against_itself(tmp_path):
     sizes = ("--tiny", "--rounds", "2", "--backends", "tensorflow", "--output", str(tmp_path))

@@ -56,6 +56,7 @@ def test_tiny_run_measures_and_goes_on_where_it_was(tmp_path):
     assert "other settings (setup.micro_batch_size). Use --fresh" in other.stderr
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_all_arms_compute_the_same_loss_of_the_same_tokens(tmp_path):
     pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")

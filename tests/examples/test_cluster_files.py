@@ -326,7 +326,7 @@ def test_bad_flags(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-@pytest.mark.parametrize("devices", ["processes", "virtual"])
+@pytest.mark.parametrize("devices", ["processes", pytest.param("virtual", marks=pytest.mark.full)])
 def test_train_distributed(devices: str, backend: str, tmp_path: Path) -> None:
     flags = ["--smoke", "--steps", "2", "--epochs", "2", "--output", str(tmp_path / "out")]
     if devices == "processes":

@@ -91,6 +91,7 @@ def test_second_run_reuses_and_reaches_the_same(first_run):
     assert _answers(run.stdout) == _answers(stdout)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.once
 def test_killed_run_goes_on_where_it_was(tmp_path, first_run):

@@ -130,7 +130,7 @@ def assert_same(first: Any, second: Any, atol: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["SGD", pytest.param("AdamW", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("optimizer", ["SGD", pytest.param("AdamW", marks=pytest.mark.full)])
 def test_all_at_once_is_the_plain_step_in_float64(optimizer):
     with dtype("float64"):
         # Torch and parts of KerasHub compute in float32 even so, but alike in both.
@@ -140,7 +140,9 @@ def test_all_at_once_is_the_plain_step_in_float64(optimizer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("lora", "optimizer"), [(0, "SGD"), (2, "AdamW")])
+@pytest.mark.parametrize(
+    ("lora", "optimizer"), [pytest.param(0, "SGD", marks=pytest.mark.full), (2, "AdamW")]
+)
 def test_micro_batches_are_the_plain_step_of_the_same_pieces_in_float64(lora, optimizer):
     cached = {"optimizer": optimizer, "lora": lora}
     with dtype("float64"):

@@ -82,6 +82,7 @@ def test_killed_again_and_again(lora, tmp_path):
     assert finish(folder, lora) == 4
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.once
 def test_killed_from_outside(tmp_path):
