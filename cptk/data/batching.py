@@ -10,7 +10,8 @@ import numpy as np
 
 from cptk import checks
 from cptk.data.columns import SIDES as SIDES
-from cptk.data.columns import as_columns, digest
+from cptk.data.columns import as_columns, column, digest
+from cptk.data.numbers import number_columns
 from cptk.types import TokenBatch
 
 Tokenize: TypeAlias = Callable[[Sequence[str], str], TokenBatch]
@@ -29,28 +30,39 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
 
     Args:
         pairs: `{"query": …, "document": …}`, each a sequence of n strings, or each a mapping of
-            arrays of n rows (`token_ids`, `padding_mask`) as a preprocessor returns it. A frame or
-            table with these columns among others (pandas, Polars, Arrow), a list of (query,
-            document) tuples and what `cptk.data` mines are taken too.
+            arrays of n rows (`token_ids`, `padding_mask`) as a preprocessor returns it. `Pairs`, a
+            frame or table with these columns among others (pandas, Polars, Arrow) and a list of
+            (query, document) tuples are taken too.
         tokenize: Function from a list of strings and a side's name to a mapping of arrays; needed
             where `pairs` holds strings.
         batch_size: Pairs in a batch, 2 or more: the other pairs of a batch are the negatives.
-        sample_weight: n weights of the pairs, or `None`.
+        sample_weight: n weights of the pairs. Default: their column `weight`, if there is one.
         shuffle: Whether to shuffle.
         seed: Integer that fixes the order.
         steps_per_epoch: Batches in an epoch. Defaults to one pass over the data. With another
             number, an epoch begins where the last one ended.
         training: Whether pairs need negatives: `False` takes a single pair too.
+        columns: Number columns that the loss reads beside the two sides (`"score"`, `"teacher"`,
+            `"group"`, `"weight"`). A batch holds each as float32 `(n,)`, or `(n, k)` where a pair
+            has k numbers; groups are numbered from 0.
 
     Raises:
         ValueError: Sides of unequal length, fewer than 2 pairs, other names than `query` and
-            `document`, an empty text or one of white space, or a bad weight.
+            `document`, an empty text or one of white space, a bad weight, or a column that is not
+            there.
         TypeError: Something that is neither strings nor arrays.
 
     Example:
 
-    ```python
-    data = PairDataset({"query": features, "document": features}, batch_size=4, seed=1)
+    ```pycon
+    >>> import numpy as np
+    >>> from cptk.data import PairDataset
+    >>> tokens = {"token_ids": np.ones((6, 3), "int32"), "padding_mask": np.ones((6, 3), bool)}
+    >>> pairs = {"query": tokens, "document": tokens, "score": [0, 1, 2, 3, 4, 5]}
+    >>> data = PairDataset(pairs, batch_size=4, columns=("score",), shuffle=False)
+    >>> len(data), data[0]["query"]["token_ids"].shape, data[1]["score"].tolist()
+    (2, (4, 3), [4.0, 5.0])
+
     ```
     """
 
@@ -64,6 +76,7 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
         seed: int = 0,
         steps_per_epoch: int | None = None,
         training: bool = True,
+        columns: tuple[str, ...] = (),
     ) -> None:
         # Two workers are threads that fetch batches ahead of training; one is none in Keras.
         super().__init__(workers=2, max_queue_size=4)
@@ -72,7 +85,9 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
         self.tokenize = tokenize
         self.size = _length(self.pairs["query"])
         self.batch_size = check_batch_size(batch_size, least)
-        self.sample_weight = check_weights(sample_weight, self.size)
+        weight = column(pairs, "weight") if sample_weight is None else sample_weight
+        self.sample_weight = check_weights(weight, self.size)
+        self.numbers = number_columns(pairs, columns, self.size)
         self.shuffle = shuffle
         self.seed = _check_integer("seed", seed, 0)
         self.steps_per_epoch = self.batches_per_pass
@@ -90,7 +105,7 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
     @cached_property
     def digest(self) -> str:
         """What the pairs are, as 32 digits: equal for equal pairs in equal order."""
-        return digest(self.pairs)
+        return digest({**self.pairs, **self.numbers})
 
     def place(self, batches: int) -> tuple[int, int]:
         """Where the order stands after so many batches: whole passes, then pairs of the next."""
@@ -122,6 +137,7 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
         end = self.size if last else (batch + 1) * self.batch_size
         rows = self._pass_order(number)[batch * self.batch_size : end]
         x = {side: self._take(side, rows) for side in SIDES}
+        x |= {name: numbers[rows] for name, numbers in self.numbers.items()}
         if self.sample_weight is None:
             return x
         return x, None, self.sample_weight[rows]

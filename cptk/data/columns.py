@@ -90,11 +90,15 @@ def digest(pairs: Mapping[str, Any]) -> str:
     """32 hexadecimal digits that change with any text, token or their order.
 
     Args:
-        pairs: Checked pairs: lists of strings, or mappings of arrays, by side.
+        pairs: Checked pairs: lists of strings, or mappings of arrays, by side; and arrays of
+            numbers by their names.
     """
     found = hashlib.blake2b(digest_size=16)
-    for side in SIDES:
-        values = pairs[side]
+    for name, values in pairs.items():
+        if isinstance(values, np.ndarray):
+            found.update(f"{name}{values.shape}{values.dtype}".encode())
+            found.update(np.ascontiguousarray(values).tobytes())
+            continue
         if isinstance(values, Mapping):
             for name in ("token_ids", "padding_mask"):
                 array = np.ascontiguousarray(values[name])

@@ -422,7 +422,7 @@ class Pairs:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Pairs):
             return NotImplemented
-        return bool(self.to_arrow().equals(other.to_arrow()))
+        return bool(tables.large(self.to_arrow()).equals(tables.large(other.to_arrow())))
 
     __hash__ = None  # type: ignore[assignment]
 

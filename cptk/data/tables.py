@@ -207,17 +207,19 @@ def cut(text: str, width: int = 200) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def large(table: pa.Table) -> pa.Table:
+    """A table whose texts may have more than 2 GB in one column; they are not copied."""
+    kinds = [pa.large_string() if pa.types.is_string(kind) else kind for kind in table.schema.types]
+    return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
+
+
 def taken(table: pa.Table, rows: np.ndarray) -> pa.Table:
     """Some rows of a table in some order."""
     indices = pa.array(rows, pa.int64())
     try:
         return table.take(indices)
     except pa.ArrowInvalid:  # more than 2 GB of text in one column
-        large = [
-            pa.field(f.name, pa.large_string() if pa.types.is_string(f.type) else f.type)
-            for f in table.schema
-        ]
-        return table.cast(pa.schema(large)).take(indices)
+        return large(table).take(indices)
 
 
 def concatenated(parts: Sequence[pa.Table]) -> pa.Table:

@@ -52,12 +52,8 @@ class _Function(NamedTuple):
     line: int
 
 
-_SCHEMA = pa.schema(
-    [
-        (name, pa.int64() if kind == "int" else pa.string())
-        for name, kind in _Function.__annotations__.items()
-    ]
-)
+_TEXTS = [(name, pa.string()) for name in ("query", "document", "name", "path")]
+_SCHEMA = pa.schema([*_TEXTS, ("line", pa.int64())])
 
 
 def mine_functions(
