@@ -1,6 +1,8 @@
 """Pairs: every form that people have them in, their methods against plain lists, bad input."""
 
+import doctest
 from collections import namedtuple
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -397,3 +399,18 @@ def test_pairs_have_no_hash_and_are_equal_by_what_they_hold() -> None:
     assert Pairs(BOTH) != BOTH
     with pytest.raises(TypeError, match="unhashable"):
         hash(Pairs(BOTH))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("data.arrow", "data.columns", "data.numbers", "data.pairs", "data.reading"),
+        *("data.summary", "data.tables", "mining.code", "mining.copies", "mining.text"),
+    ],
+)
+def test_examples_in_docstrings_run(name: str) -> None:
+    from matplotlib import pyplot
+
+    module = import_module(f"cptk.{name}")
+    assert doctest.testmod(module).failed == 0
+    pyplot.close("all")
