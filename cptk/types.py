@@ -49,6 +49,9 @@ DType: TypeAlias = Any
 Batches: TypeAlias = Any
 """Batches as Keras takes them: a `keras.utils.PyDataset`, a `tf.data.Dataset`, a generator."""
 
+Batch: TypeAlias = Any
+"""A mapping of the two sides and of numbers, or a tuple `(x, None, sample_weight)`."""
+
 Logs: TypeAlias = Any
 """Figures by name, as Keras hands them to callbacks; None before there are any."""
 

@@ -12,7 +12,7 @@ from cptk import checks
 from cptk.data.columns import SIDES as SIDES
 from cptk.data.columns import as_columns, column, digest
 from cptk.data.numbers import number_columns
-from cptk.types import TokenBatch
+from cptk.types import Batch, TensorLike, TokenBatch
 
 Tokenize: TypeAlias = Callable[[Sequence[str], str], TokenBatch]
 
@@ -68,10 +68,10 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __init__(
         self,
-        pairs: Any,
+        pairs: object,
         tokenize: Tokenize | None = None,
         batch_size: int = 32,
-        sample_weight: Any = None,
+        sample_weight: object = None,
         shuffle: bool = True,
         seed: int = 0,
         steps_per_epoch: int | None = None,
@@ -128,7 +128,7 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
     def __len__(self) -> int:
         return self.steps_per_epoch
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < len(self):
             raise IndexError(f"Batch {index} of {len(self)}.")
         place = self.start + self.epoch * len(self) + index
@@ -221,13 +221,13 @@ def right_padded(tokens: Mapping[str, Any], name: str = "Tokens") -> dict[str, A
     }
 
 
-def share_rows(batch: Any, total: int, first: int, own: int) -> Any:
+def share_rows(batch: Batch, total: int, first: int, own: int) -> Batch:
     """`own` of the `total` equal parts of a batch of arrays, from part `first` on.
 
     Rows of zeros are added to a batch that cannot be divided: they hold no token.
     """
 
-    def rows(array: Any) -> np.ndarray:
+    def rows(array: TensorLike) -> np.ndarray:
         array = np.asarray(array)
         each = -(-len(array) // total)
         missing = np.zeros((each * total - len(array), *array.shape[1:]), array.dtype)
@@ -249,7 +249,7 @@ def bucket_length(length: int, longest: int, coarse: bool = False) -> int:
     return min(bucket, longest)
 
 
-def check_pairs(pairs: Any, least: int = 2) -> dict[str, Any]:
+def check_pairs(pairs: object, least: int = 2) -> dict[str, Any]:
     """Pairs of any form as lists of strings or mappings of arrays, by side.
 
     Args:
@@ -294,7 +294,7 @@ def check_tokens(tokens: Mapping[str, Any], side: str) -> TokenBatch:
     return TokenBatch(token_ids=moved["token_ids"], padding_mask=moved["padding_mask"])
 
 
-def check_weights(sample_weight: Any, size: int) -> np.ndarray | None:
+def check_weights(sample_weight: object, size: int) -> np.ndarray | None:
     """Weights as float32 `(size,)`, finite and not negative."""
     if sample_weight is None:
         return None
@@ -316,7 +316,7 @@ def check_weights(sample_weight: Any, size: int) -> np.ndarray | None:
     return weights
 
 
-def check_batch_size(batch_size: Any, least: int = 2) -> int:
+def check_batch_size(batch_size: object, least: int = 2) -> int:
     """`batch_size`, where a batch needs `least` pairs."""
     if least > 1 and checks.is_integer(batch_size) and batch_size < 2:
         raise ValueError(
@@ -326,14 +326,14 @@ def check_batch_size(batch_size: Any, least: int = 2) -> int:
     return checks.integer("batch_size", batch_size, least)
 
 
-def _check_integer(name: str, value: Any, least: int) -> int:
+def _check_integer(name: str, value: object, least: int) -> int:
     if not checks.is_integer(value) or value < least:
         shown = checks.shown(value)
         raise ValueError(f"`{name}` should be an integer of {least} or more. Received: {shown}.")
     return int(value)
 
 
-def _length(values: Any) -> int:
+def _length(values: Sequence[str] | Mapping[str, TensorLike]) -> int:
     if isinstance(values, Mapping):
         return len(values["token_ids"])
     return len(values)

@@ -30,13 +30,13 @@ EXPECTED = (
 )
 
 
-def is_pairs(data: Any) -> bool:
+def is_pairs(data: object) -> bool:
     """Whether `data` holds pairs in memory in some form, right or wrong, and no batches of them."""
     rows = isinstance(data, Sequence | np.ndarray) and not isinstance(data, str | bytes)
     return rows or isinstance(data, Mapping) or _column_names(data) is not None
 
 
-def as_columns(data: Any, what: str = "Data") -> dict[str, Any]:
+def as_columns(data: object, what: str = "Data") -> dict[str, Any]:
     """Pairs of any form as `{"query": …, "document": …}`; the texts themselves are not looked at.
 
     Args:
@@ -57,16 +57,18 @@ def as_columns(data: Any, what: str = "Data") -> dict[str, Any]:
     names = _column_names(data)
     if names is not None:
         _check_names(names, f"{expected} Received: {type(data).__name__}")
-        return {side: data[side] for side in SIDES}
+        frame: Any = data
+        return {side: frame[side] for side in SIDES}
     if isinstance(data, np.ndarray) and data.ndim == 2 and data.shape[1] == 2:
         return {side: data[:, column] for column, side in enumerate(SIDES)}
-    rows = isinstance(data, Sequence) and not isinstance(data, str | bytes | bytearray)
-    if not rows or not all(isinstance(row, tuple | list | Mapping) for row in data):
+    is_text = isinstance(data, str | bytes | bytearray)
+    rows = data if isinstance(data, Sequence) and not is_text else None
+    if rows is None or not all(isinstance(row, tuple | list | Mapping) for row in rows):
         raise TypeError(f"{expected} Received: {_described(data)}.")
-    return _from_rows(data, expected)
+    return _from_rows(rows, expected)
 
 
-def column(data: Any, name: str) -> Any:
+def column(data: object, name: str) -> object:
     """One more column of pairs of any form, as they hold it; None if there is none of that name.
 
     Args:
@@ -77,12 +79,13 @@ def column(data: Any, name: str) -> Any:
         return data.get(name)
     names = _column_names(data)
     if names is not None:
-        return data[name] if name in names else None
-    rows = isinstance(data, Sequence) and len(data) > 0
-    if rows and all(isinstance(row, Mapping) and name in row for row in data):
-        return [row[name] for row in data]
-    if rows and all(name in getattr(row, "_fields", ()) for row in data):
-        return [getattr(row, name) for row in data]
+        frame: Any = data
+        return frame[name] if name in names else None
+    rows = data if isinstance(data, Sequence) else []
+    if rows and all(isinstance(row, Mapping) and name in row for row in rows):
+        return [row[name] for row in rows]
+    if rows and all(name in getattr(row, "_fields", ()) for row in rows):
+        return [getattr(row, name) for row in rows]
     return None
 
 
@@ -122,7 +125,7 @@ def _from_rows(rows: Sequence[Any], expected: str) -> dict[str, list[Any]]:
         kind = f"{type(rows).__name__} of {type(first).__name__}"
         _check_names(names, f"{expected} Received: {kind}")
 
-        def take(row: Any, name: str) -> Any:
+        def take(row: object, name: str) -> object:
             return row[name] if isinstance(row, Mapping) else getattr(row, name)
 
     elif len(rows) == 2 and not isinstance(first, tuple):
@@ -145,7 +148,7 @@ def _from_rows(rows: Sequence[Any], expected: str) -> dict[str, list[Any]]:
     return columns
 
 
-def _column_names(data: Any) -> list[Any] | None:
+def _column_names(data: object) -> list[Any] | None:
     """Names of the columns of `Pairs`, a frame, a table, a structured array or a record."""
     for name in ("column_names", "columns"):
         names = getattr(data, name, None)
@@ -183,7 +186,7 @@ def _listed(names: Iterable[Any]) -> str:
     return f'{shown}. Pass {{"query": <{sides["query"]}>, "document": <{sides["document"]}>}}.'
 
 
-def _described(data: Any) -> str:
+def _described(data: object) -> str:
     if isinstance(data, np.ndarray):
         return f"ndarray of shape {data.shape}"
     kind = type(data).__name__

@@ -1,4 +1,8 @@
-"""Pairs of texts, with what is known of each: one table that training, mining and data share."""
+"""Pairs of texts, with what is known of each: one table that training, mining and data share.
+
+Most of the file is the documentation of one class; the work is done in `arrow`, `tables` and
+`reading`.
+"""
 
 from __future__ import annotations
 
