@@ -42,7 +42,7 @@ def prepare(arguments, folder):
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "pairs.json"
     if not file.exists():
-        from cptk.data import mining
+        from cptk import mining
 
         print("Reading the code on this machine ...", file=sys.stderr, flush=True)
         library = Path(sysconfig.get_path("stdlib"))
@@ -51,7 +51,7 @@ def prepare(arguments, folder):
             [library / "json", library / "email"] if arguments.tiny else roots
         )
         # More than the tokens that count: neither tool is measured by what it cuts off.
-        pairs = [[pair.docstring[:LETTERS], pair.code[:LETTERS]] for pair in found]
+        pairs = [[pair["query"][:LETTERS], pair["document"][:LETTERS]] for pair in found]
         random.Random(arms.SEED).shuffle(pairs)
         reporting.write_atomically(file, json.dumps(pairs))
     if "gpt2" in arguments.models and not (folder / "gpt2" / "config.json").exists():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cptk import layers as layers
     from cptk import losses as losses
     from cptk import metrics as metrics
+    from cptk import mining as mining
     from cptk import models as models
     from cptk import training as training
     from cptk import visualization as visualization
@@ -32,6 +33,7 @@ _ROOMS = (
     "layers",
     "losses",
     "metrics",
+    "mining",
     "models",
     "training",
     "visualization",
@@ -47,6 +49,7 @@ __all__ = [
     "layers",
     "losses",
     "metrics",
+    "mining",
     "models",
     "training",
     "visualization",

@@ -116,22 +116,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def collect_pairs(recipe: Recipe, smoke: bool) -> dict[str, Any]:
     """Held-out functions of the standard library, and others that share nothing with them."""
-    mining = cptk.data.mining
+    mining = cptk.mining
     library = Path(sysconfig.get_path("stdlib"))
     few = [library / name for name in ("email", "http", "importlib", "json", "logging", "xml")]
     pairs = mining.mine_functions(few if smoke else library)
     held_out, training = mining.split_by_module(pairs, recipe.held_out, seed=0)
     if not smoke:
         others = mining.mine_functions(sysconfig.get_path("purelib"))
-        training = mining.deduplicate(training + others)
+        training = mining.deduplicate(cptk.data.Pairs.concat([training, others]))
         training = mining.exclude_copies(training, of=held_out)
-    random.Random(0).shuffle(training)
+    rows = list(training)
+    random.Random(0).shuffle(rows)
 
     def texts(pairs: Iterable[Any]) -> list[list[str]]:
         # More than the tokens that count; some functions are long.
-        return [[pair.docstring[:2000], pair.code[:2000]] for pair in pairs]
+        return [[pair["query"][:2000], pair["document"][:2000]] for pair in pairs]
 
-    return {"held_out": texts(held_out), "training": texts(training)}
+    return {"held_out": texts(held_out), "training": texts(rows)}
 
 
 def learn_vocabulary(pairs: Sequence[Sequence[str]], size: int) -> dict[str, Any]:

@@ -98,8 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             say("Reused from an earlier run.")
         say(data["summary"])
-        held_out = [cptk.data.mining.FunctionPair(*pair) for pair in data["held_out"]]
-        training = [cptk.data.mining.FunctionPair(*pair) for pair in data["training"]]
+        held_out, training = cptk.data.Pairs(data["held_out"]), cptk.data.Pairs(data["training"])
 
     key = fingerprint(pairs_key, options.preset, state_of(options.preset), dtype, options.backend)
     record = shelf.read("training.json", key)
@@ -177,30 +176,35 @@ def collect_pairs(options: argparse.Namespace) -> dict[str, Any]:
     """Held-out, development and training pairs, none of which shares a module, text or code."""
     recipe = options.recipe
     library = mine(sysconfig.get_path("stdlib"), "Reading the standard library")
-    held_out, rest = cptk.data.mining.split_by_module(library, recipe.held_out, seed=options.seed)
-    development, rest = cptk.data.mining.split_by_module(
-        rest, recipe.development, seed=options.seed + 1
-    )
-    random.Random(options.seed).shuffle(rest)
+    mining = cptk.mining
+    held_out, rest = mining.split_by_module(library, recipe.held_out, seed=options.seed)
+    development, rest = mining.split_by_module(rest, recipe.development, seed=options.seed + 1)
+    rest = shuffled(rest, options.seed)
     if not options.smoke:
         others = mine(sysconfig.get_path("purelib"), "Reading the installed packages")
-        random.Random(options.seed).shuffle(others)
         # By turns: half of what is trained on is the library's own code, as long as there is some.
-        turns = itertools.zip_longest(rest, others)
-        rest = [pair for turn in turns for pair in turn if pair is not None]
-        rest = cptk.data.mining.deduplicate(rest)
-        rest = cptk.data.mining.exclude_copies(rest, of=held_out + development)
+        turns = itertools.zip_longest(rest, shuffled(others, options.seed))
+        both = cptk.data.Pairs([pair for turn in turns for pair in turn if pair is not None])
+        apart = cptk.data.Pairs.concat([held_out, development])
+        rest = list(mining.exclude_copies(mining.deduplicate(both), of=apart))
     summary = (
         f"{len(held_out):,} standard-library functions held out, {len(development)} for "
         f"development, {min(recipe.pairs, len(rest)):,} of {len(rest):,} others to train on."
     )
-    return {"held_out": held_out, "training": rest[: recipe.pairs], "summary": summary}
+    return {"held_out": list(held_out), "training": rest[: recipe.pairs], "summary": summary}
 
 
-def mine(root: str, title: str) -> list[Any]:
+def shuffled(pairs: Any, seed: int) -> list[Any]:
+    """The rows of some pairs in another order."""
+    rows = list(pairs)
+    random.Random(seed).shuffle(rows)
+    return rows
+
+
+def mine(root: str, title: str) -> Any:
     """`mine_functions` with a progress bar."""
     skipped: list[str] = []
-    pairs = cptk.data.mining.mine_functions(
+    pairs = cptk.mining.mine_functions(
         root, on_file=progress(title), on_skip=lambda path, reason: skipped.append(path)
     )
     say(f"{len(pairs):,} pairs ({len(skipped):,} files left out: tests, generated, not readable).")
@@ -238,14 +242,14 @@ def tiny_gpt2(recipe: Recipe) -> Any:
     return cptk.models.GPT2TextEmbedder(backbone, preprocessor)
 
 
-def embed(embedder: Any, pairs: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+def embed(embedder: Any, pairs: Any) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors of the docstrings and of the functions."""
-    queries = embedder.encode_text([pair.docstring for pair in pairs], role="query", verbose=1)
-    documents = embedder.encode_text([pair.code for pair in pairs], role="document", verbose=1)
+    queries = embedder.encode_text(pairs["query"], role="query", verbose=1)
+    documents = embedder.encode_text(pairs["document"], role="document", verbose=1)
     return queries, documents
 
 
-def tfidf_ranks(pairs: Sequence[Any]) -> np.ndarray:
+def tfidf_ranks(pairs: Any) -> np.ndarray:
     """The yardstick: TF-IDF over the words inside identifiers, `parseDate` and `parse_date` alike.
 
     This form and sublinear counts score highest among word-based ones (MRR 0.48; scikit-learn's
@@ -256,16 +260,14 @@ def tfidf_ranks(pairs: Sequence[Any]) -> np.ndarray:
     def words(text: str) -> list[str]:
         return [w.lower() for w in re.findall(r"[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z])", text)]
 
-    queries, documents = [pair.docstring for pair in pairs], [pair.code for pair in pairs]
+    queries, documents = pairs["query"], pairs["document"]
     tfidf = TfidfVectorizer(analyzer=words, sublinear_tf=True).fit(queries + documents)
     return cptk.evaluation.retrieval_ranks(
         tfidf.transform(queries).toarray(), tfidf.transform(documents).toarray()
     )
 
 
-def train(
-    embedder: Any, pairs: Sequence[Any], options: argparse.Namespace, backup: Path
-) -> dict[str, Any]:
+def train(embedder: Any, pairs: Any, options: argparse.Namespace, backup: Path) -> dict[str, Any]:
     """Contrastive training of LoRA's factors by `fit`, backed up every few steps."""
     import keras
 
@@ -292,7 +294,7 @@ def train(
         say("Going on from the backup of an interrupted run.")
     start = time.perf_counter()
     trainer.fit(
-        {"query": [p.docstring for p in pairs], "document": [p.code for p in pairs]},
+        pairs,
         batch_size=recipe.batch_size,
         epochs=epochs,
         steps_per_epoch=steps // epochs,
@@ -313,27 +315,27 @@ def train(
     }
 
 
-def alike_in_length(pairs: Sequence[Any], batch_size: int, seed: int) -> list[Any]:
+def alike_in_length(pairs: Any, batch_size: int, seed: int) -> list[Any]:
     """Shuffled batches of pairs with codes, and docstrings, of like length: little is padding."""
-    pairs = sorted(pairs, key=lambda pair: len(pair.code))
+    pairs = sorted(pairs, key=lambda pair: len(pair["document"]))
     band = batch_size * round((len(pairs) / batch_size) ** 0.5)
     batches = []
     for start in range(0, len(pairs), band):
-        like = sorted(pairs[start : start + band], key=lambda pair: len(pair.docstring))
+        like = sorted(pairs[start : start + band], key=lambda pair: len(pair["query"]))
         batches += [like[i : i + batch_size] for i in range(0, len(like), batch_size)]
     random.Random(seed).shuffle(batches)
     return [pair for batch in batches for pair in batch]
 
 
-def answer_questions(embedder: Any, pairs: Sequence[Any], documents: np.ndarray) -> None:
+def answer_questions(embedder: Any, pairs: Any, documents: np.ndarray) -> None:
     """The three functions nearest to each question, with file and line."""
     scores = embedder.encode_text(QUESTIONS, role="query", verbose=0) @ documents.T
     for question, row in zip(QUESTIONS, scores, strict=True):
         print(f"     {question}")
         for index in np.argsort(-row)[:3]:
             pair = pairs[index]
-            place = f"{pair.path}:{pair.line}"
-            print(f"       {row[index]:.2f}  {pair.name:32.32}  {place}")
+            place = f"{pair['path']}:{pair['line']}"
+            print(f"       {row[index]:.2f}  {pair['name']:32.32}  {place}")
 
 
 # === The command line ===

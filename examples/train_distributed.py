@@ -238,18 +238,15 @@ def backbone_class(options: argparse.Namespace) -> Any:
     return type(keras_hub.models.Backbone.from_preset(options.preset, load_weights=False))
 
 
-def collect_pairs(options: argparse.Namespace) -> dict[str, list[str]]:
+def collect_pairs(options: argparse.Namespace) -> Any:
     """Docstrings and functions of the standard library, in the same order in each process."""
     library = Path(sysconfig.get_path("stdlib"))
     roots = [library / name for name in ("asyncio", "email")] if options.smoke else library
-    functions = cptk.data.mining.mine_functions(roots)
+    functions = cptk.mining.mine_functions(roots)
     whole = len(functions) // options.batch_size * options.batch_size
     if not whole:
         sys.exit(f"There are {len(functions)} pairs here: give a --batch-size of no more.")
-    return {
-        "query": [function.docstring for function in functions[:whole]],
-        "document": [function.code for function in functions[:whole]],
-    }
+    return functions[:whole]
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

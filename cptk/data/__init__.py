@@ -1,25 +1,32 @@
-"""Pairs of texts: mined from source code or from plain text, and in batches of token ids.
+"""Pairs of texts, and batches of them as token ids.
 
-Mining needs no Keras: `PairDataset`, which does, is imported when it is first read.
+Each name is imported when it is first read: `PairDataset` needs Keras, `Pairs` does not. Mining
+lives in `cptk.mining`; its two functions that make pairs can be had from here too.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from cptk.data.mining import mine_functions
-from cptk.data.text_pairs import mine_halves
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cptk.data.batching import PairDataset
+    from cptk.data.pairs import Pairs
+    from cptk.mining import mine_functions, mine_halves
 
-__all__ = ["PairDataset", "mine_functions", "mine_halves"]
+__all__ = ["PairDataset", "Pairs", "mine_functions", "mine_halves"]
+
+_HOMES = {
+    "PairDataset": "cptk.data.batching",
+    "Pairs": "cptk.data.pairs",
+    "mine_functions": "cptk.mining",
+    "mine_halves": "cptk.mining",
+}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     if name == "batching":
         return import_module("cptk.data.batching")
-    if name == "PairDataset":
-        return import_module("cptk.data.batching").PairDataset
     raise AttributeError(f"module 'cptk.data' has no attribute {name!r}")
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from cptk import checks
 from cptk.data.columns import SIDES as SIDES
-from cptk.data.columns import as_columns, digest
-from cptk.types import TokenBatch
+from cptk.data.columns import as_columns, column, digest
+from cptk.data.numbers import number_columns
+from cptk.types import KerasBatch, TensorLike, TokenBatch
 
 Tokenize: TypeAlias = Callable[[Sequence[str], str], TokenBatch]
 
@@ -29,41 +30,53 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
 
     Args:
         pairs: `{"query": …, "document": …}`, each a sequence of n strings, or each a mapping of
-            arrays of n rows (`token_ids`, `padding_mask`) as a preprocessor returns it. A frame or
-            table with these columns among others (pandas, Polars, Arrow), a list of (query,
-            document) tuples and what `cptk.data` mines are taken too.
+            arrays of n rows (`token_ids`, `padding_mask`) as a preprocessor returns it. `Pairs`, a
+            frame or table with these columns among others (pandas, Polars, Arrow) and a list of
+            (query, document) tuples are taken too.
         tokenize: Function from a list of strings and a side's name to a mapping of arrays; needed
             where `pairs` holds strings.
         batch_size: Pairs in a batch, 2 or more: the other pairs of a batch are the negatives.
-        sample_weight: n weights of the pairs, or `None`.
+        sample_weight: n weights of the pairs. Default: their column `weight`, if there is one.
         shuffle: Whether to shuffle.
         seed: Integer that fixes the order.
         steps_per_epoch: Batches in an epoch. Defaults to one pass over the data. With another
             number, an epoch begins where the last one ended.
         training: Whether pairs need negatives: `False` takes a single pair too.
+        columns: Number columns that the loss reads beside the two sides (`"score"`, `"teacher"`,
+            `"group"`, `"weight"`). A batch holds each as float32 `(n,)`, or `(n, k)` where a pair
+            has k numbers; groups are numbered from 0.
 
     Raises:
         ValueError: Sides of unequal length, fewer than 2 pairs, other names than `query` and
-            `document`, an empty text or one of white space, or a bad weight.
+            `document`, an empty text or one of white space, a bad weight, or a column that is not
+            there.
         TypeError: Something that is neither strings nor arrays.
 
     Example:
 
-    ```python
-    data = PairDataset({"query": features, "document": features}, batch_size=4, seed=1)
+    ```pycon
+    >>> import numpy as np
+    >>> from cptk.data import PairDataset
+    >>> tokens = {"token_ids": np.ones((6, 3), "int32"), "padding_mask": np.ones((6, 3), bool)}
+    >>> pairs = {"query": tokens, "document": tokens, "score": [0, 1, 2, 3, 4, 5]}
+    >>> data = PairDataset(pairs, batch_size=4, columns=("score",), shuffle=False)
+    >>> len(data), data[0]["query"]["token_ids"].shape, data[1]["score"].tolist()
+    (2, (4, 3), [4.0, 5.0])
+
     ```
     """
 
     def __init__(
         self,
-        pairs: Any,
+        pairs: object,
         tokenize: Tokenize | None = None,
         batch_size: int = 32,
-        sample_weight: Any = None,
+        sample_weight: object = None,
         shuffle: bool = True,
         seed: int = 0,
         steps_per_epoch: int | None = None,
         training: bool = True,
+        columns: tuple[str, ...] = (),
     ) -> None:
         # Two workers are threads that fetch batches ahead of training; one is none in Keras.
         super().__init__(workers=2, max_queue_size=4)
@@ -72,7 +85,9 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
         self.tokenize = tokenize
         self.size = _length(self.pairs["query"])
         self.batch_size = check_batch_size(batch_size, least)
-        self.sample_weight = check_weights(sample_weight, self.size)
+        weight = column(pairs, "weight") if sample_weight is None else sample_weight
+        self.sample_weight = check_weights(weight, self.size)
+        self.numbers = number_columns(pairs, columns, self.size)
         self.shuffle = shuffle
         self.seed = _check_integer("seed", seed, 0)
         self.steps_per_epoch = self.batches_per_pass
@@ -90,7 +105,7 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
     @cached_property
     def digest(self) -> str:
         """What the pairs are, as 32 digits: equal for equal pairs in equal order."""
-        return digest(self.pairs)
+        return digest({**self.pairs, **self.numbers})
 
     def place(self, batches: int) -> tuple[int, int]:
         """Where the order stands after so many batches: whole passes, then pairs of the next."""
@@ -113,15 +128,16 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
     def __len__(self) -> int:
         return self.steps_per_epoch
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> KerasBatch:
         if not 0 <= index < len(self):
-            raise IndexError(f"Batch {index} of {len(self)}.")
+            raise IndexError(f"KerasBatch {index} of {len(self)}.")
         place = self.start + self.epoch * len(self) + index
         number, batch = divmod(place, self.batches_per_pass)
         last = batch == self.batches_per_pass - 1
         end = self.size if last else (batch + 1) * self.batch_size
         rows = self._pass_order(number)[batch * self.batch_size : end]
         x = {side: self._take(side, rows) for side in SIDES}
+        x |= {name: numbers[rows] for name, numbers in self.numbers.items()}
         if self.sample_weight is None:
             return x
         return x, None, self.sample_weight[rows]
@@ -205,13 +221,13 @@ def right_padded(tokens: Mapping[str, Any], name: str = "Tokens") -> dict[str, A
     }
 
 
-def share_rows(batch: Any, total: int, first: int, own: int) -> Any:
+def share_rows(batch: KerasBatch, total: int, first: int, own: int) -> KerasBatch:
     """`own` of the `total` equal parts of a batch of arrays, from part `first` on.
 
     Rows of zeros are added to a batch that cannot be divided: they hold no token.
     """
 
-    def rows(array: Any) -> np.ndarray:
+    def rows(array: TensorLike) -> np.ndarray:
         array = np.asarray(array)
         each = -(-len(array) // total)
         missing = np.zeros((each * total - len(array), *array.shape[1:]), array.dtype)
@@ -233,7 +249,7 @@ def bucket_length(length: int, longest: int, coarse: bool = False) -> int:
     return min(bucket, longest)
 
 
-def check_pairs(pairs: Any, least: int = 2) -> dict[str, Any]:
+def check_pairs(pairs: object, least: int = 2) -> dict[str, Any]:
     """Pairs of any form as lists of strings or mappings of arrays, by side.
 
     Args:
@@ -278,7 +294,7 @@ def check_tokens(tokens: Mapping[str, Any], side: str) -> TokenBatch:
     return TokenBatch(token_ids=moved["token_ids"], padding_mask=moved["padding_mask"])
 
 
-def check_weights(sample_weight: Any, size: int) -> np.ndarray | None:
+def check_weights(sample_weight: object, size: int) -> np.ndarray | None:
     """Weights as float32 `(size,)`, finite and not negative."""
     if sample_weight is None:
         return None
@@ -300,7 +316,7 @@ def check_weights(sample_weight: Any, size: int) -> np.ndarray | None:
     return weights
 
 
-def check_batch_size(batch_size: Any, least: int = 2) -> int:
+def check_batch_size(batch_size: object, least: int = 2) -> int:
     """`batch_size`, where a batch needs `least` pairs."""
     if least > 1 and checks.is_integer(batch_size) and batch_size < 2:
         raise ValueError(
@@ -310,14 +326,14 @@ def check_batch_size(batch_size: Any, least: int = 2) -> int:
     return checks.integer("batch_size", batch_size, least)
 
 
-def _check_integer(name: str, value: Any, least: int) -> int:
+def _check_integer(name: str, value: object, least: int) -> int:
     if not checks.is_integer(value) or value < least:
         shown = checks.shown(value)
         raise ValueError(f"`{name}` should be an integer of {least} or more. Received: {shown}.")
     return int(value)
 
 
-def _length(values: Any) -> int:
+def _length(values: Sequence[str] | Mapping[str, TensorLike]) -> int:
     if isinstance(values, Mapping):
         return len(values["token_ids"])
     return len(values)

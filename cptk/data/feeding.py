@@ -17,6 +17,8 @@ import keras
 from keras.src.trainers.data_adapters import data_adapter_utils
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
+from cptk.types import Batches, KerasBatch
+
 ALL_TOO_SMALL = (
     "Every batch of these data holds one pair only. A batch should hold 2 or more: the other pairs "
     "are the negatives."
@@ -27,7 +29,7 @@ PATIENCE = 5.0
 """Seconds that the end of training waits for a batch that is being fetched."""
 
 
-class Ahead(Iterator[Any]):
+class Ahead(Iterator[KerasBatch]):
     """Results of `tasks` in their order, computed a few ahead by threads that `close` ends.
 
     Args:
@@ -36,7 +38,7 @@ class Ahead(Iterator[Any]):
         ahead: How many tasks are begun before their results are asked for.
     """
 
-    def __init__(self, tasks: Iterable[Callable[[], Any]], threads: int = 1, ahead: int = 2):
+    def __init__(self, tasks: Iterable[Callable[[], KerasBatch]], threads: int = 1, ahead: int = 2):
         self._tasks = iter(tasks)
         self._pool = ThreadPoolExecutor(threads, "cptk-batches")
         self._begun: deque[Future[Any]] = deque()
@@ -46,7 +48,7 @@ class Ahead(Iterator[Any]):
         for task in itertools.islice(self._tasks, count):
             self._begun.append(self._pool.submit(task))
 
-    def __next__(self) -> Any:
+    def __next__(self) -> KerasBatch:
         if not self._begun:
             self.close()
             raise StopIteration
@@ -92,15 +94,15 @@ class Feed(DataAdapter):  # type: ignore[misc]
 
     def __init__(
         self,
-        data: Any,
-        prepare: Callable[[Any], Any] | None = None,
+        data: Batches,
+        prepare: Callable[[KerasBatch], KerasBatch] | None = None,
         least: int = 1,
         threads: int | None = None,
     ) -> None:
         self.data, self.prepare, self.least = data, prepare, least
         self.indexed = isinstance(data, keras.utils.PyDataset)
         self.threads = (max(data.workers, 2) if self.indexed else 1) if threads is None else threads
-        self.cut: Callable[[Any], Any] = lambda batch: batch
+        self.cut: Callable[[KerasBatch], KerasBatch] = lambda batch: batch
         self.in_dataset = False
         self.left_out: list[int] = []
         self._count: int | None = data.num_batches if self.indexed else None
@@ -131,7 +133,7 @@ class Feed(DataAdapter):  # type: ignore[misc]
             self.left_out.append(pairs)
 
     @functools.cached_property
-    def first(self) -> Any:
+    def first(self) -> KerasBatch:
         """The first batch."""
         if self._stream is None:
             return self._fetch(0)
@@ -142,15 +144,15 @@ class Feed(DataAdapter):  # type: ignore[misc]
         self._stream = itertools.chain([first], self._stream)
         return first
 
-    def _fetch(self, index: int) -> Any:
+    def _fetch(self, index: int) -> KerasBatch:
         batch = self.data[index]
         return batch if self.prepare is None else self.prepare(batch)
 
-    def _steps(self, source: Iterator[Any]) -> Iterator[Callable[[], Any]]:
+    def _steps(self, source: Iterator[KerasBatch]) -> Iterator[Callable[[], KerasBatch]]:
         """One task again and again: the next batch. A single thread calls it."""
         ended = False
 
-        def step() -> Any:
+        def step() -> KerasBatch:
             nonlocal ended
             try:
                 batch = next(source)
@@ -162,7 +164,7 @@ class Feed(DataAdapter):  # type: ignore[misc]
         while not ended:
             yield step
 
-    def _ahead(self, tasks: Iterable[Callable[[], Any]], ahead: int) -> Iterator[Any]:
+    def _ahead(self, tasks: Iterable[Callable[[], KerasBatch]], ahead: int) -> Iterator[KerasBatch]:
         if self.threads == 0:
             yield from (task() for task in tasks)
             return
@@ -170,7 +172,7 @@ class Feed(DataAdapter):  # type: ignore[misc]
         with self._ended(batches.close):
             yield from batches
 
-    def _checked(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _checked(self, batches: Iterator[KerasBatch]) -> Iterator[KerasBatch]:
         """The batches that are large enough."""
         kept = False
         for batch in batches:
@@ -190,12 +192,12 @@ class Feed(DataAdapter):  # type: ignore[misc]
         if self.left_out and not kept:
             raise ValueError(ALL_TOO_SMALL)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[KerasBatch]:
         """One pass over a dataset; of an iterator, what is left."""
         for batch in self._pass():
             yield self.cut(batch)
 
-    def _pass(self) -> Iterator[Any]:
+    def _pass(self) -> Iterator[KerasBatch]:
         if self._stream is not None:
             yield from self._stream
             return
@@ -209,7 +211,7 @@ class Feed(DataAdapter):  # type: ignore[misc]
             self.data.on_epoch_end()
 
     @contextlib.contextmanager
-    def _fetching(self) -> Iterator[Callable[[int], Any]]:
+    def _fetching(self) -> Iterator[Callable[[int], KerasBatch]]:
         """How batches are fetched: by processes, where the dataset asks for them."""
         if not self.data.use_multiprocessing or self.data.workers < 1:
             yield self._fetch
@@ -218,7 +220,7 @@ class Feed(DataAdapter):  # type: ignore[misc]
         pool = multiprocessing.Pool(self.data.workers, _remember, (self.data,))
         with self._ended(pool.terminate):
 
-            def fetch(index: int) -> Any:
+            def fetch(index: int) -> KerasBatch:
                 batch = pool.apply(_recall, (index,))
                 return batch if self.prepare is None else self.prepare(batch)
 
@@ -235,7 +237,7 @@ class Feed(DataAdapter):  # type: ignore[misc]
                 self._open.remove(end)
                 end()
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> KerasBatch:
         """A batch of a dataset; iterators raise `TypeError`, as they do themselves."""
         if not self.indexed:
             raise TypeError("Batches of a generator have no numbers.")
@@ -253,16 +255,16 @@ class Feed(DataAdapter):  # type: ignore[misc]
 
     # === What Keras asks of a data adapter ===
 
-    def get_numpy_iterator(self) -> Any:
+    def get_numpy_iterator(self) -> Iterator[KerasBatch]:
         return iter(self)
 
-    def get_jax_iterator(self) -> Any:
+    def get_jax_iterator(self) -> Batches:
         return data_adapter_utils.get_jax_iterator(iter(self))
 
-    def get_torch_dataloader(self) -> Any:
+    def get_torch_dataloader(self) -> Batches:
         return data_adapter_utils.get_torch_dataloader(iter(self))
 
-    def get_tf_dataset(self) -> Any:
+    def get_tf_dataset(self) -> Batches:
         from cptk.data.tensorflow import from_batches
 
         return from_batches(self)
@@ -292,7 +294,7 @@ class Feed(DataAdapter):  # type: ignore[misc]
             self.data.on_epoch_end()
 
 
-def pairs_in(batch: Any) -> int:
+def pairs_in(batch: KerasBatch) -> int:
     """Number of pairs in a batch of tokens."""
     x = batch[0] if isinstance(batch, tuple) else batch
     tokens: Sized = x["query"]["token_ids"]
@@ -304,9 +306,9 @@ def pairs_in(batch: Any) -> int:
 _DATA: list[Any] = []
 
 
-def _remember(data: Any) -> None:
+def _remember(data: Batches) -> None:
     _DATA[:] = [data]
 
 
-def _recall(index: int) -> Any:
+def _recall(index: int) -> KerasBatch:
     return _DATA[0][index]

@@ -1,7 +1,7 @@
 """Everything that needs `tf.data`: the only module that imports TensorFlow when it is imported."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 import keras
 import numpy as np
@@ -10,11 +10,12 @@ import tensorflow as tf
 from cptk import checks
 from cptk.data.batching import SIDES, check_batch_size, pad_tokens
 from cptk.data.feeding import Feed
+from cptk.types import Batches, KerasBatch, Preprocessor, Tensor
 
 
 # AutoGraph has nothing to convert here, and trips over properties.
 @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-def preprocess(preprocessor: Any, x: Any, role: str | None) -> dict[str, Any]:
+def preprocess(preprocessor: Preprocessor, x: Tensor, role: str | None) -> dict[str, Tensor]:
     """A preprocessor applied to a string tensor, eagerly or in a graph.
 
     Args:
@@ -45,24 +46,24 @@ def preprocess(preprocessor: Any, x: Any, role: str | None) -> dict[str, Any]:
     return features
 
 
-def is_dataset(data: Any) -> bool:
+def is_dataset(data: object) -> bool:
     """Whether `data` is a `tf.data.Dataset`."""
     return isinstance(data, tf.data.Dataset)
 
 
 def prepare_dataset(
-    data: Any,
-    preprocessor: Any,
+    data: tf.data.Dataset,
+    preprocessor: Preprocessor | None,
     roles: Mapping[str, str],
-    batch_size: Any,
+    batch_size: int | None,
     least: int = 1,
     replicas: int = 1,
-) -> Any:
+) -> tf.data.Dataset:
     """A dataset of pairs of strings, or of tokenised pairs, as batches of tokenised pairs.
 
     Args:
         data: Dataset whose elements are `{"query", "document"}`, or tuples that begin with that.
-        preprocessor: The embedder's.
+        preprocessor: The embedder's; None will do where the pairs are tokenised.
         roles: Role of each side.
         batch_size: Batches a dataset of single pairs; `None` where the dataset is batched.
         least: Pairs that a batch holds at least. One of fewer is left out, and is in the list
@@ -110,11 +111,11 @@ def prepare_dataset(
     count = int(data.cardinality())
     stays_known = known or (replicas > 1 and count >= 0)
 
-    def note(pairs: Any) -> Any:
+    def note(pairs: np.integer) -> np.bool_:
         left_out.append(int(pairs))
         return np.bool_(False)
 
-    def large_enough(*element: Any) -> Any:
+    def large_enough(*element: KerasBatch) -> Tensor:
         pairs = tf.shape(tf.nest.flatten(element)[0])[0]
         return tf.cond(
             pairs >= least,
@@ -127,14 +128,14 @@ def prepare_dataset(
         data = data.filter(large_enough)
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def prepare(*element: Any) -> Any:
+    def prepare(*element: KerasBatch) -> KerasBatch:
         x, _, weight = keras.utils.unpack_x_y_sample_weight(
             element[0] if len(element) == 1 else element
         )
         x = {
             side: right_padded(x[side], side)
             if isinstance(x[side], Mapping)
-            else preprocess(preprocessor, x[side], roles[side])
+            else preprocess(cast(Preprocessor, preprocessor), x[side], roles[side])
             for side in SIDES
         }
         asserted = [
@@ -168,7 +169,7 @@ def prepare_dataset(
     return data
 
 
-def _is_single(spec: Any, side: str) -> bool:
+def _is_single(spec: tf.TypeSpec | Mapping[str, tf.TypeSpec], side: str) -> bool:
     """Whether one side of a dataset's elements is a single text, and no batch of them."""
     if not isinstance(spec, Mapping):
         return bool(spec.shape.rank == 0)
@@ -180,7 +181,7 @@ def _is_single(spec: Any, side: str) -> bool:
     return bool(spec["token_ids"].shape.rank == 1)
 
 
-def right_padded(tokens: Mapping[str, Any], side: str) -> dict[str, Any]:
+def right_padded(tokens: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:
     """`cptk.data.batching.right_padded` in a graph."""
     ids, values = tokens["token_ids"], tokens["padding_mask"]
     mask = tf.cast(values, tf.bool)
@@ -191,7 +192,7 @@ def right_padded(tokens: Mapping[str, Any], side: str) -> dict[str, Any]:
         "padding.",
     )
 
-    def moved() -> Any:
+    def moved() -> list[Tensor]:
         order = tf.argsort(tf.cast(~mask, tf.int32), axis=1, stable=True)
         return [tf.gather(tensor, order, batch_dims=1) for tensor in (ids, values)]
 
@@ -203,7 +204,7 @@ def right_padded(tokens: Mapping[str, Any], side: str) -> dict[str, Any]:
     return {"token_ids": found[0], "padding_mask": found[1]}
 
 
-def from_batches(batches: Any) -> Any:
+def from_batches(batches: Batches) -> tf.data.Dataset:
     """Batches of any length as a `tf.data.Dataset` whose length may differ between batches.
 
     Keras makes a dataset of its own from a `PyDataset` or a generator, but fixes the length to that
@@ -224,7 +225,7 @@ def from_batches(batches: Any) -> Any:
     return data.prefetch(2)
 
 
-def share(data: Any, total: int, first: int, own: int, split: bool) -> Any:
+def share(data: tf.data.Dataset, total: int, first: int, own: int, split: bool) -> tf.data.Dataset:
     """Some of the `total` equal parts of each batch; rows of zeros make it divisible.
 
     Args:
@@ -235,7 +236,7 @@ def share(data: Any, total: int, first: int, own: int, split: bool) -> Any:
         split: Whether each part is an element of its own.
     """
 
-    def rows(tensor: Any) -> Any:
+    def rows(tensor: Tensor) -> Tensor:
         each = -(-tf.shape(tensor)[0] // total)
         missing = each * total - tf.shape(tensor)[0]
         tensor = tf.pad(tensor, [[0, missing]] + [[0, 0]] * (tensor.shape.rank - 1))
@@ -245,7 +246,7 @@ def share(data: Any, total: int, first: int, own: int, split: bool) -> Any:
         return tf.reshape(tensor, tf.concat([[own, each], tf.shape(tensor)[1:]], 0))
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def parts(*element: Any) -> Any:
+    def parts(*element: KerasBatch) -> tf.data.Dataset:
         element = _drop_none(element[0] if len(element) == 1 else element)
         cut = tf.nest.map_structure(rows, element)
         make = tf.data.Dataset.from_tensor_slices if split else tf.data.Dataset.from_tensors
@@ -262,7 +263,7 @@ def share(data: Any, total: int, first: int, own: int, split: bool) -> Any:
     return data.prefetch(2 * own)
 
 
-def _drop_none(batch: Any) -> Any:
+def _drop_none(batch: KerasBatch) -> KerasBatch:
     """A batch as `x` or `(x, weight)`."""
     if not isinstance(batch, tuple):
         return batch

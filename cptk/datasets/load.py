@@ -47,7 +47,8 @@ def load(
         download: Whether to fetch what is not there.
 
     Returns:
-        A record: `LabeledTexts`, `LabeledPairs`, `ScoredPairs`, `RetrievalData` or `CodePairs`.
+        A record: `LabeledTexts` or `RetrievalData`; or `LabeledPairs`, `ScoredPairs` or
+        `CodePairs`, which are `cptk.data.Pairs` too, for `fit`.
 
     Raises:
         FileNotFoundError: if the set is neither there nor to be had; the error names the file, the

@@ -1,4 +1,7 @@
-"""What a data set is once it is read: lists of plain Python values, no framework."""
+"""What a data set is once it is read: lists of plain Python values, no framework.
+
+Sets of pairs are `cptk.data.Pairs` too.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
+
+import pyarrow as pa
+
+from cptk.data.arrow import check_lengths, texts
+from cptk.data.columns import SIDES
+from cptk.data.pairs import Pairs
 
 
 class _Record:
@@ -40,9 +50,30 @@ class LabeledTexts(_Record):
     label_names: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class LabeledPairs(_Record):
-    """Pairs of texts with a class each (MRPC).
+class _PairRecord(_Record, Pairs):
+    """A record that is `Pairs` too; the table is made when it is first read.
+
+    Texts stand in it as published, empty ones too: `filter` leaves them out.
+    """
+
+    def __init__(self) -> None:
+        """A dataclass makes its own."""
+
+    def _columns(self) -> dict[str, list[Any]]:
+        """The record's lists by the names that they have in `Pairs`, the two sides first."""
+        raise NotImplementedError
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        columns = self._columns()
+        check_lengths({name: len(column) for name, column in columns.items()})
+        sides = {side: texts(columns[side], side, allow_blank=True) for side in SIDES}
+        return pa.table({**columns, **sides})
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LabeledPairs(_PairRecord):
+    """Pairs of texts with a class each (MRPC); as `Pairs` they have a column `label`.
 
     Attributes:
         first: n texts.
@@ -56,10 +87,15 @@ class LabeledPairs(_Record):
     labels: list[int]
     label_names: tuple[str, ...] = ()
 
+    def _columns(self) -> dict[str, list[Any]]:
+        return {"query": self.first, "document": self.second, "label": self.labels}
 
-@dataclasses.dataclass(frozen=True)
-class ScoredPairs(_Record):
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ScoredPairs(_PairRecord):
     """Pairs of texts with a graded similarity each (STS 2012 to 2016, STS-B, SICK).
+
+    As `Pairs` they have the columns `score` and `source`, the part that a pair belongs to.
 
     Attributes:
         first: n texts.
@@ -74,6 +110,10 @@ class ScoredPairs(_Record):
     second: list[str]
     scores: list[float]
     subsets: list[str]
+
+    def _columns(self) -> dict[str, list[Any]]:
+        sides = {"query": self.first, "document": self.second}
+        return {**sides, "score": [float(score) for score in self.scores], "source": self.subsets}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +131,12 @@ class RetrievalData(_Record):
     qrels: Mapping[str, Mapping[str, int]]
 
 
-@dataclasses.dataclass(frozen=True)
-class CodePairs(_Record):
+@dataclasses.dataclass(frozen=True, repr=False)
+class CodePairs(_PairRecord):
     """Docstrings and the functions they stand in (CodeSearchNet).
+
+    As `Pairs` they are queries and documents with a column `language`. The functions hold their
+    docstrings, as published: `cptk.evaluation.strip_docstring` takes one out.
 
     Attributes:
         docstrings: n docstrings.
@@ -104,6 +147,10 @@ class CodePairs(_Record):
     docstrings: list[str]
     codes: list[str]
     language: str
+
+    def _columns(self) -> dict[str, list[Any]]:
+        languages = [self.language] * len(self.codes)
+        return {"query": self.docstrings, "document": self.codes, "language": languages}
 
 
 Record = LabeledTexts | LabeledPairs | ScoredPairs | RetrievalData | CodePairs

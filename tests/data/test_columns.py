@@ -10,9 +10,9 @@ import pytest
 from cptk.data import PairDataset
 from cptk.data.batching import check_pairs
 from cptk.data.columns import as_columns, is_pairs
-from cptk.data.mining import FunctionPair
-from cptk.data.text_pairs import TextPair, mine_halves
+from cptk.data.pairs import Pairs
 from cptk.datasets.records import CodePairs, ScoredPairs
+from cptk.mining import mine_halves
 
 Q, D = ["how?", "why?", "who?"], ["so.", "because.", "me."]
 BOTH = {"query": Q, "document": D}
@@ -51,8 +51,9 @@ FORMS = {
     "lists, as JSON has them": [list(pair) for pair in zip(Q, D, strict=True)],
     "mappings": [{"id": 1, "document": d, "query": q} for q, d in zip(Q, D, strict=True)],
     "named tuples": [Long(d, q, "web") for q, d in zip(Q, D, strict=True)],
-    "mined halves": [TextPair(q, d) for q, d in zip(Q, D, strict=True)],
-    "mined functions": [FunctionPair(q, d, "f", "a.py", 1) for q, d in zip(Q, D, strict=True)],
+    "pairs": Pairs(BOTH),
+    "a mapping of more": {**BOTH, "score": [1.0, 2.0, 3.0], "source": ["web"] * 3},
+    "a record of scores": ScoredPairs(Q, D, [1.0] * 3, ["x"] * 3),
     "a record of code": CodePairs(Q, D, "go"),
     "frame": Frame(document=np.array(D, object), id=[1, 2, 3], query=Q),
     "table": Table(document=D, query=Q, score=[1.0, 2.0, 3.0]),
@@ -83,7 +84,9 @@ def test_frames_of_libraries(library):
 def test_what_is_mined_trains_as_it_is():
     texts = [f"{word} is a word that stands in a sentence of nine" for word in "abc"]
     data = PairDataset(mine_halves(texts), lambda texts, side: {"token_ids": texts}, shuffle=False)
-    joined = {" ".join(sorted([*q.split(), *d.split()])) for q, d in mine_halves(texts)}
+    pairs = mine_halves(texts)
+    both = zip(pairs["query"], pairs["document"], strict=True)
+    joined = {" ".join(sorted([*q.split(), *d.split()])) for q, d in both}
     found = data[0]["query"]["token_ids"], data[0]["document"]["token_ids"]
     assert {
         " ".join(sorted([*q.split(), *d.split()])) for q, d in zip(*found, strict=True)
@@ -125,7 +128,6 @@ def test_names_of_others_are_named(first, second):
         (np.ones((3, 768)), TypeError, r"Received: ndarray of shape \(3, 768\)"),
         ("text", TypeError, "Received: str"),
         (3, TypeError, "Received: int"),
-        (ScoredPairs(Q, D, [1.0] * 3, ["x"] * 3), ValueError, "Received: ScoredPairs with"),
         (Frame(a=Q, b=D), ValueError, r"Received: Frame with \['a', 'b'\]\."),
         ({"query": BOTH.keys(), "document": D}, TypeError, "`query`.*a view of a mapping"),
         ({"query": b"abc", "document": D}, TypeError, "`query`.*Received bytes"),

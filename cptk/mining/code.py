@@ -10,7 +10,6 @@ References:
 
 import ast
 import os
-import random
 import re
 import stat
 import tokenize
@@ -18,12 +17,16 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
+
+import pyarrow as pa
 
 from cptk import checks
 from cptk.checks import is_integer, shown
+from cptk.data.pairs import Pairs
+from cptk.mining.copies import deduplicate
+from cptk.types import Path as StrPath
 
-StrPath: TypeAlias = str | os.PathLike[str]
 FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
 SKIPPED_FOLDERS = frozenset(
@@ -39,19 +42,18 @@ GENERATED = re.compile(
 LARGEST_FILE = 1_000_000  # bytes; larger ones are tables in Python's clothes
 
 
-class FunctionPair(NamedTuple):
-    """One documented function.
+class _Function(NamedTuple):
+    """One documented function, a row of what is mined."""
 
-    `docstring` is the first paragraph on one line; `code` the function's source (decorators kept,
-    docstring cut out, dedented); `name` is qualified inside its file (`Class.method`); `path` is
-    relative to the mined root, with forward slashes; `line` is the one of `def`, from 1.
-    """
-
-    docstring: str
-    code: str
+    query: str
+    document: str
     name: str
     path: str
     line: int
+
+
+_TEXTS = [(name, pa.string()) for name in ("query", "document", "name", "path")]
+_SCHEMA = pa.schema([*_TEXTS, ("line", pa.int64())])
 
 
 def mine_functions(
@@ -61,7 +63,7 @@ def mine_functions(
     skipped_folders: Iterable[str] = SKIPPED_FOLDERS,
     on_file: Callable[[int, int], object] | None = None,
     on_skip: Callable[[str, str], object] | None = None,
-) -> list[FunctionPair]:
+) -> Pairs:
     """Collects (docstring, function) pairs from Python files, duplicates removed.
 
     Functions and methods are taken wherever they stand at module or class level, inside `if` and
@@ -80,7 +82,10 @@ def mine_functions(
             skipped: a test or generated file, too large, not readable, not valid Python.
 
     Returns:
-        List of `FunctionPair`.
+        `Pairs` with the columns `query` (the docstring's first paragraph on one line), `document`
+        (the function's source: decorators kept, docstring cut out, dedented), `name` (qualified
+        inside its file, `Class.method`), `path` (relative to the mined root, with forward slashes)
+        and `line` (that of `def`, from 1).
 
     Raises:
         TypeError: if `roots` is not a path or an iterable of paths, or `skipped_folders` is one
@@ -89,10 +94,14 @@ def mine_functions(
         FileNotFoundError: if a root does not exist.
 
     Example:
-    ```python
-    import json
-    pairs = mine_functions([json.__path__[0]])
-    pairs[0].docstring, pairs[0].code
+
+    ```pycon
+    >>> import json
+    >>> from cptk.mining import mine_functions
+    >>> pairs = mine_functions(json.__path__[0])
+    >>> pairs.columns, pairs[0]["path"]
+    (['query', 'document', 'name', 'path', 'line'], '__init__.py')
+
     ```
     """
     if not is_integer(min_words) or min_words < 1:
@@ -104,20 +113,48 @@ def mine_functions(
     files = [file for root in _checked(roots) for file in _python_files(root, folders, seen)]
     if not files:
         raise ValueError(f"`roots` holds no Python file to read. Received: {shown(roots)}.")
-    pairs: list[FunctionPair] = []
+    found: list[_Function] = []
     for done, (file, path) in enumerate(files, start=1):
         try:
-            pairs += functions_in_source(_read(file), path, min_words=min_words)
+            found += _functions_in(_read(file), path, min_words)
         except _Skip as skip:
             if on_skip:
                 on_skip(path, str(skip))
         if on_file:
             on_file(done, len(files))
-    return deduplicate(pairs)
+    return deduplicate(_as_pairs(found))
 
 
-def functions_in_source(source: str, path: str = "", *, min_words: int = 3) -> list[FunctionPair]:
-    """The pairs of one file's text in the order of its lines; ValueError if it is not Python."""
+def functions_in_source(source: str, path: str = "", *, min_words: int = 3) -> Pairs:
+    r"""The pairs of one file's text in the order of its lines, as `mine_functions` returns them.
+
+    Args:
+        source: The file's text.
+        path: What its pairs have as `path`.
+        min_words: Shortest docstring that counts, in words.
+
+    Raises:
+        ValueError: It is not Python.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.mining import functions_in_source
+    >>> source = 'def add(a, b):\n    "Adds two numbers."\n    return a + b'
+    >>> functions_in_source(source)[0]["query"]
+    'Adds two numbers.'
+
+    ```
+    """
+    return _as_pairs(_functions_in(source, path, min_words))
+
+
+def _as_pairs(functions: Sequence[_Function]) -> Pairs:
+    """The functions in columns; there may be none."""
+    return Pairs._of(pa.Table.from_pylist([row._asdict() for row in functions], schema=_SCHEMA))
+
+
+def _functions_in(source: str, path: str, min_words: int) -> list[_Function]:
     if "def " not in source:
         return []
     try:
@@ -129,7 +166,7 @@ def functions_in_source(source: str, path: str = "", *, min_words: int = 3) -> l
         raise _Skip(f"not valid Python: {error}") from error
 
 
-def _pairs(tree: ast.Module, source: str, path: str, min_words: int) -> list[FunctionPair]:
+def _pairs(tree: ast.Module, source: str, path: str, min_words: int) -> list[_Function]:
     # The tokenizer of Python ends a line at "\n" alone; splitlines() would also at a form feed.
     lines = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     pairs = []
@@ -140,7 +177,7 @@ def _pairs(tree: ast.Module, source: str, path: str, min_words: int) -> list[Fun
         summary = first_paragraph(docstring)
         if len(re.findall(r"[^\W\d_]{2,}", summary)) >= min_words and _is_unicode(summary):
             pairs.append(
-                FunctionPair(summary, _code_without_docstring(node, lines), name, path, node.lineno)
+                _Function(summary, _code_without_docstring(node, lines), name, path, node.lineno)
             )
     return pairs
 
@@ -151,112 +188,11 @@ def first_paragraph(docstring: str) -> str:
     return "" if paragraph.startswith((">>>", ":", "@")) else " ".join(paragraph.split())
 
 
-def deduplicate(pairs: Iterable[FunctionPair]) -> list[FunctionPair]:
-    """Keeps the first of all pairs that share their text or their code.
-
-    Two texts are the same if their words are, in lower case; two codes if they are without
-    white space, comment lines and case.
-    """
-    seen: set[tuple[str, str]] = set()
-    kept = []
-    for pair in pairs:
-        keys = _keys(pair)
-        if seen.isdisjoint(keys):
-            kept.append(pair)
-        seen.update(keys)
-    return kept
-
-
-def exclude_copies(
-    pairs: Iterable[FunctionPair], of: Iterable[FunctionPair], *, similarity: float = 0.7
-) -> list[FunctionPair]:
-    """Drops the pairs that are copies of one in `of`: other people vendor, fork and backport.
-
-    A copy shares text or code in the sense of `deduplicate`, or it bears the same function name
-    and the sets of words of the two texts, or of the two codes, overlap by `similarity` or more
-    (`|A & B| / |A | B|`).
-
-    Args:
-        pairs: `FunctionPair`s to filter, for instance the training set.
-        of: `FunctionPair`s to keep apart from them, for instance the held-out set.
-        similarity: overlap from which on two functions of one name count as copies.
-
-    Returns:
-        The pairs that are no copies, in their order.
-
-    Example:
-    ```python
-    training = exclude_copies(training, of=held_out)
-    ```
-    """
-    taken: set[tuple[str, str]] = set()
-    namesakes: dict[str, list[FunctionPair]] = {}
-    for pair in of:
-        taken.update(_keys(pair))
-        namesakes.setdefault(_last_name(pair), []).append(pair)
-    return [
-        pair
-        for pair in pairs
-        if taken.isdisjoint(_keys(pair))
-        and not any(
-            _overlap(pair.docstring, other.docstring) >= similarity
-            or _overlap(pair.code, other.code) >= similarity
-            for other in namesakes.get(_last_name(pair), ())
-        )
-    ]
-
-
-def split_by_module(
-    pairs: Sequence[FunctionPair], size: int, *, seed: int = 0
-) -> tuple[list[FunctionPair], list[FunctionPair]]:
-    """Holds out `size` pairs of whole modules; the rest shares no module, text or code with them.
-
-    Modules are drawn at random until they hold `size` pairs. What the last one holds beyond that
-    is in neither part, and neither are copies of what was held out (`exclude_copies`).
-
-    Args:
-        pairs: `FunctionPair`s of which `path` names the module.
-        size: number of pairs to hold out.
-        seed: of the draw.
-
-    Returns:
-        `(held_out, rest)`, both in the order of `pairs`.
-
-    Raises:
-        ValueError: if `size` is not between 1 and `len(pairs) - 1`.
-
-    Example:
-    ```python
-    held_out, training = split_by_module(pairs, size=1000, seed=0)
-    ```
-    """
-    if not is_integer(size) or not 0 < size < len(pairs):
-        raise ValueError(
-            f"`size` must be between 1 and the number of pairs less one ({len(pairs) - 1}). "
-            f"Received: size={shown(size)}."
-        )
-    modules = sorted({pair.path for pair in pairs})
-    random.Random(seed).shuffle(modules)
-    members: dict[str, list[int]] = {module: [] for module in modules}
-    for index, pair in enumerate(pairs):
-        members[pair.path].append(index)
-    drawn: list[int] = []
-    drawn_modules = set()
-    for module in modules:
-        if len(drawn) >= size:
-            break
-        drawn += members[module]
-        drawn_modules.add(module)
-    held_out = [pairs[index] for index in sorted(drawn[:size])]
-    rest = [pair for pair in pairs if pair.path not in drawn_modules]
-    return held_out, exclude_copies(rest, of=held_out)
-
-
 class _Skip(ValueError):
     """Why a file gives no pairs."""
 
 
-def _checked(roots: Any) -> list[Path]:
+def _checked(roots: object) -> list[Path]:
     expected = "`roots` must be a folder or a .py file, or an iterable of them."
     if isinstance(roots, str | os.PathLike):
         roots = [roots]
@@ -280,7 +216,7 @@ def _checked(roots: Any) -> list[Path]:
     return paths
 
 
-def _checked_folders(names: Any) -> frozenset[str]:
+def _checked_folders(names: object) -> frozenset[str]:
     if isinstance(names, Iterable) and not isinstance(names, str | bytes | Mapping):
         folders = list(names)
         if all(isinstance(name, str) for name in folders):
@@ -395,21 +331,6 @@ def _lines_inside_strings(node: FunctionNode, lines: Sequence[str]) -> set[int]:
             if '"""' in text or "'''" in text or "\\\n" in text:
                 inside.update(span)
     return inside
-
-
-def _keys(pair: FunctionPair) -> tuple[tuple[str, str], tuple[str, str]]:
-    text = " ".join(re.findall(r"\w+", pair.docstring.casefold()))
-    code = re.sub(r"^[ \t]*#.*$", "", pair.code, flags=re.MULTILINE)
-    return ("text", text or pair.docstring), ("code", "".join(code.casefold().split()))
-
-
-def _last_name(pair: FunctionPair) -> str:
-    return pair.name.rpartition(".")[2]
-
-
-def _overlap(one: str, other: str) -> float:
-    words, other_words = set(re.findall(r"\w+", one)), set(re.findall(r"\w+", other))
-    return len(words & other_words) / max(1, len(words | other_words))
 
 
 def _is_unicode(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cptk.data import mine_halves
+from cptk.mining import mine_halves
 from tests.test_checks import Frame
 
 TEXTS = [" ".join(f"w{i}{j}" for j in range(i)) for i in range(4, 60)]
@@ -12,7 +12,7 @@ def test_a_pair_is_one_text_cut_between_30_and_70_percent():
     pairs = mine_halves(TEXTS)
     whole = {text: len(text.split()) for text in TEXTS if 8 <= len(text.split()) <= 48}
     seen, first = set(), 0
-    for query, document in pairs:
+    for query, document in zip(pairs["query"], pairs["document"], strict=True):
         forwards = f"{query} {document}"
         text = forwards if forwards in whole else f"{document} {query}"
         seen.add(text)
@@ -31,7 +31,7 @@ def test_same_pairs_for_any_order_and_other_pairs_for_another_seed():
 
 
 def test_two_words_make_two_halves():
-    assert sorted(mine_halves(["left right"], min_words=2)[0]) == ["left", "right"]
+    assert sorted(mine_halves(["left right"], min_words=2)[0].values()) == ["left", "right"]
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,9 @@
 
 import random
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from cptk import checks
-
-
-class TextPair(NamedTuple):
-    """Two pieces that stood side by side; which of them came first is left to chance."""
-
-    query: str
-    document: str
+from cptk.data.pairs import Pairs
 
 
 def mine_halves(
@@ -20,7 +13,7 @@ def mine_halves(
     min_words: int = 8,
     max_words: int = 48,
     seed: int = 0,
-) -> list[TextPair]:
+) -> Pairs:
     """Cut each text in two: what belongs together is a pair, and needs no label.
 
     The paper takes neighbouring pieces of text on the internet for its pairs. This is the same
@@ -35,7 +28,8 @@ def mine_halves(
         seed: Of the cuts, the coins and the order.
 
     Returns:
-        At most n pairs, shuffled; the same for the same texts in any order.
+        At most n `Pairs`, shuffled; the same for the same texts in any order. Which half came first
+        is left to chance.
 
     Raises:
         ValueError: No texts, an empty text, no text within the limits, limits that cross, or a
@@ -44,9 +38,13 @@ def mine_halves(
 
     Example:
 
-    ```python
-    pairs = cptk.data.mine_halves(["a film that is funny and warm and never once sentimental"])
-    pairs[0].query, pairs[0].document
+    ```pycon
+    >>> from cptk.mining import mine_halves
+    >>> text = "a film that is funny and warm and never once sentimental"
+    >>> pair = mine_halves([text])[0]
+    >>> sorted(f"{pair['query']} {pair['document']}".split()) == sorted(text.split())
+    True
+
     ```
 
     References:
@@ -75,5 +73,5 @@ def mine_halves(
         cut = min(max(1, round(len(words) * draw.uniform(0.3, 0.7))), len(words) - 1)
         halves = [" ".join(words[:cut]), " ".join(words[cut:])]
         draw.shuffle(halves)
-        pairs.append(TextPair(*halves))
-    return pairs
+        pairs.append(tuple(halves))
+    return Pairs(pairs)

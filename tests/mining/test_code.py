@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cptk
-from cptk.data.mining import (
-    FunctionPair,
+from cptk.data import Pairs
+from cptk.mining import (
     deduplicate,
     exclude_copies,
-    first_paragraph,
     functions_in_source,
     mine_functions,
     split_by_module,
 )
+from cptk.mining.code import first_paragraph
 from tests.test_checks import Frame
 
 DOC = '"""Adds two numbers together."""'
@@ -67,13 +67,13 @@ def test_pair_holds_the_source_without_docstring():
         x = 1
         '''
     )
-    assert pair == FunctionPair(
-        "Adds two numbers together.",
-        "@decorated(\n    1\n)\ndef add(a, b):  # plain\n    # kept\n    return a + b",
-        "add",
-        "module.py",
-        5,
-    )
+    assert pair == {
+        "query": "Adds two numbers together.",
+        "document": "@decorated(\n    1\n)\ndef add(a, b):  # plain\n    # kept\n    return a + b",
+        "name": "add",
+        "path": "module.py",
+        "line": 5,
+    }
 
 
 def test_methods_and_guarded_functions_are_found_and_nested_ones_are_not():
@@ -98,10 +98,10 @@ def test_methods_and_guarded_functions_are_found_and_nested_ones_are_not():
                 return 2
         '''
     )
-    assert [pair.name for pair in pairs] == ["Outer.Inner.method", "guarded", "fallback"]
-    assert pairs[0].code == "async def method(self):\n    return 1"
-    assert "def nested" in pairs[1].code
-    assert "Adds two numbers" in pairs[1].code
+    assert pairs["name"] == ["Outer.Inner.method", "guarded", "fallback"]
+    assert pairs["document"][0] == "async def method(self):\n    return 1"
+    assert "def nested" in pairs["document"][1]
+    assert "Adds two numbers" in pairs["document"][1]
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_code_means_the_same_as_the_original(body, indent):
     expected = ast.parse(source).body[0]
     expected = expected.body[0] if indent else expected
     del expected.body[0]
-    assert ast.dump(ast.parse(pair.code).body[0]) == ast.dump(expected)
-    assert "Adds two" not in pair.code
-    assert not pair.code.startswith(" ")
+    assert ast.dump(ast.parse(pair["document"]).body[0]) == ast.dump(expected)
+    assert "Adds two" not in pair["document"]
+    assert not pair["document"].startswith(" ")
 
 
 def test_every_function_of_real_modules_means_the_same():
@@ -150,14 +150,14 @@ def test_every_function_of_real_modules_means_the_same():
         pairs = functions_in_source(source)
         assert pairs
         for pair in pairs:
-            original = originals[pair.line]
+            original = originals[pair["line"]]
             del original.body[0]
-            assert ast.dump(ast.parse(pair.code).body[0]) == ast.dump(original)
+            assert ast.dump(ast.parse(pair["document"]).body[0]) == ast.dump(original)
 
 
 @pytest.mark.parametrize("body", ["", "pass", "...", "raise NotImplementedError", "'more'"])
 def test_functions_that_only_declare_are_left_out(body):
-    assert _mine(f"def f():\n    {DOC}\n    {body}\n") == []
+    assert _mine(f"def f():\n    {DOC}\n    {body}\n")["query"] == []
 
 
 @pytest.mark.parametrize(
@@ -175,8 +175,8 @@ def test_first_paragraph(docstring, expected):
 
 
 def test_short_and_unencodable_docstrings_are_left_out():
-    assert _mine('def f():\n    """Two words."""\n    return 1\n') == []
-    assert _mine('def f():\n    """Three whole words \\ud800."""\n    return 1\n') == []
+    assert len(_mine('def f():\n    """Two words."""\n    return 1\n')) == 0
+    assert len(_mine('def f():\n    """Three whole words \\ud800."""\n    return 1\n')) == 0
     assert len(functions_in_source('def f():\n    """Word."""\n    return 1\n', min_words=1)) == 1
 
 
@@ -184,7 +184,7 @@ def test_short_and_unencodable_docstrings_are_left_out():
 def test_any_string_survives(text):
     source = f"def f():\n    {DOC}\n    return {text!r}\n"
     (pair,) = functions_in_source(source)
-    assert _without_docstring(source) == ast.dump(ast.parse(pair.code).body[0])
+    assert _without_docstring(source) == ast.dump(ast.parse(pair["document"]).body[0])
 
 
 def test_source_that_is_not_python():
@@ -219,9 +219,9 @@ def test_files_are_read_in_order_by_their_encoding_and_reasons_given(tmp_path):
     pairs = mine_functions(
         str(root), on_skip=skipped.__setitem__, on_file=lambda *args: progress.append(args)
     )
-    assert [pair.path for pair in pairs] == ["b.py", "bom.py", "crlf.py", "latin.py", "a/x.py"]
-    assert pairs[3].docstring == "Caf\u00e9 in Latin letters here."
-    assert pairs[2].code == "def crlf(a, b):\n    return a + b"
+    assert pairs["path"] == ["b.py", "bom.py", "crlf.py", "latin.py", "a/x.py"]
+    assert pairs["query"][3] == "Caf\u00e9 in Latin letters here."
+    assert pairs["document"][2] == "def crlf(a, b):\n    return a + b"
     assert set(skipped) == {
         "wrong.py", "coding.py", "two.py", "null.py", "test_it.py", "x_pb2.py", "gen.py"
     }  # fmt: skip
@@ -240,19 +240,35 @@ def test_links_and_loops_are_followed_once(tmp_path):
     os.symlink(tmp_path / "nowhere.py", root / "dangling.py")
     skipped = {}
     pairs = mine_functions([root, root], on_skip=skipped.__setitem__)
-    assert [pair.path for pair in pairs] == ["a/x.py", "link/y.py"]
+    assert pairs["path"] == ["a/x.py", "link/y.py"]
     assert skipped["dangling.py"].startswith("not readable")
 
 
 def test_duplicates_by_normalised_text_and_code():
-    first = FunctionPair("Adds two numbers.", "def f(a):\n    return a", "f", "a.py", 1)
-    same_text = first._replace(docstring="adds  two NUMBERS", code="def g(): return 1")
-    same_code = first._replace(docstring="Other words here.", code="def f(a):\n\n  # x\n  return a")
-    other = first._replace(docstring="Other text altogether.", code="def h(): return 3")
-    assert deduplicate([first, same_text, same_code, other]) == [first, other]
-    near = FunctionPair("Adds two of numbers.", "def f(b): return -b", "C.f", "b.py", 1)
-    assert exclude_copies([same_text, same_code, near, other], of=[first]) == [other]
-    assert exclude_copies([near._replace(name="g")], of=[first]) == [near._replace(name="g")]
+    first = {"query": "Adds two numbers.", "document": "def f(a):\n    return a", "name": "f"}
+    same_text = {**first, "query": "adds  two NUMBERS", "document": "def g(): return 1"}
+    same_code = {**first, "query": "Other words.", "document": "def f(a):\n\n  # x\n  return a"}
+    other = {**first, "query": "Other text altogether.", "document": "def h(): return 3"}
+    found = deduplicate(Pairs([first, same_text, same_code, other]))
+    assert list(found) == [first, other]
+    near = {"query": "Adds two of numbers.", "document": "def f(b): return -b", "name": "C.f"}
+    several = Pairs([same_text, same_code, near, other])
+    assert list(exclude_copies(several, of=Pairs([first]))) == [other]
+    unlike = {**near, "name": "g"}
+    assert list(exclude_copies(Pairs([unlike]), of=Pairs([first]))) == [unlike]
+    nameless = Pairs([(row["query"], row["document"]) for row in (near, other)])
+    assert len(exclude_copies(nameless, of=Pairs([first]))) == 2
+
+
+@pytest.mark.parametrize("call", [deduplicate, lambda p: split_by_module(p, 1)])
+def test_what_is_no_pairs_is_refused(call):
+    with pytest.raises(TypeError, match=r"`pairs` should be Pairs. Received: \[\('a', 'b'\)\]"):
+        call([("a", "b")])
+
+
+def test_modules_are_told_by_the_column_path():
+    with pytest.raises(ValueError, match=r"column 'path'.*Columns: ..query', 'document'"):
+        split_by_module(Pairs([("a", "b"), ("c", "d")]), 1)
 
 
 @given(
@@ -261,22 +277,22 @@ def test_duplicates_by_normalised_text_and_code():
     st.integers(0, 3),
 )
 def test_split_shares_no_module_text_or_code(rows, size, seed):
-    pairs = [
-        FunctionPair(
-            f"text number {'xyz'[t % 3] * (t + 1)}", f"code {'k' * (c + 1)}", "f", f"{m}", 1
-        )
-        for m, t, c in rows
-    ]
-    pairs = [pair._replace(name=f"f{index}") for index, pair in enumerate(pairs)]
+    pairs = Pairs(
+        {
+            "query": [f"text number {'xyz'[t % 3] * (t + 1)}" for _, t, _ in rows],
+            "document": [f"code {'k' * (c + 1)}" for _, _, c in rows],
+            "path": [str(m) for m, _, _ in rows],
+            "name": [f"f{index}" for index in range(len(rows))],
+        }
+    )
     if size >= len(pairs):
         with pytest.raises(ValueError, match="`size` must be between 1 and"):
             split_by_module(pairs, size, seed=seed)
         return
     held_out, rest = split_by_module(pairs, size, seed=seed)
     assert len(held_out) == size
-    for field in ("path", "docstring", "code"):
-        shared = {getattr(p, field) for p in held_out} & {getattr(p, field) for p in rest}
-        assert not shared
+    for column in ("path", "query", "document"):
+        assert not set(held_out[column]) & set(rest[column])
     assert (held_out, rest) == split_by_module(pairs, size, seed=seed)
 
 
@@ -322,8 +338,8 @@ def test_skipped_folders_that_are_none(folders, tmp_path):
 
 def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(_write(tmp_path, {"code/a.py": _function()})))
-    assert [pair.path for pair in mine_functions("~/code")] == ["a.py"]
-    assert [pair.path for pair in mine_functions(Path("~/code/a.py"))] == ["a.py"]
+    assert mine_functions("~/code")["path"] == ["a.py"]
+    assert mine_functions(Path("~/code/a.py"))["path"] == ["a.py"]
 
 
 def test_pipes_and_deep_nests_are_skipped(tmp_path):
@@ -339,7 +355,7 @@ def test_pipes_and_deep_nests_are_skipped(tmp_path):
     os.mkfifo(root / "pipe.py")
     skipped = {}
     pairs = mine_functions(root, on_skip=skipped.__setitem__)
-    assert [pair.name for pair in pairs] == ["add"]
+    assert pairs["name"] == ["add"]
     assert skipped["pipe.py"] == "no regular file"
     assert set(skipped) <= {"pipe.py", "chain.py", "deep.py"}
     with pytest.raises(ValueError, match="of another kind"):
@@ -349,7 +365,7 @@ def test_pipes_and_deep_nests_are_skipped(tmp_path):
 def test_mining_needs_no_keras(tmp_path):
     script = """
         import sys
-        import cptk.datasets, cptk.data.mining
+        import cptk.datasets, cptk.mining
         from cptk.data import mine_functions, mine_halves
 
         mine_functions(sys.argv[1])
@@ -367,7 +383,9 @@ def test_mining_needs_no_keras(tmp_path):
 
 
 def test_names_of_the_room():
-    assert {"PairDataset", "mine_functions", "mine_halves"} <= set(dir(cptk.data))
+    assert {"PairDataset", "Pairs", "mine_functions", "mine_halves"} <= set(dir(cptk.data))
+    assert cptk.data.mine_functions is cptk.mining.mine_functions
+    assert cptk.data.mine_halves is cptk.mining.mine_halves
     with pytest.raises(AttributeError, match="has no attribute 'mine'"):
         cptk.data.mine  # noqa: B018
 

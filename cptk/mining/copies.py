@@ -1,0 +1,190 @@
+"""Copies among pairs: duplicates taken out, and what is held out kept apart from the rest."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from cptk import checks
+from cptk.checks import is_integer, shown
+from cptk.data.pairs import Pairs
+
+
+class _Texts(NamedTuple):
+    """What is compared of a pair."""
+
+    query: str
+    document: str
+    name: str
+
+
+def deduplicate(pairs: Pairs) -> Pairs:
+    """Keeps the first of all pairs that share their query or their document.
+
+    Two queries are the same if their words are, in lower case; two documents if they are without
+    white space, comment lines (`#`) and case.
+
+    Args:
+        pairs: `Pairs`, of functions or of other texts.
+
+    Raises:
+        TypeError: Something else than `Pairs`.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.data import Pairs
+    >>> from cptk.mining import deduplicate
+    >>> len(deduplicate(Pairs([("Add two.", "a + b"), ("add two", "b + a")])))
+    1
+
+    ```
+    """
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for pair in _rows(pairs, "pairs"):
+        keys = _keys(pair)
+        kept.append(seen.isdisjoint(keys))
+        seen.update(keys)
+    return pairs.filter(kept)
+
+
+def exclude_copies(pairs: Pairs, of: Pairs, *, similarity: float = 0.7) -> Pairs:
+    """Drops the pairs that are copies of one in `of`: other people vendor, fork and backport.
+
+    A copy shares query or document in the sense of `deduplicate`, or it bears the same `name` and
+    the sets of words of the two queries, or of the two documents, overlap by `similarity` or more
+    (`|A & B| / |A | B|`).
+
+    Args:
+        pairs: `Pairs` to filter, for instance the training set.
+        of: `Pairs` to keep apart from them, for instance the held-out set.
+        similarity: overlap from which on two functions of one name count as copies.
+
+    Returns:
+        The pairs that are no copies, in their order.
+
+    Raises:
+        TypeError: Something else than `Pairs`.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.data import Pairs
+    >>> from cptk.mining import exclude_copies
+    >>> training = Pairs([("Add two.", "a + b"), ("Sort it.", "sorted(x)")])
+    >>> exclude_copies(training, of=Pairs([("Add.", "a+b")]))["query"]
+    ['Sort it.']
+
+    ```
+    """
+    taken: set[tuple[str, str]] = set()
+    namesakes: dict[str, list[_Texts]] = {}
+    for pair in _rows(of, "of"):
+        taken.update(_keys(pair))
+        if pair.name:
+            namesakes.setdefault(_last_name(pair), []).append(pair)
+    return pairs.filter(
+        [
+            taken.isdisjoint(_keys(pair))
+            and not any(
+                _overlap(pair.query, other.query) >= similarity
+                or _overlap(pair.document, other.document) >= similarity
+                for other in namesakes.get(_last_name(pair), ())
+            )
+            for pair in _rows(pairs, "pairs")
+        ]
+    )
+
+
+def split_by_module(pairs: Pairs, size: int, *, seed: int = 0) -> tuple[Pairs, Pairs]:
+    """Holds out `size` pairs of whole modules; the rest shares no module, text or code with them.
+
+    Modules are drawn at random until they hold `size` pairs. What the last one holds beyond that
+    is in neither part, and neither are copies of what was held out (`exclude_copies`).
+
+    Args:
+        pairs: `Pairs` whose column `path` names the module.
+        size: number of pairs to hold out.
+        seed: of the draw.
+
+    Returns:
+        `(held_out, rest)`, both in the order of `pairs`.
+
+    Raises:
+        TypeError: Something else than `Pairs`.
+        ValueError: if `size` is not between 1 and `len(pairs) - 1`, or there is no column `path`.
+
+    Example:
+
+    ```pycon
+    >>> import json
+    >>> from cptk.mining import mine_functions, split_by_module
+    >>> held_out, training = split_by_module(mine_functions(json.__path__[0]), size=2)
+    >>> len(held_out), set(held_out["path"]) & set(training["path"])
+    (2, set())
+
+    ```
+    """
+    _check(pairs, "pairs")
+    if "path" not in pairs.columns:
+        raise ValueError(
+            f"`pairs` should have a column 'path', the module of each. Columns: {pairs.columns}."
+        )
+    if not is_integer(size) or not 0 < size < len(pairs):
+        raise ValueError(
+            f"`size` must be between 1 and the number of pairs less one ({len(pairs) - 1}). "
+            f"Received: size={shown(size)}."
+        )
+    paths = pairs["path"]
+    members: dict[str, list[int]] = {}
+    for index, path in enumerate(paths):
+        members.setdefault(str(path), []).append(index)
+    modules = sorted(members)
+    random.Random(seed).shuffle(modules)
+    drawn: list[int] = []
+    drawn_modules = set()
+    for module in modules:
+        if len(drawn) >= size:
+            break
+        drawn += members[module]
+        drawn_modules.add(module)
+    held = np.zeros(len(pairs), dtype=bool)
+    held[drawn[:size]] = True
+    held_out = pairs.filter(held)
+    rest = pairs.filter([str(path) not in drawn_modules for path in paths])
+    return held_out, exclude_copies(rest, of=held_out)
+
+
+def _rows(pairs: Pairs, what: str) -> Iterator[_Texts]:
+    _check(pairs, what)
+    names = pairs["name"] if "name" in pairs.columns else [""] * len(pairs)
+    for query, document, name in zip(pairs["query"], pairs["document"], names, strict=True):
+        yield _Texts(str(query), str(document), str(name or ""))
+
+
+def _check(pairs: object, what: str) -> None:
+    if not isinstance(pairs, Pairs):
+        raise TypeError(
+            f"`{what}` should be Pairs. Received: {checks.shown(pairs)}. Make them by "
+            "cptk.data.Pairs(…)."
+        )
+
+
+def _keys(pair: _Texts) -> tuple[tuple[str, str], tuple[str, str]]:
+    text = " ".join(re.findall(r"\w+", pair.query.casefold()))
+    code = re.sub(r"^[ \t]*#.*$", "", pair.document, flags=re.MULTILINE)
+    return ("text", text or pair.query), ("code", "".join(code.casefold().split()))
+
+
+def _last_name(pair: _Texts) -> str:
+    return pair.name.rpartition(".")[2]
+
+
+def _overlap(one: str, other: str) -> float:
+    words, other_words = set(re.findall(r"\w+", one)), set(re.findall(r"\w+", other))
+    return len(words & other_words) / max(1, len(words | other_words))
