@@ -130,7 +130,7 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, index: int) -> KerasBatch:
         if not 0 <= index < len(self):
-            raise IndexError(f"KerasBatch {index} of {len(self)}.")
+            raise IndexError(f"Batch {index} of {len(self)}.")
         place = self.start + self.epoch * len(self) + index
         number, batch = divmod(place, self.batches_per_pass)
         last = batch == self.batches_per_pass - 1

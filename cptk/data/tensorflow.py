@@ -1,6 +1,6 @@
 """Everything that needs `tf.data`: the only module that imports TensorFlow when it is imported."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import keras
@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from cptk import checks
-from cptk.data.batching import SIDES, check_batch_size, pad_tokens
+from cptk.data.batching import check_batch_size, pad_tokens
+from cptk.data.columns import NUMBERS, SIDES
 from cptk.data.feeding import Feed
 from cptk.types import Batches, KerasBatch, Preprocessor, Tensor
 
@@ -58,6 +59,7 @@ def prepare_dataset(
     batch_size: int | None,
     least: int = 1,
     replicas: int = 1,
+    columns: Sequence[str] = (),
 ) -> tf.data.Dataset:
     """A dataset of pairs of strings, or of tokenised pairs, as batches of tokenised pairs.
 
@@ -70,12 +72,15 @@ def prepare_dataset(
             `left_out` of the result.
         replicas: Several of them need to know the number of batches: where it is known and a batch
             is too small, there is an error.
+        columns: Number columns that elements hold beside the two sides.
     """
     x_spec, y_spec, _ = keras.utils.unpack_x_y_sample_weight(data.element_spec)
-    if not isinstance(x_spec, Mapping) or set(x_spec) != set(SIDES):
+    names = set(x_spec) if isinstance(x_spec, Mapping) else set()
+    if names - {*NUMBERS} != {*SIDES} or not names >= {*columns}:
+        more = "".join(f', "{name}": …' for name in columns)
         raise ValueError(
-            'Elements of the dataset should be {"query": …, "document": …}, or a tuple that '
-            f"begins with that. Received: {checks.shown(data.element_spec, 300)}."
+            f'Elements of the dataset should be {{"query": …, "document": …{more}}}, or a tuple '
+            f"that begins with that. Received: {checks.shown(data.element_spec, 300)}."
         )
     if y_spec is not None and not isinstance(y_spec, tf.NoneTensorSpec):
         raise ValueError(
@@ -132,6 +137,7 @@ def prepare_dataset(
         x, _, weight = keras.utils.unpack_x_y_sample_weight(
             element[0] if len(element) == 1 else element
         )
+        numbers = {name: tf.cast(x[name], tf.float32) for name in columns}
         x = {
             side: right_padded(x[side], side)
             if isinstance(x[side], Mapping)
@@ -139,6 +145,10 @@ def prepare_dataset(
             for side in SIDES
         }
         asserted = [
+            tf.debugging.assert_all_finite(value, f"`{name}` should hold finite numbers.")
+            for name, value in numbers.items()
+        ]
+        asserted += [
             tf.debugging.assert_greater_equal(
                 tf.shape(x["query"]["token_ids"])[0],
                 least,
@@ -157,7 +167,7 @@ def prepare_dataset(
                 tf.debugging.assert_non_negative(weight, "Weights of pairs should be 0 or more."),
             ]
         with tf.control_dependencies(asserted):
-            x = tf.nest.map_structure(tf.identity, x)
+            x = tf.nest.map_structure(tf.identity, {**x, **numbers})
         return x if weight is None else (x, None, weight)
 
     data = data.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

@@ -15,15 +15,15 @@ import numpy as np
 
 from cptk import checks
 from cptk.data.batching import (
-    SIDES,
     PairDataset,
     check_pairs,
     check_tokens,
     check_weights,
     share_rows,
 )
-from cptk.data.columns import as_columns, is_pairs
+from cptk.data.columns import as_columns, column, is_pairs
 from cptk.data.feeding import Feed
+from cptk.data.numbers import number_columns
 from cptk.training import distribution
 from cptk.types import Batches, KerasBatch, Logs, Model, TensorLike, Tree
 
@@ -268,8 +268,17 @@ def is_tf_dataset(x: object) -> bool:
     return bool(is_dataset(x))
 
 
-def split(x: object, sample_weight: TensorLike | None, fraction: float) -> tuple[Tree, Tree, Tree]:
-    """The last `fraction` of the pairs as validation data, as Keras does it."""
+def split(
+    x: object, sample_weight: TensorLike | None, fraction: float, columns: tuple[str, ...] = ()
+) -> tuple[Tree, Tree, Tree]:
+    """The last `fraction` of the pairs as validation data, as Keras does it.
+
+    Args:
+        x: Pairs in memory.
+        sample_weight: Their weights; by default the column "weight", if there is one.
+        fraction: From 0 to 1.
+        columns: Number columns that are kept beside the two sides.
+    """
     if not is_pairs(x) or not checks.is_number(fraction) or not 0 < fraction < 1:
         raise ValueError(
             "`validation_split` should be between 0 and 1, and needs pairs in memory: "
@@ -279,7 +288,9 @@ def split(x: object, sample_weight: TensorLike | None, fraction: float) -> tuple
     pairs = check_pairs(x)
     queries = pairs["query"]
     size = len(queries["token_ids"] if isinstance(queries, Mapping) else queries)
-    sample_weight = check_weights(sample_weight, size)
+    pairs |= number_columns(x, columns, size)
+    weight = column(x, "weight") if sample_weight is None else sample_weight
+    sample_weight = check_weights(weight, size)
     cut = size - int(size * fraction)
     if cut < 2 or cut == size:
         raise ValueError(
@@ -293,7 +304,8 @@ def split(x: object, sample_weight: TensorLike | None, fraction: float) -> tuple
         )
 
     train, held = (
-        {side: part(pairs[side], rows) for side in SIDES} for rows in (slice(cut), slice(cut, None))
+        {name: part(values, rows) for name, values in pairs.items()}
+        for rows in (slice(cut), slice(cut, None))
     )
     if sample_weight is None:
         return train, None, held

@@ -20,6 +20,7 @@ from cptk.data.batching import (
 )
 from cptk.data.columns import EXPECTED, is_pairs
 from cptk.data.feeding import Feed
+from cptk.data.numbers import number_columns
 from cptk.training.inputs import batch_columns, in_use, is_tf_dataset, of_one_type, unpack
 from cptk.types import Batches, Preprocessor, TokenBatch
 
@@ -28,6 +29,8 @@ class PairReader(NamedTuple):
     """Reads pairs with a preprocessor; without one they have to be tokenised."""
 
     preprocessor: Preprocessor | None
+    columns: tuple[str, ...] = ()
+    """Number columns that the loss reads beside the two sides."""
 
     def batches(
         self,
@@ -62,7 +65,10 @@ class PairReader(NamedTuple):
         if not batched and is_pairs(x):
             size = 32 if batch_size is None else batch_size
             options = (sample_weight, shuffle, seed, steps_per_epoch)
-            return PairDataset(x, self.tokenize, size, *options, training=least > 1)
+            training = least > 1
+            return PairDataset(
+                x, self.tokenize, size, *options, training=training, columns=self.columns
+            )
         if not batched:
             raise TypeError(
                 f"Data {EXPECTED} Or a tf.data.Dataset, a PyDataset or a generator of batches. "
@@ -77,18 +83,27 @@ class PairReader(NamedTuple):
             from cptk.data.tensorflow import prepare_dataset
 
             roles = {side: self.role(side) for side in SIDES}
-            return in_use(prepare_dataset(x, self.preprocessor, roles, batch_size, least, replicas))
+            data = prepare_dataset(
+                x, self.preprocessor, roles, batch_size, least, replicas, self.columns
+            )
+            return in_use(data)
         if batch_size is not None:
             has = "has its own" if isinstance(x, PairDataset) else "yields batches"
             raise ValueError(f"This {type(x).__name__} {has}: leave `batch_size` out.")
         if isinstance(x, PairDataset):
+            missing = sorted({*self.columns} - {*x.numbers})
+            if missing:
+                raise ValueError(
+                    f"The loss reads the columns {missing}, which this PairDataset does not give: "
+                    f"make it with columns={self.columns!r}."
+                )
             return x.read_by(self.tokenize, in_order=least == 1)
         return in_use(Feed(x, self._prepared, least))
 
     def batch(
         self, x: object, sample_weight: object, full_length: bool = False, least: int = 2
-    ) -> tuple[dict[str, TokenBatch], NDArray[np.float32] | None]:
-        """One batch of strings or of tokens as tokens, and its weights, checked.
+    ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
+        """One batch of strings or of tokens as tokens, with its numbers, and its weights, checked.
 
         Args:
             x: The batch.
@@ -100,7 +115,7 @@ class PairReader(NamedTuple):
             ValueError: Unequal sides, too few pairs, or bad texts, tokens or weights.
         """
         columns = batch_columns(x)
-        tokens = {
+        tokens: dict[str, Any] = {
             side: check_tokens(values, side)
             if isinstance(values, Mapping)
             else self.tokenize(checks.texts(values, side), side, full_length)
@@ -112,6 +127,7 @@ class PairReader(NamedTuple):
                 "A batch should have as many documents as queries, and 2 or more: the other pairs "
                 f"are the negatives. Received: {sizes}."
             )
+        tokens |= number_columns(x, self.columns, sizes["query"])
         if sample_weight is None:
             return tokens, None
         weights = keras.ops.convert_to_numpy(sample_weight)
@@ -143,7 +159,7 @@ class PairReader(NamedTuple):
         x, y, sample_weight = unpack(batch)
         refuse_labels(y)
         tokens, weights = self.batch(x, sample_weight, full_length=True, least=1)
-        typed = {side: of_one_type(tokens[side], side) for side in SIDES}
+        typed = {**tokens, **{side: of_one_type(tokens[side], side) for side in SIDES}}
         return typed if weights is None else (typed, None, weights)
 
 

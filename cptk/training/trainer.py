@@ -245,7 +245,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     ) -> tuple[losses.Batch, Tensor | None]:
         """The batch as the objective sees it, and which of the local rows hold a pair."""
         local = {side: float32_or_higher(y_pred[side]) for side in SIDES}
-        local |= {name: (x or {})[name] for name in self.loss.columns}
+        numbers: Mapping[str, Tensor] = x or {}
+        local |= {name: ops.cast(numbers[name], "float32") for name in self.loss.columns}
         gathered = distribution.gather(local)
         text_ids, is_pair, all_pairs = {}, None, None
         if x is not None:
@@ -465,15 +466,17 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if validation_split:
             if validation_data is not None:
                 raise ValueError("Pass `validation_data` or `validation_split`, not both.")
-            x, sample_weight, validation_data = split(x, sample_weight, validation_split)
+            x, sample_weight, validation_data = split(
+                x, sample_weight, validation_split, self.loss.columns
+            )
         if isinstance(x, PairDataset) and steps_per_epoch is not None:
             raise ValueError(
                 "Give `steps_per_epoch` to the PairDataset, and leave it out of `fit`."
             )
         of_user = isinstance(x, PairDataset)
         self.seed = distribution.broadcast_from_chief(self.seed, self)
-        order = {"shuffle": shuffle, "steps_per_epoch": steps_per_epoch, "least": 2}
-        data = self._batches(x, y, sample_weight, batch_size, **order)
+        order: dict[str, Any] = {"shuffle": shuffle, "steps_per_epoch": steps_per_epoch}
+        data = self._batches(x, y, sample_weight, batch_size, **order, least=2)
         self._choose_micro_batch_size(data, bool(verbose))
         self._choose_tiles(getattr(data, "batch_size", None))
         callbacks = self._callbacks(callbacks, data, not of_user, initial_epoch)
@@ -563,7 +566,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self, x: object, batch_size: int | None = None, verbose: str | int = "auto", **kwargs: Any
     ) -> dict[str, NDArray[np.floating[Any]]]:
         """`{"query", "document"}` embeddings of pairs, in their order. Data as for `fit`."""
-        data = self._batches(x, None, None, batch_size, shuffle=False)
+        data = self._batches(x, None, None, batch_size, of_loss=False, shuffle=False)
         if distribution.replicas(self).total == 1:
             return super().predict(to_backend(data, self), verbose=verbosity(verbose), **kwargs)  # type: ignore[no-any-return]
         # On this process alone: `predict` of Keras waits for the others, or fails.
@@ -589,12 +592,12 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def predict_on_batch(self, x: object) -> dict[str, NDArray[np.floating[Any]]]:
         """`{"query", "document"}` embeddings of one batch of pairs, of strings or of tokens."""
-        tokens, _ = self._reader.batch(x, None, least=1)
+        tokens, _ = self._reader(of_loss=False).batch(x, None, least=1)
         return {side: forward(self.embedder, tokens[side]) for side in SIDES}
 
-    @property
-    def _reader(self) -> PairReader:
-        return PairReader(self.embedder.preprocessor)
+    def _reader(self, of_loss: bool = True) -> PairReader:
+        """Reads pairs, with the number columns of the loss or without."""
+        return PairReader(self.embedder.preprocessor, self.loss.columns if of_loss else ())
 
     def _batches(
         self,
@@ -602,19 +605,20 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         y: None,
         sample_weight: TensorLike | None,
         batch_size: int | None,
+        of_loss: bool = True,
         **options: Any,
     ) -> Batches:
         """Any kind of data that `fit` takes, as batches of tokens."""
         refuse_labels(y)
         replicas = distribution.replicas(self).total
-        return self._reader.batches(
+        return self._reader(of_loss).batches(
             x, sample_weight, batch_size, seed=self.seed, replicas=replicas, **options
         )
 
     def _placed_batch(self, x: object, y: None, sample_weight: TensorLike | None) -> Tree:
         """One batch and its weights, checked, where the replicas are; the step is ready for it."""
         refuse_labels(y)
-        tokens, weights = self._reader.batch(x, sample_weight)
+        tokens, weights = self._reader().batch(x, sample_weight)
         self._choose_micro_batch_size([tokens], verbose=True)
         self._choose_tiles(len(tokens["query"]["token_ids"]))
         return distribution.shard_batch((tokens, weights), self)

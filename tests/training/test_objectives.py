@@ -51,6 +51,37 @@ class Alone(Objective):
         return 1.0 - cosine
 
 
+class Graded(Objective):
+    """The cosine of a pair should be its score."""
+
+    columns = ("score",)
+
+    def call(self, batch: Batch) -> Any:
+        cosine = ops.sum(batch.local["query"] * batch.local["document"], axis=1)
+        return ops.square(cosine - batch.local["score"])
+
+
+SCORES = np.linspace(0, 1, 10)
+GRADED = {**PAIRS, "score": SCORES}
+
+
+def by_batches(start: int = 0) -> list[Any]:
+    """The same pairs as a user's own batches."""
+    return [{name: values[rows] for name, values in GRADED.items()} for rows in toys.slices()]
+
+
+DATA = {
+    "a mapping": lambda: (GRADED, {"batch_size": 4}),
+    "rows": lambda: (
+        [dict(zip(GRADED, row, strict=True)) for row in zip(*GRADED.values(), strict=True)],
+        {"batch_size": 4},
+    ),
+    "Pairs": lambda: (cptk.data.Pairs(GRADED), {"batch_size": 4}),
+    "a PyDataset": lambda: (toys.Batches(by_batches()), {}),
+    "a generator": lambda: (iter(by_batches()), {"steps_per_epoch": 3}),
+}
+
+
 def changed(value: Any) -> Any:
     """Another value of an argument, by the kind of its default."""
     if isinstance(value, bool):
@@ -259,6 +290,82 @@ def test_an_interrupted_run_ends_as_one_that_was_not(kind, tmp_path):
     resumed, history = trained(kind, 4, [backup(tmp_path / "backup")])
     toys.assert_same(toys.state(resumed), toys.state(whole), 0.0)
     assert history == expected
+
+
+# === Number columns ===
+
+
+def graded(**options: Any) -> Any:
+    trainer = cptk.ContrastiveTrainer(toys.embedder(), seed=3, **options)
+    return toys.compiled(trainer, loss=Graded(), **toys.EAGER)
+
+
+def expected_loss(trainer: Any) -> float:
+    vectors = trainer.predict(PAIRS, verbose=0)
+    return float(np.mean((np.sum(vectors["query"] * vectors["document"], axis=1) - SCORES) ** 2))
+
+
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize("kind", DATA)
+def test_number_columns_reach_the_loss(kind):
+    trainer = graded()
+    trainer.optimizer.learning_rate.assign(0.0)
+    expected = pytest.approx(expected_loss(trainer), abs=1e-5)
+    x, options = DATA[kind]()
+    assert toys.fit(trainer, x, **options)["loss"] == [expected]
+    if kind != "a generator":
+        options = {} if kind == "a PyDataset" else options
+        assert trainer.evaluate(x, verbose=0, return_dict=True, **options)["loss"] == expected
+    batch = by_batches()[0]
+    assert trainer.train_on_batch(batch) is not None
+    assert trainer.test_on_batch(batch) is not None
+
+
+@pytest.mark.slow_on_jax
+def test_number_columns_in_tf_data():
+    import tensorflow as tf
+
+    trainer = graded(micro_batch_size=2)
+    trainer.optimizer.learning_rate.assign(0.0)
+    expected = pytest.approx(expected_loss(trainer), abs=1e-5)
+    data = tf.data.Dataset.from_tensor_slices(GRADED)
+    assert toys.fit(trainer, data.batch(4))["loss"] == [expected]
+    assert toys.fit(trainer, data, batch_size=5)["loss"] == [expected]
+
+
+@pytest.mark.slow_on_jax
+def test_number_columns_are_split_and_validated():
+    trainer = graded()
+    trainer.optimizer.learning_rate.assign(0.0)
+    history = toys.fit(trainer, GRADED, validation_split=0.3)
+    vectors = trainer.predict(PAIRS, verbose=0)
+    losses = (np.sum(vectors["query"] * vectors["document"], axis=1) - SCORES) ** 2
+    assert history["loss"] == [pytest.approx(losses[:7].mean(), abs=1e-5)]
+    assert history["val_loss"] == [pytest.approx(losses[7:].mean(), abs=1e-5)]
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (PAIRS, "The pairs have no column 'score', which the loss reads"),
+        ({**PAIRS, "score": [float("nan")] * 10}, "`score` should hold finite numbers"),
+        ({**PAIRS, "score": [0.5]}, "`score` should hold one number a pair, 10. Received: 1"),
+        ({**PAIRS, "score": ["high"] * 10}, "`score` should hold one number a pair"),
+    ],
+)
+def test_missing_or_bad_numbers_are_refused(x, message):
+    trainer = graded()
+    with pytest.raises(ValueError, match=message):
+        toys.fit(trainer, x)
+    with pytest.raises(ValueError, match=message):
+        trainer.train_on_batch(x)
+
+
+def test_a_pair_dataset_without_the_columns_is_refused():
+    trainer = graded()
+    data = cptk.data.PairDataset(GRADED, batch_size=4)
+    with pytest.raises(ValueError, match=r"reads the columns \['score'\].*columns=\('score',\)"):
+        toys.fit(trainer, data)
 
 
 # === compile ===
