@@ -10,7 +10,9 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+from cptk.types import Json
 
 try:
     import fcntl
@@ -114,7 +116,7 @@ def check_free_space(folder: Path, size: int, what: str) -> None:
         )
 
 
-def read_json(path: Path, what: str = "The file") -> Any:
+def read_json(path: Path, what: str = "The file") -> Json:
     """The content of a JSON file.
 
     Args:
