@@ -34,7 +34,10 @@ def is_chief(model: Model | Strategy | None = None) -> bool:
 
 
 def tf_process(strategy: Strategy | None = None) -> int:
-    """The number of this process: the chief's is 0, or the first worker's where there is none."""
+    """The number of this process under TensorFlow.
+
+    The chief has number 0. Where there is no chief, the first worker has it.
+    """
     distribute = import_module("tensorflow").distribute
     strategy = strategy or distribute.get_strategy()
     resolver = getattr(strategy, "cluster_resolver", None)

@@ -1,4 +1,11 @@
-"""Embedders on KerasHub decoders, and what turns text into their input."""
+"""Embedders on KerasHub decoders, and what turns text into their input.
+
+- `text_embedder` on `keras_methods`: the embedder; `backbones`: what is under it.
+- `preprocessor`: roles, and texts to token ids.
+- `encode` and `forward`: many texts to vectors, from any thread.
+- `presets` with `preset_*`, `saving`, `registration`: folders read, checked, written, and found by
+  KerasHub.
+"""
 
 from cptk.models.backbones import keep_first_layers
 from cptk.models.precision import fastest_dtype

@@ -42,14 +42,14 @@ def check_folder(folder: Path, load_weights: bool) -> None:
     if "registered_name" not in config:
         if load_weights:
             check_size(folder, "config.json", config)
-        return  # KerasHub itself names what is missing.
+        return  # KerasHub names what is missing in Hugging Face's layout.
     if load_weights:
         check_weights(folder)
         check_size(folder, "config.json", config.get("config"))
     if (folder / "task.json").exists():
         task = read_object(folder, "task.json").get("config")
         task = task if isinstance(task, dict) else {}
-        if load_weights and _is_object(task.get("backbone")):
+        if load_weights and _is_serialized_object(task.get("backbone")):
             check_size(folder, "task.json", task["backbone"]["config"])
         if task.get("preprocessor", True) is not None:
             read_object(folder, "preprocessor.json")
@@ -57,7 +57,8 @@ def check_folder(folder: Path, load_weights: bool) -> None:
         return
     if (folder / "preprocessor.json").exists():
         name = read_object(folder, "preprocessor.json").get("registered_name")
-        if str(name).startswith("cptk>"):  # Without task.json its roles would be lost in silence.
+        # KerasHub would load the preset without task.json, and the roles would be lost unsaid.
+        if str(name).startswith("cptk>"):
             raise missing_file(folder, "task.json")
     read_object(folder, "tokenizer.json")
 
@@ -71,7 +72,7 @@ def check_configs(preset: str) -> None:
     """
     found = {name: find_file(preset, f"{name}.json") for name in ("config", "task")}
     if found["config"] is None:
-        return  # KerasHub says so
+        return  # KerasHub says that there is no preset.
     folder = found["config"].parent
     config = read_object(folder, "config.json")
     if "registered_name" not in config:
@@ -84,7 +85,7 @@ def check_configs(preset: str) -> None:
         check_objects(content, folder, f"{name}.json")
     _check_parts(contents.get("task"), folder)
     rows = config["config"].get("vocabulary_size")
-    for tokenizer in _tokenizers(contents):
+    for tokenizer in _tokenizer_configs(contents):
         _check_vocabulary(preset, tokenizer, rows)
     _check_added_tokens(contents, folder, rows)
 
@@ -164,27 +165,27 @@ def _check_parts(task: Config | None, folder: Path) -> None:
     for part in ("backbone", "preprocessor"):
         value = config.get(part)
         if (part in config or part == "backbone") and not (
-            _is_object(value) or (value is None and part == "preprocessor")
+            _is_serialized_object(value) or (value is None and part == "preprocessor")
         ):
             raise damaged_file(folder, "task.json", f"its `{part}` is {shown(value)}")
     preprocessor = config.get("preprocessor")
     tokenizer = preprocessor["config"].get("tokenizer") if preprocessor else None
-    if tokenizer is not None and not _is_object(tokenizer):
+    if tokenizer is not None and not _is_serialized_object(tokenizer):
         raise damaged_file(folder, "task.json", f"its `tokenizer` is {shown(tokenizer)}")
 
 
-def _is_object(value: object) -> TypeGuard[Config]:
+def _is_serialized_object(value: object) -> TypeGuard[Config]:
     """Whether a value of a JSON file has the form of a serialized Keras object."""
     return isinstance(value, dict) and isinstance(value.get("config"), dict)
 
 
-def _tokenizers(contents: Mapping[str, Config]) -> list[Config]:
+def _tokenizer_configs(contents: Mapping[str, Config]) -> list[Config]:
     """The configs of the tokenizers in a preset's files."""
     found = [contents["tokenizer"]] if "tokenizer" in contents else []
     if "task" in contents:
         preprocessor = contents["task"]["config"].get("preprocessor")
         found += [preprocessor["config"].get("tokenizer")] if preprocessor else []
-    configs = [value["config"] for value in found if _is_object(value)]
+    configs = [value["config"] for value in found if _is_serialized_object(value)]
     return [config for index, config in enumerate(configs) if config not in configs[:index]]
 
 
@@ -268,7 +269,7 @@ def warn_of_differences(preset: str) -> None:
     used = {"config": task["backbone"], "preprocessor": task.get("preprocessor")}
     used["tokenizer"] = (used["preprocessor"] or {}).get("config", {}).get("tokenizer")
     for name, content in contents.items():
-        keys = _differing(used[name], content) if used[name] else []
+        keys = _differing_keys(used[name], content) if used[name] else []
         # The dtype is read from config.json, and differs where the embedder had a mixed policy:
         # see `saving`.
         keys = [key for key in keys if not key.startswith("config.dtype")]
@@ -282,12 +283,12 @@ def warn_of_differences(preset: str) -> None:
             )
 
 
-def _differing(one: object, other: object, path: str = "") -> list[str]:
+def _differing_keys(one: object, other: object, path: str = "") -> list[str]:
     """Paths of the entries that differ between two configs."""
     if isinstance(one, dict) and isinstance(other, dict):
         return [
             found
             for key in {**one, **other}
-            for found in _differing(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
+            for found in _differing_keys(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
         ]
     return [] if one == other else [path]

@@ -33,7 +33,9 @@ _PRESET_FILE = re.compile(
     r"|(model(_\d+)?|task)\.weights\.h5"
     r"|assets|assets/tokenizer|assets/tokenizer/(vocabulary\.(json|txt|spm)|merges\.txt)"
 )
-_SCRATCH = ".cptk-saving-"  # short, whatever the length of the preset's name
+#: How the hidden folders begin. They do not hold the preset's name, which may fill a path already.
+_SCRATCH = ".cptk-saving-"
+#: In a hidden folder: the preset that stood there, the new one, and the name that both have.
 _OLD, _NEW, _NAME = "old", "new", "name"
 
 
@@ -43,14 +45,20 @@ def save_embedder(
     preset_dir: object,
     max_shard_size: float | None,
 ) -> None:
-    """What `DecoderTextEmbedder.save_to_preset` does; `save` is KerasHub's own."""
+    """What `DecoderTextEmbedder.save_to_preset` does; see there.
+
+    Args:
+        embedder: What is saved.
+        save: KerasHub's own `save_to_preset` of the embedder.
+        preset_dir, max_shard_size: As for `DecoderTextEmbedder.save_to_preset`.
+    """
     shards = max_shard_size
     if shards is not None and not (checks.is_number(shards) and shards > 0):
         raise ValueError(
             "`max_shard_size` should be a positive number of GB, or None. Received: "
             f"{checks.shown(max_shard_size)}."
         )
-    target = _resolved(preset_dir)
+    target = _checked_target(preset_dir)
     own = _own_files(embedder.preprocessor)
     _check_content(target, own)
     files.check_free_space(target, _size(embedder), f"The preset {str(target)!r}")
@@ -61,8 +69,8 @@ def save_embedder(
         with _scratch(target) as scratch:
             new = scratch / _NEW
             save(str(new), max_shard_size=max_shard_size)
-            _mend_config(new / "config.json", embedder.backbone)
-            _flush(new)
+            _complete_config_file(new / "config.json", embedder.backbone)
+            _flush_to_disk(new)
             _put_in_place(new, target, scratch / _OLD, own)
     except BaseException:
         for path in missing:
@@ -71,7 +79,7 @@ def save_embedder(
         raise
 
 
-def _resolved(preset_dir: object) -> Path:
+def _checked_target(preset_dir: object) -> Path:
     """The folder that will be written, without links and `..`, checked to be possible."""
     path = checks.path(preset_dir, "preset_dir")
     target = Path(os.path.realpath(path))
@@ -171,7 +179,7 @@ def _size(embedder: keras_hub.models.TextEmbedder) -> int:
     return int(bits // 8 + 4096 * len(weights) + 64 * tokens + 65536)
 
 
-def _mend_config(path: Path, backbone: keras_hub.models.Backbone) -> None:
+def _complete_config_file(path: Path, backbone: keras_hub.models.Backbone) -> None:
     """Write into `config.json` what KerasHub leaves out, and a dtype that it can read."""
     config = json.loads(path.read_text(encoding="utf-8"))
     complete_config(config["config"], backbone)
@@ -241,7 +249,7 @@ def _clear_left_behind(parent: Path) -> None:
         lock.release()
 
 
-def _flush(folder: Path) -> None:
+def _flush_to_disk(folder: Path) -> None:
     """Write a folder through to the disk, so that a power cut finds the old preset or the new."""
     if os.name == "nt":  # Windows flushes only files that are open for writing.
         return
