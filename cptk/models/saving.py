@@ -33,7 +33,8 @@ _PRESET_FILE = re.compile(
     r"|(model(_\d+)?|task)\.weights\.h5"
     r"|assets|assets/tokenizer|assets/tokenizer/(vocabulary\.(json|txt|spm)|merges\.txt)"
 )
-#: How the hidden folders begin. They do not hold the preset's name, which may fill a path already.
+#: How the names of hidden folders begin. The preset's name, which may be as long as the system
+#: allows, stands in a file within.
 _SCRATCH = ".cptk-saving-"
 #: In a hidden folder: the preset that stood there, the new one, and the name that both have.
 _OLD, _NEW, _NAME = "old", "new", "name"
