@@ -42,8 +42,8 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
     """Tokenises texts, puts a role's token ids around them, cuts and pads.
 
     A text with tokens `t` in a role with prefix ids `p` and suffix ids `s` becomes `p + t + s`.
-    Where that is longer than `sequence_length`, `t` is cut at its end; `p` and `s` never are, so
-    that the last token, whose hidden state is the embedding, is always the role's own.
+    Where the whole is longer than `sequence_length`, `t` is cut at its end. `p` and `s` are never
+    cut, so the last token, whose hidden state is the embedding, is always the role's own.
 
     Token ids are those of the `tokenizers` library, eagerly and inside `tf.data`. (KerasHub's own
     GPT-2 and Llama 3 tokenizers differ from it on newline runs, for one.)
@@ -56,8 +56,8 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
             and suffix is a string or a list of token ids. Defaults to the paper's delimiters:
             `query` `[` … `]` and `document` `{` … `}`.
         tokenizer_spec: The pipeline around the vocabulary (normaliser, pre-tokeniser, special
-            tokens) as `tokenizers` writes it into `tokenizer.json`. Defaults to that of the
-            tokenizer's family. See `cptk.tokenizers`.
+            tokens) as `tokenizers` writes it into `tokenizer.json`. Defaults to the pipeline of
+            the tokenizer's family. See `cptk.tokenizers`.
 
     Call arguments:
         x: A string or a batch of n strings (list, NumPy array, `tf.Tensor`). A tuple of two or

@@ -37,8 +37,8 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
     """Text embedder on any KerasHub decoder backbone.
 
     The embedding of a text is the backbone's output, pooled over the sequence and divided by its
-    Euclidean length. With `"eos"` pooling, as in the paper, it is the state at the last token,
-    which is the closing delimiter of the text's role.
+    Euclidean length. With `"eos"` pooling, as in the paper, the embedding is the state at the last
+    token, which is the closing delimiter of the text's role.
 
     Args:
         backbone: A KerasHub decoder backbone with inputs `token_ids` and `padding_mask`
@@ -48,9 +48,8 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
         normalize: Whether embeddings have unit length.
 
     Input shape:
-        `{"token_ids": (n, length), "padding_mask": (n, length)}`. Padding may stand anywhere, as on
-        the left: it is moved to the right, since GPT-2 and OPT count positions from the first
-        column.
+        `{"token_ids": (n, length), "padding_mask": (n, length)}`. Padding may stand anywhere. The
+        embedder moves it to the right, since GPT-2 and OPT count positions from the first column.
 
     Output shape:
         `(n, hidden_dim)`, float32 also where the backbone computes in 16 bits.
@@ -95,9 +94,9 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
             raise ValueError(
                 f"`normalize` should be True or False. Received: {checks.shown(normalize)}."
             )
-        taken = getattr(backbone, "input", None)
-        if not isinstance(taken, dict) or set(taken) != {"token_ids", "padding_mask"}:
-            received = sorted(taken) if isinstance(taken, dict) else type(backbone).__name__
+        needed = getattr(backbone, "input", None)
+        if not isinstance(needed, dict) or set(needed) != {"token_ids", "padding_mask"}:
+            received = sorted(needed) if isinstance(needed, dict) else type(backbone).__name__
             raise ValueError(
                 "`backbone` should be a KerasHub decoder backbone with the inputs "
                 f"['padding_mask', 'token_ids']. Received: {received}."
@@ -120,7 +119,7 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
         states = backbone({"token_ids": token_ids, "padding_mask": mask})
         if isinstance(states, dict):
             states = states["sequence_output"]
-        # Pooled and normalised in float32, whatever the backbone computes in.
+        # Pooling and normalisation compute in float32 or higher, whatever the backbone computes in.
         dtype = "float64" if backbone.compute_dtype == "float64" else "float32"
         x = POOLINGS[pooling](dtype=dtype, name="pooling")(states, mask=mask)
         if normalize:
@@ -150,8 +149,8 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
                 frame or table.
             role: Name of the role. Defaults to `"document"`, or to the only role there is.
             batch_size: Number of texts in a batch.
-            verbose: `1` shows progress, `0` none, `"auto"` only on long work. It is a bar in a
-                terminal or notebook, and a line now and then in a file or pipe.
+            verbose: `1` shows progress, `0` none, `"auto"` only on long work. Progress is a bar in
+                a terminal or notebook, and a line now and then in a file or pipe.
 
         Returns:
             A float32 array of shape `(n, hidden_dim)`, in the order of `texts`; n is 1 for one
@@ -219,9 +218,9 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
     def save_to_preset(self, preset_dir: Path, max_shard_size: float | None = 10) -> None:
         """Save as a KerasHub preset, with roles, pooling, normalisation and sequence length.
 
-        The folder appears whole or not at all: it is written beside its final place and changes
-        places with the preset that stands there, if one does. A folder that holds anything else,
-        at any depth, is refused. What a killed save left behind is cleared by the next one.
+        The folder appears whole or not at all: it is written beside its final place, and then
+        changes places with a preset that stands there. A folder that holds anything but a preset,
+        at any depth, is refused. The next save clears up what a killed save left behind.
 
         Args:
             preset_dir: The folder to write.
@@ -264,7 +263,8 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
     ) -> None:
         """Write the forward pass for serving: a SavedModel, ONNX or LiteRT, as `keras.Model` does.
 
-        It takes what the preprocessor gives: `token_ids` int32 and `padding_mask` bool.
+        The exported model takes what the preprocessor gives: `token_ids` int32 and `padding_mask`
+        bool.
 
         Args:
             filepath: Where to write.
