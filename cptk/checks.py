@@ -11,13 +11,15 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-_BRIEF = reprlib.Repr()
-_BRIEF.maxstring = _BRIEF.maxother = 80
-_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = _BRIEF.maxset = 3
-_BRIEF.maxlevel = 2
+from cptk.types import Frame
+
+_SHORT_REPR = reprlib.Repr()
+_SHORT_REPR.maxstring = _SHORT_REPR.maxother = 80
+_SHORT_REPR.maxlist = _SHORT_REPR.maxtuple = _SHORT_REPR.maxdict = _SHORT_REPR.maxset = 3
+_SHORT_REPR.maxlevel = 2
 
 
-def shown(value: Any, width: int = 100) -> str:
+def shown(value: object, width: int = 100) -> str:
     """A value as an error message shows it: its `repr`, cut to one line.
 
     A text, a list or an array is cut before it is rendered, so that an item of 50 MB costs nothing.
@@ -41,18 +43,18 @@ def shown(value: Any, width: int = 100) -> str:
         if isinstance(value, bytes | bytearray):
             value = value[:width]
         try:
-            text = _BRIEF.repr(value)
+            text = _SHORT_REPR.repr(value)
         except Exception:  # somebody's own `__repr__`
             text = f"a {type(value).__name__}"
     text = " ".join(text.split())
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def texts(values: Any, name: str = "texts", *, allow_blank: bool = False) -> list[str]:
+def texts(values: object, name: str = "texts", *, allow_blank: bool = False) -> list[str]:
     """Texts as a list of strings, for every public door that takes some.
 
-    Taken are lists, tuples, generators, one-dimensional arrays, pandas and Arrow columns, and a
-    frame or table of one column. Refused is what iterates over something else than texts: a string,
+    It takes lists, tuples, generators, one-dimensional arrays, pandas and Arrow columns, and a
+    frame or table of one column. It refuses what iterates over something else than texts: a string,
     bytes, a mapping or a view of one, a set, a file, a frame of several columns.
 
     Args:
@@ -103,8 +105,10 @@ def texts(values: Any, name: str = "texts", *, allow_blank: bool = False) -> lis
     return [item if type(item) is str else str(item) for item in items]
 
 
-def items(values: Any, name: str, of: str) -> list[Any]:
-    """What a sequence, a column or a frame of one column holds; refused is what `texts` refuses.
+def items(values: object, name: str, of: str) -> list[Any]:
+    """The items of a sequence, a column or a frame of one column.
+
+    What `texts` refuses as a whole is refused here too.
 
     Args:
         values: n items of any kind.
@@ -126,11 +130,12 @@ def items(values: Any, name: str, of: str) -> list[Any]:
     return list(iterated(values, name, of))
 
 
-def iterated(values: Any, name: str, of: str = "strings") -> Iterable[Any]:
-    """What `texts` iterates over, its items not looked at; refused is what it refuses as a whole.
+def iterated(values: object, name: str, of: str = "strings") -> Iterable[Any]:
+    """What `texts` iterates over, before it looks at the items.
 
     Raises:
-        TypeError: A string, a mapping, a frame of several columns, a file, …: see `texts`.
+        TypeError: What `texts` refuses as a whole: a string, a mapping, a file, a frame of several
+            columns, ….
     """
     expected = f"`{name}` should be a sequence of {of}."
     columns = getattr(values, "columns", None)
@@ -141,11 +146,7 @@ def iterated(values: Any, name: str, of: str = "strings") -> Iterable[Any]:
                 f"{expected} Received a {type(values).__name__} of {len(columns)} columns, "
                 f"{shown(list(names))}: choose one."
             )
-        if hasattr(values, "iloc"):
-            return list(values.iloc[:, 0])
-        if hasattr(values, "to_pydict"):
-            return list(*values.to_pydict().values())
-        return list(values.to_series(0))
+        return _only_column(values)
     if hasattr(values, "to_pylist"):  # an Arrow array, whose items are scalars of its own
         return list(values.to_pylist())
     refused = {
@@ -172,8 +173,17 @@ def iterated(values: Any, name: str, of: str = "strings") -> Iterable[Any]:
     return values
 
 
+def _only_column(frame: Frame) -> list[object]:
+    """The items of a frame of one column."""
+    if hasattr(frame, "iloc"):
+        return list(frame.iloc[:, 0])
+    if hasattr(frame, "to_pydict"):
+        return list(*frame.to_pydict().values())
+    return list(frame.to_series(0))
+
+
 def is_integer(value: object) -> TypeGuard[int]:
-    """Whether it is a whole number, Python's or NumPy's; a bool is none.
+    """Whether a value is an integer, Python's or NumPy's; a bool is none.
 
     Example:
 
@@ -188,7 +198,7 @@ def is_integer(value: object) -> TypeGuard[int]:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a real number, Python's or NumPy's, NaN among them; a bool is none.
+    """Whether a value is a real number, Python's or NumPy's, NaN included; a bool is none.
 
     Example:
 
@@ -202,7 +212,7 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def integer(name: str, value: Any, least: int, or_else: str = "") -> int:
+def integer(name: str, value: object, least: int, or_else: str = "") -> int:
     """`value` as an int of `least` or more; a bool is none.
 
     Args:
@@ -224,12 +234,11 @@ def integer(name: str, value: Any, least: int, or_else: str = "") -> int:
 
     ```
     """
-    whole = is_integer(value)
-    if not whole or value < least:
-        raise (ValueError if whole else TypeError)(
-            f"`{name}` should be an integer of {least} or more{or_else}. Received: {shown(value)}."
-        )
-    return int(value)
+    if is_integer(value) and value >= least:
+        return int(value)
+    raise (ValueError if is_integer(value) else TypeError)(
+        f"`{name}` should be an integer of {least} or more{or_else}. Received: {shown(value)}."
+    )
 
 
 def choice(name: str, value: object, options: Iterable[str]) -> str:
@@ -258,7 +267,7 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
     return value
 
 
-def path(value: Any, name: str) -> Path:
+def path(value: object, name: str) -> Path:
     """A path of the user's, with `~` expanded.
 
     Args:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and reading of small ones that may be damaged."""
+"""Files written whole or not at all, locks, free space, and JSON files that may be damaged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+from cptk.types import Json
 
 try:
     import fcntl
@@ -20,14 +22,14 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def replacing(path: Path, suffix: str = "") -> Iterator[IO[bytes]]:
-    """A binary file beside `path` that takes its place when the block ends, or is removed.
+    """A binary file beside `path` that takes the place of `path` when the block ends.
 
-    It is flushed to the disk before it is renamed, so that a power cut leaves the old file or the
-    new one.
+    Where the block raises, the file is removed and `path` stays as it was. The file is flushed to
+    the disk before it is renamed, so that a power cut leaves the old file or the new one.
 
     Args:
         path: Where the file will stand.
-        suffix: How its name ends until then, for writers that look at it.
+        suffix: How the name of the file beside ends, for writers that choose a format by it.
 
     Example:
 
@@ -50,7 +52,9 @@ def replacing(path: Path, suffix: str = "") -> Iterator[IO[bytes]]:
 
 
 class Lock:
-    """A lock on a file or folder that is there, until `release`, or its process dies, however.
+    """A lock on an existing file or folder, held until `release` or until the process ends.
+
+    The system takes the lock back however the process ends, so no lock is left behind.
 
     Args:
         path: What is locked.
@@ -72,7 +76,7 @@ class Lock:
         self._handle: int | None = None
         if fcntl is None:
             raise OSError("there are no locks on this system")
-        # Network disks lock only what is open for writing, which a folder cannot be.
+        # For writing, where possible: network disks lock nothing else. No folder opens for writing.
         handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,11 +87,11 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether it has not been given up."""
+        """Whether the lock has not been given up."""
         return self._handle is not None
 
     def release(self) -> None:
-        """Give it up; again does nothing."""
+        """Give the lock up; a second call does nothing."""
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)
@@ -97,7 +101,7 @@ def check_free_space(folder: Path, size: int, what: str) -> None:
     """Raise `OSError` (ENOSPC) where `size` bytes do not fit on the disk that holds `folder`.
 
     Args:
-        folder: Where it will be written; the nearest parent that exists is asked.
+        folder: Where `what` will be written. If it does not exist, its nearest parent counts.
         size: Bytes needed.
         what: What is to be written, for the message.
     """
@@ -114,7 +118,7 @@ def check_free_space(folder: Path, size: int, what: str) -> None:
         )
 
 
-def read_json(path: Path, what: str = "The file") -> Any:
+def read_json(path: Path, what: str = "The file") -> Json:
     """The content of a JSON file.
 
     Args:

@@ -6,7 +6,7 @@ on extra negatives, and keep running means over anchors.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, TypeAlias
 
 import keras
 from keras import ops
@@ -22,9 +22,11 @@ from cptk.ops import (
     off_diagonal,
     static_shape,
 )
-from cptk.types import Tensor, TensorLike
+from cptk.types import Config, DType, Tensor, TensorLike
 
 __all__ = ["InBatchAccuracy", "NegativeCosine", "PositiveCosine", "Temperature"]
+
+Direction: TypeAlias = Literal["query_to_document", "document_to_query"]
 
 _DIRECTIONS = ("query_to_document", "document_to_query")
 
@@ -35,12 +37,11 @@ class InBatchAccuracy(keras.metrics.Mean):  # type: ignore[misc]
 
     An anchor scores 0 if any candidate is above its positive, else 1 / (number of
     candidates that equal the positive, itself included): what breaking ties at random
-    scores on average. So an embedder that has collapsed to one vector scores chance, 1 / m,
-    and not 100 %, as an `argmax` that takes the first of equals would on the first row and
-    `>=` would on all. NaN scores 0.
+    scores on average. So an embedder that has collapsed to one vector scores chance, 1 / m. With
+    `>=` in place of ties it would score 100 %. NaN scores 0.
 
-    Equal texts have logits that are equal but for the last bit, which depends on the batch's cut
-    and on the backend: given their `ids`, they tie whatever that bit says.
+    The logits of equal texts may differ in the last bit, which depends on the backend and on the
+    size of the batch. Given the `ids` of the texts, equal texts tie whatever that bit is.
 
     Args:
         direction: "query_to_document" ranks the m documents of each query (rows),
@@ -65,9 +66,9 @@ class InBatchAccuracy(keras.metrics.Mean):  # type: ignore[misc]
 
     def __init__(
         self,
-        direction: str = "query_to_document",
+        direction: Direction = "query_to_document",
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DType | None = None,
     ) -> None:
         checks.choice("direction", direction, _DIRECTIONS)
         super().__init__(name=name or f"{direction}_accuracy", dtype=dtype)
@@ -101,7 +102,7 @@ class InBatchAccuracy(keras.metrics.Mean):  # type: ignore[misc]
         scores = in_batch_scores(logits, mask, _candidate_ids(self, logits, ids))
         super().update_state(scores, sample_weight=_weights(self, logits, sample_weight))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"name": self.name, "dtype": self.dtype, "direction": self.direction}
 
 
@@ -121,7 +122,7 @@ class PositiveCosine(keras.metrics.Mean):  # type: ignore[misc]
     ```
     """
 
-    def __init__(self, name: str = "positive_cosine", dtype: Any = None) -> None:
+    def __init__(self, name: str = "positive_cosine", dtype: DType | None = None) -> None:
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, cosine: TensorLike, sample_weight: TensorLike | None = None) -> None:
@@ -150,7 +151,7 @@ class NegativeCosine(keras.metrics.Mean):  # type: ignore[misc]
     ```
     """
 
-    def __init__(self, name: str = "negative_cosine", dtype: Any = None) -> None:
+    def __init__(self, name: str = "negative_cosine", dtype: DType | None = None) -> None:
         super().__init__(name=name, dtype=dtype)
 
     def update_state(
@@ -196,7 +197,7 @@ class Temperature(keras.metrics.Metric):  # type: ignore[misc]
     ```
     """
 
-    def __init__(self, name: str = "temperature", dtype: Any = None) -> None:
+    def __init__(self, name: str = "temperature", dtype: DType | None = None) -> None:
         super().__init__(name=name, dtype=dtype)
         # "mean": replicas hold the same value, and a sum would multiply it by their number.
         self.last = self.add_variable(

@@ -1,23 +1,23 @@
-"""Libraries that cptk can do without, loaded where they are first needed."""
+"""Libraries of cptk's extras, imported where they are first needed."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 
-def load(module: str, purpose: str, package: str, extra: str, instead: str = "") -> Any:
+def load(module: str, purpose: str, package: str, extra: str, instead: str = "") -> ModuleType:
     """A library that comes with one of cptk's extras, or an error that says how to install it.
 
     Args:
         module: The name to import.
         purpose: What needs it, as the error's first words: `"BM25"`.
-        package: What pip calls it, with the versions that do: `"bm25s"`.
+        package: The name that pip knows, and which versions work: `"bm25s"`.
         extra: The extra of cptk that holds it.
-        instead: A last sentence for the error: how to do without.
+        instead: A last sentence for the error: how to go on without the library.
 
     Raises:
-        ImportError: It is not installed, or cannot be imported.
+        ImportError: The library is not installed, or cannot be imported.
 
     Example:
 

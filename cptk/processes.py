@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 import keras
 
+from cptk.types import Model, Strategy
 
-def is_chief(model: Any = None) -> bool:
+
+def is_chief(model: Model | Strategy | None = None) -> bool:
     """Whether this process is the one that writes files and prints.
 
     True for the only process there is, and for one of several: the first.
 
     Args:
-        model: A model, or a `tf.distribute` strategy, to be asked for the processes it was made
-            with. Without it, and outside of the strategy's scope, TensorFlow knows them from
-            `TF_CONFIG` alone. JAX needs neither.
+        model: A model or a `tf.distribute` strategy, which knows the processes that it was made
+            for. Without one, and outside of the strategy's scope, TensorFlow knows the processes
+            from `TF_CONFIG` alone. JAX needs neither.
 
     Example:
 
@@ -32,8 +33,11 @@ def is_chief(model: Any = None) -> bool:
     return True
 
 
-def tf_process(strategy: Any = None) -> int:
-    """The number of this process: the chief's is 0, or the first worker's where there is none."""
+def tf_process(strategy: Strategy | None = None) -> int:
+    """The number of this process under TensorFlow.
+
+    The chief has number 0. Where there is no chief, the first worker has it.
+    """
     distribute = import_module("tensorflow").distribute
     strategy = strategy or distribute.get_strategy()
     resolver = getattr(strategy, "cluster_resolver", None)

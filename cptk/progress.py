@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 
@@ -12,7 +12,7 @@ class Progress(Protocol):
     """Something that is told how much more is done."""
 
     def add(self, done: int) -> None:
-        """`done` more are done."""
+        """Say that `done` more are done."""
 
 
 def is_terminal() -> bool:
@@ -32,8 +32,8 @@ def is_terminal() -> bool:
         return False
 
 
-def verbosity(verbose: Any) -> Any:
-    """Keras's `verbose`, where "auto" is a bar where somebody looks on and else a line an epoch.
+def verbosity(verbose: str | int) -> str | int:
+    """Keras's `verbose`, with "auto" made 1 (a bar) where somebody looks on, else 2 (lines).
 
     Example:
 

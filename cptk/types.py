@@ -8,7 +8,7 @@ Shapes stand in the docstrings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Protocol, TypeAlias, TypedDict, runtime_checkable
 
@@ -43,6 +43,9 @@ Model: TypeAlias = Any
 Variable: TypeAlias = Any
 """A `keras.Variable`."""
 
+Strategy: TypeAlias = Any
+"""A `tf.distribute.Strategy`."""
+
 Optimizer: TypeAlias = Any
 """A `keras.optimizers.Optimizer`, or a name of one."""
 
@@ -66,6 +69,22 @@ Logs: TypeAlias = Any
 
 Config: TypeAlias = dict[str, Any]
 """What `get_config` returns, or JSON that has been read: names and plain values."""
+
+Json: TypeAlias = Any
+"""What a JSON file holds: dictionaries, lists, strings, numbers, booleans, None."""
+
+Frame: TypeAlias = Any
+"""A pandas or polars frame, or an Arrow table."""
+
+Vectors: TypeAlias = NDArray[np.float32]
+"""`(n, dim)`, one embedding a row."""
+
+Results: TypeAlias = float | list[float] | dict[str, float]
+"""What Keras's `evaluate`, `train_on_batch` and `test_on_batch` return: loss and metrics."""
+
+StepFunction: TypeAlias = Callable[..., Any] | None
+"""What Keras's `make_train_function` and its like return: one step, or None where it is kept on the
+model alone."""
 
 
 class TokenBatch(TypedDict):
@@ -109,4 +128,34 @@ class Encoder(Protocol):
     """Something that turns texts into vectors: all that evaluation asks for."""
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.floating[Any]]:
+        """`(n, dim)`, one row for each text, in their order."""
+
+
+class Embedder(Protocol):
+    """A Keras model from token ids to vectors: what training and encoding ask of an embedder."""
+
+    @property
+    def preprocessor(self) -> Preprocessor | None:
+        """What turns texts into token ids; None where the embedder takes tokens alone."""
+
+    @property
+    def backbone(self) -> Model:
+        """The decoder or encoder: a `keras_hub.models.Backbone`."""
+
+    @property
+    def output(self) -> Tensor:
+        """The symbolic `(n, dim)` output."""
+
+    @property
+    def variables(self) -> list[Variable]:
+        """All that a state of the embedder consists of."""
+
+    @property
+    def trainable_variables(self) -> list[Variable]:
+        """What an optimizer changes."""
+
+    def __call__(self, inputs: TokenBatch, training: bool | None = None) -> Tensor:
+        """`(n, dim)`, one embedding a row."""
+
+    def encode_text(self, texts: Sequence[str], role: str | None = None) -> Vectors:
         """`(n, dim)`, one row for each text, in their order."""

@@ -16,10 +16,9 @@ import numpy as np
 from cptk import checks
 from cptk.checks import is_integer, shown
 from cptk.integrations.gguf_file import File
-from cptk.models.llama_tokenizer import LlamaBPETokenizer
-from cptk.models.tokenization import family_spec
+from cptk.tokenizers import LlamaBPETokenizer, family_spec
 
-#: `tokenizer.ggml.pre` → family of `cptk.models.tokenization.family_spec`.
+#: `tokenizer.ggml.pre` → family of `cptk.tokenizers.family_spec`.
 _PRE_TOKENIZERS = {
     "gpt-2": "gpt2",
     "llama-bpe": "llama3",

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 from keras import ops
 
 from cptk.checks import is_number
 from cptk.ops import check_embeddings, cosine_similarity, static_shape
-from cptk.types import Shape, Tensor
+from cptk.types import Config, Shape, Tensor
 
 
 class _Within(keras.constraints.Constraint):  # type: ignore[misc]
-    """Sets a weight back to a limit when an optimizer step has carried it past it."""
+    """Sets a weight back to the limit that an optimizer step has carried it past."""
 
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = low, high
@@ -25,7 +24,7 @@ class _Within(keras.constraints.Constraint):  # type: ignore[misc]
         w = ops.where(ops.greater(w, self.high), self.high, w)
         return ops.where(ops.less(w, self.low), self.low, w)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"low": self.low, "high": self.high}
 
 
@@ -35,14 +34,15 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
 
         logits(i, j) = cos(q_i, d_j) * exp(tau)
 
-    tau is one trainable scalar, log(1 / temperature). exp(tau) is held between `min_scale` and
-    `max_scale` by a **weight constraint**: the optimizer takes its step, and only then is
-    tau set back to the limit that it went past. Below, one step of a high learning rate would
-    lose it for good: at a scale near 0 all logits are equal. The forward pass has no clip. A clip
-    there (`minimum(exp(tau), 100)`) has gradient zero past the limit, so a tau that once
-    stepped over it could never come back, and its optimizer moments would go on as if the
-    loss were flat; with the constraint the gradient at the limit is the true one, and tau
-    leaves the limit in the first step that asks for it.
+    tau is one trainable scalar, log(1 / temperature). A **weight constraint** holds exp(tau)
+    between `min_scale` and `max_scale`: the optimizer takes its step, and only then is tau set back
+    to the limit that it went past. The lower limit matters because at a scale near 0 all logits are
+    equal, so one step at a high learning rate could lose tau for good.
+
+    The forward pass has no clip. A clip there (`minimum(exp(tau), 100)`) has gradient zero past the
+    limit: a tau that once stepped over it could never come back, and its optimizer moments would go
+    on as if the loss were flat. With the constraint the gradient at the limit is the true one, and
+    tau leaves the limit in the first step that asks for it.
 
     Precision: tau is kept in float32 under every dtype policy but float64 (a bfloat16 tau
     near 4.6 moves in steps of 0.03), the inputs are not autocast, and the logits come out
@@ -96,7 +96,7 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
         temperature: float = 0.07,
         max_scale: float = 100.0,
         min_scale: float | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.initial_temperature = _positive("temperature", temperature)
@@ -121,8 +121,8 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
                 f"{1 / self.initial_temperature:g}), min_scale={min_scale}. Lower one of them."
             )
         self.supports_masking = True
-        # Here and not in `build`: the shape is known, and so the trainer, `exclude_from_
-        # weight_decay` and a distribution scope see tau before the first batch does.
+        # Here and not in `build`, since the shape is known: the trainer, a distribution scope and
+        # `exclude_from_weight_decay` need tau before the first batch.
         self.tau = self.add_weight(
             name="tau",
             shape=(),
@@ -147,7 +147,7 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
         document = ops.cast(document, self._logits_dtype)
         return ops.multiply(cosine_similarity(query, document), ops.exp(self.tau))
 
-    def compute_mask(self, *args: Any, **kwargs: Any) -> None:
+    def compute_mask(self, *args: object, **kwargs: object) -> None:
         """None: logits carry no sequence."""
 
     def compute_output_shape(self, query_shape: Shape, document_shape: Shape) -> Shape:
@@ -158,8 +158,8 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
         shape = self.compute_output_shape(static_shape(query), static_shape(document))
         return keras.KerasTensor(shape, dtype=self._logits_dtype)
 
-    def get_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = super().get_config()
+    def get_config(self) -> Config:
+        config: Config = super().get_config()
         return {
             **config,
             "temperature": self.initial_temperature,
@@ -168,7 +168,7 @@ class ContrastiveHead(keras.layers.Layer):  # type: ignore[misc]
         }
 
 
-def _positive(name: str, value: Any) -> float:
+def _positive(name: str, value: object) -> float:
     """The value as a float, refused unless it is a positive finite number."""
     if not is_number(value) or not math.isfinite(value) or value <= 0:
         raise ValueError(

@@ -1,12 +1,10 @@
 """From one hidden state per token to one vector per text.
 
-Every layer here goes by the mask and never by a token id: GPT-2's padding id 0 is a real
+Every layer here looks at the mask and never at a token id: GPT-2's padding id 0 is a real
 token. Padding may stand left, right or anywhere, and may hold anything, NaN included.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import keras
 from keras import ops
@@ -16,9 +14,9 @@ from cptk.types import Shape, Tensor
 
 
 class _Pooling(keras.layers.Layer):  # type: ignore[misc]
-    """What the three poolings share: checks, shapes, and the end of the mask's way."""
+    """What the three poolings share: checks, shapes, and that the mask goes no further."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
 

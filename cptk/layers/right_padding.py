@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -15,9 +13,10 @@ from cptk.types import Shape, Tensor
 class RightPadding(keras.layers.Layer):  # type: ignore[misc]
     """Moves the real tokens of each row to its start, in their order.
 
-    GPT-2 and OPT count positions from the first column and would take left padding, as other
-    libraries write it for decoders, for text. Inside the model, so that no way into it is left out:
-    `cptk.data.batching.right_padded` does the same to arrays.
+    Other libraries pad on the left for decoders. GPT-2 and OPT count positions from the first
+    column, so they would give every token of such a text a wrong position. The layer stands inside
+    the model, where no tokens can go round it; `cptk.data.batching.right_padded` does the same to
+    arrays.
 
     Call arguments:
         token_ids: (n, length).
@@ -42,14 +41,16 @@ class RightPadding(keras.layers.Layer):  # type: ignore[misc]
         mask = ops.cast(mask, "bool")
         rows, length = dimension(mask, 0), dimension(mask, 1)
         positions = ops.expand_dims(ops.arange(length, dtype="int32"), 0)
-        # No two keys of a row are equal, so that the order does not hang on how a backend sorts.
+        # No two keys of a row are equal, so every backend sorts them alike, stable or not.
         order = ops.argsort(ops.where(mask, positions, positions + length), axis=1)
         first = ops.expand_dims(ops.arange(rows, dtype="int32") * length, 1)
         moved = ops.take(ops.reshape(token_ids, (-1,)), first + ops.cast(order, "int32"), axis=0)
         count = ops.sum(ops.cast(mask, "int32"), axis=1, keepdims=True)
         return moved, ops.less(positions, count)
 
-    def compute_output_spec(self, token_ids: Any, mask: Any) -> Any:
+    def compute_output_spec(
+        self, token_ids: Tensor, mask: Tensor
+    ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         shape: Shape = tuple(token_ids.shape)
         return (
             keras.KerasTensor(shape, dtype=token_ids.dtype),

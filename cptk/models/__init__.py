@@ -1,16 +1,23 @@
-"""Embedders on KerasHub decoders, and what turns text into their input."""
+"""Embedders on KerasHub decoders, and what turns text into their input.
 
-from cptk.models import presets as _presets
+- `text_embedder` on `keras_methods`: the embedder; `backbones`: what is under it.
+- `preprocessor`: roles, and texts to token ids.
+- `encode` and `forward`: many texts to vectors, from any thread.
+- `presets` with `preset_*`, `saving`, `registration`: folders read, checked, written, and found by
+  KerasHub.
+"""
+
+from cptk.models.backbones import keep_first_layers
 from cptk.models.precision import fastest_dtype
 from cptk.models.preprocessor import (
     DecoderTextEmbedderPreprocessor,
     GPT2TextEmbedderPreprocessor,
     Role,
 )
-from cptk.models.presets import keep_first_layers
+from cptk.models.registration import register_with_text_embedder as _register
 from cptk.models.text_embedder import DecoderTextEmbedder, GPT2TextEmbedder
 
-_presets.register()
+_register()
 
 __all__ = [
     "DecoderTextEmbedder",

@@ -1,71 +1,71 @@
 """Embedding of many texts in few shapes."""
 
+from __future__ import annotations
+
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 
 import numpy as np
 
 from cptk import checks
 from cptk.compilation_cache import keep_compiled_programs
 from cptk.data.batching import bucket_length, pad_tokens
-from cptk.models.forward import program
+from cptk.models.forward import compiled_forward
 from cptk.progress import progress
+from cptk.types import Embedder, Layer, Vectors
 
-# Batches from which "auto" shows a progress bar.
-LONG_WORK = 50
-
-
-def encode(embedder: Any, texts: Any, role: str | None, batch_size: int, verbose: Any) -> Any:
-    """What `DecoderTextEmbedder.encode_text` does; see there."""
-    with _interruptible() as raise_if_interrupted:
-        return _encode(embedder, texts, role, batch_size, verbose, raise_if_interrupted)
+#: Number of batches from which "auto" shows a progress bar.
+_MANY_BATCHES = 50
 
 
-def _encode(
-    embedder: Any,
-    texts: Any,
+def encode(
+    embedder: Embedder,
+    texts: str | Iterable[str],
     role: str | None,
     batch_size: int,
-    verbose: Any,
-    after_batch: Callable[[], None],
-) -> Any:
-    embed = program(embedder)
-    preprocessor = embedder.preprocessor
-    if preprocessor is None:
-        raise ValueError(
-            "This embedder has no preprocessor, so it cannot read text. Give it one: "
-            "DecoderTextEmbedder(backbone, DecoderTextEmbedderPreprocessor(tokenizer))."
-        )
-    check_sequence_length(embedder.backbone, preprocessor.sequence_length)
-    keep_compiled_programs()
-    batch_size = checks.integer("batch_size", batch_size, 1)
-    texts = checks.texts([texts] if isinstance(texts, str) else texts)
-    rows = preprocessor.tokenize(texts, role)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    # Longest first: what does not fit in memory fails at once, not at the end.
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)][::-1]
-    show = len(batches) >= LONG_WORK if verbose == "auto" else bool(verbose)
-    bar = progress(len(rows), "text") if show else None
-    vectors: Any = None
-    for batch in batches:
-        length = bucket_length(max(len(rows[i]) for i in batch), preprocessor.sequence_length)
-        filler = [rows[batch[0]]] * (_round_up(len(batch), batch_size) - len(batch))
-        features = pad_tokens([rows[i] for i in batch] + filler, length)
-        out = np.asarray(embed(features), dtype=np.float32)[: len(batch)]
-        _check_finite(out, batch, texts)
-        if vectors is None:
-            vectors = np.empty((len(rows), out.shape[1]), dtype=np.float32)
-        vectors[batch] = out
-        if bar is not None:
-            bar.add(len(batch))
-        after_batch()
+    verbose: str | int,
+) -> Vectors:
+    """What `DecoderTextEmbedder.encode_text` does; see there."""
+    with _interruptible() as raise_if_interrupted:
+        embed = compiled_forward(embedder)
+        preprocessor = embedder.preprocessor
+        if preprocessor is None:
+            raise ValueError(
+                "This embedder has no preprocessor, so it cannot read text. Give it one: "
+                "DecoderTextEmbedder(backbone, DecoderTextEmbedderPreprocessor(tokenizer))."
+            )
+        check_sequence_length(embedder.backbone, preprocessor.sequence_length)
+        keep_compiled_programs()
+        batch_size = checks.integer("batch_size", batch_size, 1)
+        checked = checks.texts([texts] if isinstance(texts, str) else texts)
+        rows = preprocessor.tokenize(checked, role)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        # Longest first: what does not fit in memory fails at once, not at the end.
+        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)][::-1]
+        show = len(batches) >= _MANY_BATCHES if verbose == "auto" else bool(verbose)
+        bar = progress(len(rows), "text") if show else None
+        vectors: Vectors | None = None
+        for batch in batches:
+            length = bucket_length(max(len(rows[i]) for i in batch), preprocessor.sequence_length)
+            # Rows to fill up the batch: copies of its first text, whose vectors are dropped.
+            filler = [rows[batch[0]]] * (_round_up(len(batch), batch_size) - len(batch))
+            features = pad_tokens([rows[i] for i in batch] + filler, length)
+            embedded = np.asarray(embed(features), dtype=np.float32)[: len(batch)]
+            _check_finite(embedded, batch, checked)
+            if vectors is None:
+                vectors = np.empty((len(rows), embedded.shape[1]), dtype=np.float32)
+            vectors[batch] = embedded
+            if bar is not None:
+                bar.add(len(batch))
+            raise_if_interrupted()
+    assert vectors is not None  # `checks.texts` lets no empty list through
     return vectors
 
 
-def _check_finite(vectors: np.ndarray, batch: list[int], texts: list[str]) -> None:
+def _check_finite(vectors: Vectors, batch: list[int], texts: list[str]) -> None:
     """Raise `ValueError` where a vector of a batch is not finite, and name the first text."""
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
@@ -79,11 +79,11 @@ def _check_finite(vectors: np.ndarray, batch: list[int], texts: list[str]) -> No
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], None]]:
-    """Yields a function that raises `KeyboardInterrupt` where Ctrl-C was pressed and got lost.
+    """Yields a function that raises `KeyboardInterrupt` if Ctrl-C was pressed and got lost.
 
-    Python raises it in whatever code of the main thread runs next. After a long call into
-    TensorFlow that is often JAX's callback of the garbage collector, where JAX is installed, and
-    errors in such a callback are printed and dropped.
+    Python raises the interrupt in whatever code of the main thread runs next. Where JAX is
+    installed, that is often JAX's callback of the garbage collector after a long call into
+    TensorFlow. Errors in such a callback are printed and dropped, and the work would go on.
     """
     pressed = threading.Event()
     if (
@@ -93,7 +93,7 @@ def _interruptible() -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
 
-    def note(number: int, frame: Any) -> None:
+    def remember_and_raise(number: int, frame: FrameType | None) -> None:
         pressed.set()
         signal.default_int_handler(number, frame)
 
@@ -101,7 +101,7 @@ def _interruptible() -> Iterator[Callable[[], None]]:
         if pressed.is_set():
             raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, remember_and_raise)
     try:
         yield raise_if_interrupted
         raise_if_interrupted()
@@ -114,7 +114,7 @@ def _round_up(rows: int, batch_size: int) -> int:
     return min(1 << (rows - 1).bit_length(), batch_size)
 
 
-def check_sequence_length(backbone: Any, sequence_length: int) -> None:
+def check_sequence_length(backbone: Layer, sequence_length: int) -> None:
     """Raise `ValueError` where a backbone's position embedding cannot hold the sequences."""
     longest = getattr(backbone, "max_sequence_length", None)
     if longest is not None and sequence_length > longest:

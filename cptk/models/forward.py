@@ -1,8 +1,11 @@
 """The forward pass of an embedder: compiled, from many threads at once, on this process alone.
 
-Keras's own `predict_on_batch` serves one thread on JAX, where it gives the memory of the weights
-away and takes it back after the call, and remembers the model of its first call.
+Keras's own `predict_on_batch` serves one thread alone on JAX: it gives the memory of the weights
+away and takes it back after the call. It also goes on with the program of its first call after the
+model has changed.
 """
+
+from __future__ import annotations
 
 import contextlib
 import itertools
@@ -14,26 +17,34 @@ import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import numpy as np
 
-#: Seconds to wait for weights that a step on JAX has taken.
-PATIENCE = 60
+from cptk.types import Model, Tensor, TensorLike, Variable, Vectors
 
-Embed = Callable[[Mapping[str, Any]], np.ndarray]
+#: Seconds to wait for weights that a step on JAX has taken.
+_LONGEST_WAIT = 60
+
+Features: TypeAlias = Mapping[str, TensorLike]
+"""The inputs of a model by name, of n rows each."""
+
+Embed: TypeAlias = Callable[[Features], Vectors]
+"""A compiled forward pass."""
 
 _lock = threading.Lock()
-_holders: "weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]]" = weakref.WeakKeyDictionary()
+#: Embedder → the models that train it.
+_holders: weakref.WeakKeyDictionary[Model, weakref.WeakSet[Model]] = weakref.WeakKeyDictionary()
+#: Whether this process has used the backend, and whether it was forked from one that had.
 _process = {"used": False, "forked": False}
 
 
-def forward(embedder: Any, features: Mapping[str, Any]) -> np.ndarray:
+def forward(embedder: Model, features: Features) -> Vectors:
     """Embeddings of a batch of arrays, on this process alone whatever the distribution.
 
-    Under a strategy, `predict` of Keras embeds the batch once a replica on TensorFlow, and waits
-    for all processes; on JAX it fails with several.
+    Keras's `predict` under a strategy is no help here: on TensorFlow every replica embeds the whole
+    batch and every process waits for the others, and on JAX it fails with several processes.
 
     Args:
         embedder: A Keras model.
@@ -45,37 +56,41 @@ def forward(embedder: Any, features: Mapping[str, Any]) -> np.ndarray:
     Raises:
         RuntimeError: In a process that was forked after the backend had started.
     """
-    return program(embedder)(features)
+    return compiled_forward(embedder)(features)
 
 
-def program(embedder: Any) -> Embed:
-    """`vectors = embed(features)`, made anew where the model has changed since it was compiled."""
+def compiled_forward(embedder: Model) -> Embed:
+    """`vectors = embed(features)`, compiled anew if the model has changed since the last call."""
     check_not_forked()
-    key = signature(embedder)
+    now = signature(embedder)
     with _lock:
-        known: _Program | None = getattr(embedder, "_program", None)
-        if known is None or known.key != key:
+        known: _Compiled | None = getattr(embedder, "_compiled_forward", None)
+        if known is None or known.made_for != now:
             make = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}
             embed = make[keras.config.backend()](embedder)
-            known = embedder._program = _Program(key, embed)
+            known = embedder._compiled_forward = _Compiled(now, embed)
     return known.embed
 
 
-class _Program:
-    """A compiled function and the model that it was compiled for."""
+class _Compiled:
+    """A compiled function and the state of the model that it was compiled for.
 
-    def __init__(self, key: "Signature", embed: Embed) -> None:
-        self.key, self.embed = key, embed
+    No tuple: Keras would keep track of the variables in a tuple that is set on a model.
+    """
+
+    def __init__(self, made_for: Signature, embed: Embed) -> None:
+        self.made_for, self.embed = made_for, embed
 
 
 class Signature:
-    """All that a compiled function takes from a model for good.
+    """All that a compiled function takes from a model once, when it is compiled.
 
-    That is its layers, with their dtypes and settings, and its variables, which LoRA and
-    quantisation replace. They are kept, since the id of a collected one may be given to another.
+    These are its layers, with their dtypes and settings, and its variables, which LoRA and
+    quantisation replace. The objects themselves are held and not their ids: Python gives the id of
+    an object that is gone to a new one, which would then pass for the old.
     """
 
-    def __init__(self, settings: list[Any], variables: list[Any]) -> None:
+    def __init__(self, settings: list[object], variables: list[Variable]) -> None:
         self.settings, self.variables = settings, variables
 
     def __eq__(self, other: object) -> bool:
@@ -87,34 +102,50 @@ class Signature:
     __hash__ = None  # type: ignore[assignment]
 
 
-def signature(model: Any) -> Signature:
-    """What a function that is compiled now will have taken from `model`."""
-    settings: list[Any] = [model.run_eagerly, model.jit_compile]
-    variables: list[Any] = []
+def signature(model: Model) -> Signature:
+    """What a function that is compiled now takes from `model`."""
+    settings: list[object] = [model.run_eagerly, model.jit_compile]
+    variables: list[Variable] = []
     for part in model.layers:
         if part is getattr(model, "preprocessor", None):
             continue
         for layer in part._flatten_layers():
-            own = [v for k, v in vars(layer).items() if k[0] != "_" and type(v) in _PLAIN]
-            settings.append((layer, layer.dtype_policy.name, own))
+            plain = [
+                value
+                for name, value in vars(layer).items()
+                if name[0] != "_" and type(value) in _SETTING_TYPES
+            ]
+            settings.append((layer, layer.dtype_policy.name, plain))
             variables += layer._trainable_variables
             variables += layer._non_trainable_variables
     return Signature(settings, variables)
 
 
-#: Settings of a layer: rates, sizes, activations.
-_PLAIN = (bool, int, float, str, types.FunctionType)
+#: Types of a layer's settings: rates, sizes, names, activations.
+_SETTING_TYPES = (bool, int, float, str, types.FunctionType)
 
 
-def predict_on_jax(embedder: Any, state: Any, batches: Iterator[Any]) -> tuple[np.ndarray, Any]:
-    """A step of Keras's `predict` that leaves the weights where they are."""
+def predict_on_jax(
+    embedder: Model, state: object, batches: Iterator[object]
+) -> tuple[Vectors, tuple[list[Tensor], list[Tensor]]]:
+    """A step of Keras's `predict` that leaves the weights where they are.
+
+    Args:
+        embedder: A Keras model.
+        state: The values of the variables, as Keras passes them to a step; not used.
+        batches: The batches to come.
+
+    Returns:
+        The embeddings of the next `steps_per_execution` batches, and an empty state: Keras has no
+        variable to write back.
+    """
     vectors = [
         forward(embedder, keras.utils.unpack_x_y_sample_weight(batch)[0])
         for batch in itertools.islice(batches, embedder.steps_per_execution)
     ]
     if not vectors:
         raise StopIteration
-    return np.concatenate(vectors), ([], [])  # no state for Keras to write back
+    return np.concatenate(vectors), ([], [])
 
 
 # === Forking
@@ -143,84 +174,86 @@ def check_not_forked() -> None:
 # === One backend each
 
 
-def _on_tensorflow(embedder: Any) -> Embed:
+def _on_tensorflow(embedder: Model) -> Embed:
     tf = import_module("tensorflow")
-    # Of any size, so that one trace, made here and not in the first thread, serves all batches.
+    # Dimensions of any size, so that one trace serves all batches. It is made here, under the lock,
+    # and not by the threads that call.
     specs = {x.name: tf.TensorSpec([None] * len(x.shape), x.dtype) for x in embedder.inputs}
 
-    def embed_eagerly(features: Any) -> Any:
+    def embed(features: Features) -> Tensor:
         return embedder(features, training=False)
 
-    embed: Any = embed_eagerly
+    call: Callable[[Features], Tensor] = embed
     if not embedder.run_eagerly:
         alone = embedder.distribute_strategy.num_replicas_in_sync == 1
-        embed = tf.function(
-            embed_eagerly,
+        compiled = tf.function(
+            embed,
             input_signature=[specs],
             autograph=False,
             jit_compile=bool(embedder.jit_compile and alone),
         )
-        embed.get_concrete_function()
+        compiled.get_concrete_function()
+        call = compiled
     dtypes = {name: spec.dtype.as_numpy_dtype for name, spec in specs.items()}
     return lambda features: np.asarray(
-        embed({name: np.asarray(array, dtypes[name]) for name, array in features.items()})
+        call({name: np.asarray(array, dtypes[name]) for name, array in features.items()})
     )
 
 
-def _on_torch(embedder: Any) -> Embed:
+def _on_torch(embedder: Model) -> Embed:
     torch = import_module("torch")
 
-    def embed(features: Any) -> Any:
+    def embed(features: Features) -> Tensor:
         return embedder(features, training=False)
 
     if embedder.jit_compile and not embedder.run_eagerly:
         embed = torch.compile(embed)
 
-    def call(features: Any) -> np.ndarray:
+    def call(features: Features) -> Vectors:
         with torch.no_grad():
             return np.asarray(keras.ops.convert_to_numpy(embed(dict(features))))
 
     return call
 
 
-def _on_jax(embedder: Any) -> Embed:
+def _on_jax(embedder: Model) -> Embed:
     jax = import_module("jax")
     variables = [*embedder.variables]
 
-    def embed(values: Any, features: Any) -> Any:
+    def embed(values: list[Tensor], features: Features) -> Tensor:
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return embedder(features, training=False)
 
     if not embedder.run_eagerly:
-        embed = jax.jit(embed)  # and nothing donated
+        embed = jax.jit(embed)  # Nothing is donated: the weights stay.
 
-    def call(features: Any) -> np.ndarray:
+    def call(features: Features) -> Vectors:
         start = time.monotonic()
         while True:
-            values = _values(embedder, variables)
+            values = _current_arrays(embedder, variables)
             try:
-                return np.asarray(_embed_here(embed, values, dict(features)))
+                return _embed_on_this_process(embed, values, dict(features))
             except (RuntimeError, ValueError):
-                # A step in another thread has taken the arrays, and will give new ones.
+                # A training step in another thread has taken the arrays and will give new ones.
                 taken = any(value.is_deleted() for value in values)
-                if not taken or time.monotonic() - start > PATIENCE:
+                if not taken or time.monotonic() - start > _LONGEST_WAIT:
                     raise
             time.sleep(0.002)
 
     return call
 
 
-def holds(model: Any, embedder: Any) -> None:
-    """Tell that `model` trains `embedder`: on JAX its steps take the weights with them."""
+def holds(model: Model, embedder: Model) -> None:
+    """Remember that `model` trains `embedder`: on JAX its steps hold the newest weights."""
     _holders.setdefault(embedder, weakref.WeakSet()).add(model)
 
 
 @contextlib.contextmanager
-def kept(variables: Iterable[Any]) -> Iterator[None]:
-    """Around Keras's `_purge_model_variables`, by which variables lose their arrays for an epoch.
+def kept(variables: Iterable[Variable]) -> Iterator[None]:
+    """Give variables their arrays back after Keras's `_purge_model_variables`.
 
-    A variable without one reads as a new draw of its initializer, in silence, and an epoch without
-    a batch gives nothing back.
+    Keras takes the arrays away for an epoch. A variable without an array reads, without a warning,
+    as a new draw of its initializer, and after an epoch without a batch Keras gives nothing back.
     """
     arrays = [(variable, variable._value) for variable in variables]
     yield
@@ -228,17 +261,18 @@ def kept(variables: Iterable[Any]) -> Iterator[None]:
         variable._value = array
 
 
-def _values(embedder: Any, variables: list[Any]) -> list[Any]:
-    """The arrays of the variables; those of the last step, where a `fit` holds them."""
+def _current_arrays(embedder: Model, variables: list[Variable]) -> list[Tensor]:
+    """The arrays of the variables, taken from a running `fit` where the variables have none."""
     values = [variable._value for variable in variables]
     if not any(value is None or value.is_deleted() for value in values):
         return values
-    known: dict[int, Any] = {}
+    known: dict[int, Tensor] = {}
     for holder in (embedder, *_holders.get(embedder, ())):
         state = getattr(holder, "_jax_state", None) or {}
         for kind in ("trainable_variables", "non_trainable_variables"):
             arrays = state.get(kind) or ()
-            known |= {id(v): a for v, a in zip(getattr(holder, kind), arrays, strict=False)}
+            pairs = zip(getattr(holder, kind), arrays, strict=False)
+            known |= {id(variable): array for variable, array in pairs}
     values = [known.get(id(variable), variable._value) for variable in variables]
     if any(value is None for value in values):
         raise RuntimeError(
@@ -249,12 +283,14 @@ def _values(embedder: Any, variables: list[Any]) -> list[Any]:
     return values
 
 
-def _embed_here(embed: Any, values: list[Any], features: dict[str, Any]) -> Any:
-    """Under a distribution: by the devices of this process, without the others."""
+def _embed_on_this_process(
+    embed: Callable[[list[Tensor], Features], Tensor], values: list[Tensor], features: Features
+) -> Vectors:
+    """Run `embed`, under a distribution on the devices of this process alone."""
     jax = import_module("jax")
-    current: Any = keras.distribution.distribution()
+    current = keras.distribution.distribution()
     if current is None:
-        return embed(values, features)
+        return np.asarray(embed(values, features))
     if jax.process_count() == 1:
         layout, mesh = current.get_data_layout((1, 1)), current.device_mesh
         parts = mesh.shape[list(mesh.axis_names).index(current.batch_dim_name)]

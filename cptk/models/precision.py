@@ -10,7 +10,7 @@ _CPU_FLAGS = Path("/proc/cpuinfo")
 def fastest_dtype() -> str:
     """The dtype policy to load a backbone in: 16 bits where the hardware multiplies in them.
 
-    That is on GPUs and TPUs, and with TensorFlow on CPUs that have AVX512-BF16: there SmolLM2's
+    GPUs and TPUs do, and so do CPUs with AVX512-BF16 under TensorFlow. On such a CPU SmolLM2's
     matrix products ran twice as fast as in float32, while JAX gained nothing (measured; the choice
     is ours). Weights stay in float32, and so does pooling.
 
@@ -25,7 +25,7 @@ def fastest_dtype() -> str:
     ```
     """
     backend = keras.backend.backend()
-    if backend == "torch":  # Keras does not list torch's devices
+    if backend == "torch":  # Keras does not list the devices of torch.
         import torch
 
         return "mixed_bfloat16" if torch.cuda.is_available() else "float32"

@@ -1,7 +1,9 @@
 """Texts to padded token ids, with a role's prefix and suffix around each text."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, TypeGuard
 
 import keras
 import keras_hub
@@ -9,9 +11,12 @@ import numpy as np
 
 from cptk import checks
 from cptk.data.batching import pad_tokens
-from cptk.models.config_file import check_config_file
-from cptk.models.llama_tokenizer import LlamaBPETokenizer
-from cptk.models.tokenization import ReferenceTokenizer
+from cptk.tokenizers import LlamaBPETokenizer, ReferenceTokenizer
+from cptk.tokenizers.config_file import check_config_file
+from cptk.types import Config, Shape, Tensor, TensorLike
+
+Affix: TypeAlias = str | Sequence[int]
+"""What stands before or after a text: a string or token ids."""
 
 
 class Role(NamedTuple):
@@ -20,8 +25,12 @@ class Role(NamedTuple):
     A string is tokenised once, on its own, so that the ids of the text never depend on its role.
     """
 
-    prefix: str | Sequence[int] = ""
-    suffix: str | Sequence[int] = ""
+    prefix: Affix = ""
+    suffix: Affix = ""
+
+
+RolesLike: TypeAlias = Mapping[str, Role | Sequence[Affix]]
+"""Roles by name, as they are passed in: a `Role` or a plain pair each."""
 
 
 #: The delimiters of the paper (section 2.1 and appendix A of arXiv:2201.10005).
@@ -33,8 +42,8 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
     """Tokenises texts, puts a role's token ids around them, cuts and pads.
 
     A text with tokens `t` in a role with prefix ids `p` and suffix ids `s` becomes `p + t + s`.
-    Where that is longer than `sequence_length`, `t` is cut at its end; `p` and `s` never are, so
-    that the last token, whose hidden state is the embedding, is always the role's own.
+    Where the whole is longer than `sequence_length`, `t` is cut at its end. `p` and `s` are never
+    cut, so the last token, whose hidden state is the embedding, is always the role's own.
 
     Token ids are those of the `tokenizers` library, eagerly and inside `tf.data`. (KerasHub's own
     GPT-2 and Llama 3 tokenizers differ from it on newline runs, for one.)
@@ -47,8 +56,8 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
             and suffix is a string or a list of token ids. Defaults to the paper's delimiters:
             `query` `[` … `]` and `document` `{` … `}`.
         tokenizer_spec: The pipeline around the vocabulary (normaliser, pre-tokeniser, special
-            tokens) as `tokenizers` writes it into `tokenizer.json`. Defaults to that of the
-            tokenizer's family. See `cptk.models.tokenization`.
+            tokens) as `tokenizers` writes it into `tokenizer.json`. Defaults to the pipeline of
+            the tokenizer's family. See `cptk.tokenizers`.
 
     Call arguments:
         x: A string or a batch of n strings (list, NumPy array, `tf.Tensor`). A tuple of two or
@@ -82,11 +91,11 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: keras_hub.tokenizers.Tokenizer,
         sequence_length: int = 256,
-        roles: Mapping[str, Role | Sequence[Any]] | None = None,
-        tokenizer_spec: dict[str, Any] | None = None,
-        **kwargs: Any,
+        roles: RolesLike | None = None,
+        tokenizer_spec: Mapping[str, object] | None = None,
+        **kwargs: object,
     ) -> None:
         kwargs.pop("truncate", None)
         if not isinstance(tokenizer, keras_hub.tokenizers.Tokenizer):
@@ -95,10 +104,10 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
                 "keras_hub.tokenizers.Tokenizer.from_preset(preset). Received: "
                 f"{type(tokenizer).__name__}."
             )
-        # KerasHub reads and writes there, wherever it is.
+        # KerasHub reads and writes files of these names, wherever they lead.
         check_config_file(kwargs.get("config_file", "preprocessor.json"))
         check_config_file(tokenizer.config_file)
-        # KerasHub's own Llama 3 tokenizer does not survive a preset.
+        # A preset would not bring KerasHub's own Llama 3 tokenizer back.
         tokenizer = LlamaBPETokenizer.from_llama3(tokenizer)
         super().__init__(tokenizer, sequence_length=sequence_length, **kwargs)
         self.roles = _check_roles(PAPER_ROLES if roles is None else roles)
@@ -106,12 +115,13 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         self._reference: ReferenceTokenizer | None = None
         self._affixes: dict[str, tuple[list[int], list[int]]] = {}
         _check_length(sequence_length)
-        # A preset's tokenizer is made first and gets its vocabulary, or its `proto`, later.
+        # A tokenizer that is loaded from a preset has no vocabulary, or no `proto`, yet:
+        # `load_preset_assets` looks the ids up.
         if all(getattr(tokenizer, name, "") is not None for name in ("vocabulary", "proto")):
             for name in self.roles:
                 self.affixes(name)
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         self.built = True
 
     @property
@@ -122,9 +132,9 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
     @sequence_length.setter
     def sequence_length(self, value: int) -> None:
         _check_length(value)
-        # The base class sets it before there are roles to check it against.
+        # The constructor of the base class sets the length before `_affixes` is there.
         for name in getattr(self, "_affixes", {}):
-            self._check_room(name, value)
+            self._check_room_for_text(name, value)
         self._sequence_length = int(value)
 
     @property
@@ -150,10 +160,10 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         if role not in self._affixes:
             prefix, suffix = (self._affix_ids(role, part) for part in self.roles[role])
             self._affixes[role] = (prefix, suffix)
-            self._check_room(role, self.sequence_length)
+            self._check_room_for_text(role, self.sequence_length)
         return self._affixes[role]
 
-    def _affix_ids(self, role: str, part: str | Sequence[int]) -> list[int]:
+    def _affix_ids(self, role: str, part: Affix) -> list[int]:
         if isinstance(part, str):
             return self.reference.encode_exactly(part) if part else []
         size = self.tokenizer.vocabulary_size()
@@ -165,7 +175,7 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
             )
         return list(part)
 
-    def _check_room(self, role: str, length: int) -> None:
+    def _check_room_for_text(self, role: str, length: int) -> None:
         taken = sum(map(len, self._affixes[role]))
         if length <= taken:
             raise ValueError(
@@ -173,7 +183,7 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
                 f"{taken} tokens. Use sequence_length={taken + 1} or more."
             )
 
-    def tokenize(self, texts: Any, role: str | None = None) -> list[list[int]]:
+    def tokenize(self, texts: Iterable[str], role: str | None = None) -> list[list[int]]:
         """Token ids of each text with its role around it, cut to `sequence_length`.
 
         Args:
@@ -188,8 +198,8 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         ids = self.reference.encode_batch(checks.texts(texts), room)
         return [[*prefix, *row, *suffix] for row in ids]
 
-    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        # Checked before Keras, whose errors show all that was passed, page after page.
+    def __call__(self, x: object, *args: object, **kwargs: object) -> object:
+        # Texts are checked before Keras sees them: its errors print everything that was passed.
         if isinstance(x, str):
             checks.texts([x])
         elif not isinstance(x, tuple) and not _is_tensorflow(x):
@@ -197,8 +207,12 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         return super().__call__(x, *args, **kwargs)
 
     def call(
-        self, x: Any, y: Any = None, sample_weight: Any = None, role: str | None = None
-    ) -> Any:
+        self,
+        x: str | Iterable[str] | Tensor,
+        y: TensorLike | None = None,
+        sample_weight: TensorLike | None = None,
+        role: str | None = None,
+    ) -> object:
         if _is_tensorflow(x):
             from cptk.data import tensorflow as tf_data
 
@@ -219,8 +233,8 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         for name in self.roles:
             self.affixes(name)
 
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
+    def get_config(self) -> Config:
+        config: Config = super().get_config()
         del config["truncate"]
         roles = {
             name: [part if isinstance(part, str) else list(part) for part in role]
@@ -237,7 +251,7 @@ class GPT2TextEmbedderPreprocessor(DecoderTextEmbedderPreprocessor):
     tokenizer_cls = keras_hub.models.GPT2Tokenizer
 
 
-def _check_length(value: Any) -> None:
+def _check_length(value: object) -> None:
     if not checks.is_integer(value) or value < 3:
         raise ValueError(
             "`sequence_length` should be an integer of at least 3 (prefix, one token, suffix). "
@@ -245,7 +259,7 @@ def _check_length(value: Any) -> None:
         )
 
 
-def _check_roles(roles: Any) -> dict[str, Role]:
+def _check_roles(roles: object) -> dict[str, Role]:
     if not isinstance(roles, Mapping) or not roles:
         raise ValueError(
             "`roles` should map at least one name to a (prefix, suffix) pair, such as "
@@ -263,7 +277,7 @@ def _check_roles(roles: Any) -> dict[str, Role]:
     return checked
 
 
-def _check_affix(name: str, part: Any) -> str | list[int]:
+def _check_affix(name: str, part: object) -> str | list[int]:
     if isinstance(part, str):
         return part
     if isinstance(part, Sequence | np.ndarray) and all(map(checks.is_integer, part)):
@@ -274,5 +288,6 @@ def _check_affix(name: str, part: Any) -> str | list[int]:
     )
 
 
-def _is_tensorflow(x: Any) -> bool:
+def _is_tensorflow(x: object) -> TypeGuard[Tensor]:
+    """Whether it is a `tf.Tensor`, told without an import of TensorFlow."""
     return type(x).__module__.split(".")[0] == "tensorflow"

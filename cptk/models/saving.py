@@ -1,9 +1,11 @@
 """Saving of embedders as presets: whole or not at all, and never over what is not a preset.
 
-A preset is written into a hidden folder beside its place and changes places with what stands there
-in one step. The hidden folder is locked while its process lives, so that a later save can tell what
-a killed one left behind.
+A preset is written into a hidden folder beside its place. Then the two change places in one step.
+The hidden folder is locked while its process lives, so that a later save can tell which folders a
+killed save left behind.
 """
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -15,14 +17,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
+import keras_hub
 from keras_hub.src.utils.tensor_utils import get_tensor_size_in_bits
 
 from cptk import checks, files
-from cptk.models.config_file import check_config_file
-from cptk.models.presets import complete_config
+from cptk.models.backbones import complete_config
+from cptk.tokenizers.config_file import check_config_file
+from cptk.types import Layer
 
 #: What KerasHub writes into a preset folder, by path.
 _PRESET_FILE = re.compile(
@@ -30,21 +33,33 @@ _PRESET_FILE = re.compile(
     r"|(model(_\d+)?|task)\.weights\.h5"
     r"|assets|assets/tokenizer|assets/tokenizer/(vocabulary\.(json|txt|spm)|merges\.txt)"
 )
-_SCRATCH = ".cptk-saving-"  # short, whatever the length of the preset's name
+#: How the names of hidden folders begin. The preset's name, which may be as long as the system
+#: allows, stands in a file within.
+_SCRATCH = ".cptk-saving-"
+#: In a hidden folder: the preset that stood there, the new one, and the name that both have.
 _OLD, _NEW, _NAME = "old", "new", "name"
 
 
 def save_embedder(
-    embedder: Any, save: Callable[..., None], preset_dir: str, max_shard_size: float | None
+    embedder: keras_hub.models.TextEmbedder,
+    save: Callable[..., None],
+    preset_dir: object,
+    max_shard_size: float | None,
 ) -> None:
-    """What `DecoderTextEmbedder.save_to_preset` does; `save` is KerasHub's own."""
+    """What `DecoderTextEmbedder.save_to_preset` does; see there.
+
+    Args:
+        embedder: What is saved.
+        save: KerasHub's own `save_to_preset` of the embedder.
+        preset_dir, max_shard_size: As for `DecoderTextEmbedder.save_to_preset`.
+    """
     shards = max_shard_size
     if shards is not None and not (checks.is_number(shards) and shards > 0):
         raise ValueError(
             "`max_shard_size` should be a positive number of GB, or None. Received: "
             f"{checks.shown(max_shard_size)}."
         )
-    target = _resolved(preset_dir)
+    target = _checked_target(preset_dir)
     own = _own_files(embedder.preprocessor)
     _check_content(target, own)
     files.check_free_space(target, _size(embedder), f"The preset {str(target)!r}")
@@ -55,8 +70,8 @@ def save_embedder(
         with _scratch(target) as scratch:
             new = scratch / _NEW
             save(str(new), max_shard_size=max_shard_size)
-            _mend_config(new / "config.json", embedder.backbone)
-            _flush(new)
+            _complete_config_file(new / "config.json", embedder.backbone)
+            _flush_to_disk(new)
             _put_in_place(new, target, scratch / _OLD, own)
     except BaseException:
         for path in missing:
@@ -65,7 +80,7 @@ def save_embedder(
         raise
 
 
-def _resolved(preset_dir: Any) -> Path:
+def _checked_target(preset_dir: object) -> Path:
     """The folder that will be written, without links and `..`, checked to be possible."""
     path = checks.path(preset_dir, "preset_dir")
     target = Path(os.path.realpath(path))
@@ -76,7 +91,7 @@ def _resolved(preset_dir: Any) -> Path:
             f"above it. Received: {str(path)!r}."
         )
     if any(map(os.path.islink, (target, *target.parents))):
-        # `realpath` leaves the links that lead to themselves.
+        # `realpath` has followed all links but those that lead to themselves.
         raise ValueError(f"`preset_dir` is a link that leads nowhere: {str(path)!r}.")
     parent = target.parent
     while not os.path.exists(parent) and parent != parent.parent:
@@ -87,7 +102,9 @@ def _resolved(preset_dir: Any) -> Path:
             f"{str(parent)!r} is a file."
         )
     for name in (*target.parts[len(parent.parts) :], str(target)):
-        try:  # Each name by itself: the system says nothing of one in a folder to come.
+        # Each name by itself, since the system cannot judge a name in a folder that does not exist
+        # yet; the whole path last, which may be too long although each name is short enough.
+        try:
             os.lstat(parent / name)
         except FileNotFoundError:
             continue
@@ -106,7 +123,7 @@ def _resolved(preset_dir: Any) -> Path:
     return target
 
 
-def _own_files(preprocessor: Any) -> set[str]:
+def _own_files(preprocessor: Layer | None) -> set[str]:
     """Paths in the preset that the preprocessor's own choice of names adds to KerasHub's.
 
     Raises:
@@ -152,8 +169,8 @@ def _is_metadata(path: Path) -> bool:
     return isinstance(content, dict) and "keras_version" in content
 
 
-def _size(embedder: Any) -> int:
-    """Bytes that a preset will take, rather too many: weights, their places in HDF5, vocabulary."""
+def _size(embedder: keras_hub.models.TextEmbedder) -> int:
+    """Bytes that a preset takes at most: the weights, what HDF5 adds to each, the vocabulary."""
     weights = {id(weight): weight for weight in embedder.weights}.values()
     bits = sum(get_tensor_size_in_bits(weight.shape, weight.dtype) for weight in weights)
     tokens = 0
@@ -163,13 +180,14 @@ def _size(embedder: Any) -> int:
     return int(bits // 8 + 4096 * len(weights) + 64 * tokens + 65536)
 
 
-def _mend_config(path: Path, backbone: Any) -> None:
+def _complete_config_file(path: Path, backbone: keras_hub.models.Backbone) -> None:
+    """Write into `config.json` what KerasHub leaves out, and a dtype that it can read."""
     config = json.loads(path.read_text(encoding="utf-8"))
     complete_config(config["config"], backbone)
     policy = backbone.dtype_policy
     if policy.name.startswith("mixed_"):
-        # KerasHub 0.32 cannot read a mixed policy here. A float one it replaces, on loading, by the
-        # policy of the day, unless `dtype` is given.
+        # KerasHub 0.32 cannot read a mixed policy here. It can read a plain float policy, and uses
+        # the policy of the session in its place unless `dtype` is given on loading.
         policy = keras.DTypePolicy(policy.variable_dtype)
         config["config"]["dtype"] = keras.saving.serialize_keras_object(policy)
     path.write_text(json.dumps(config, indent=4), encoding="utf-8")
@@ -182,11 +200,12 @@ def _mend_config(path: Path, backbone: Any) -> None:
 def _scratch(target: Path) -> Iterator[Path]:
     """A locked hidden folder beside `target`, removed at the end."""
     lock = None
-    while lock is None:  # Another save may take it for left behind before it is locked.
+    # Again where another save has removed the folder: until it is locked, it looks left behind.
+    while lock is None:
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=target.parent))
         try:
             lock = _lock(scratch)
-        except OSError:  # no locks here: what a killed save leaves stays
+        except OSError:  # No locks on this system: nobody clears up after a killed save.
             break
     try:
         (scratch / _NAME).write_bytes(os.fsencode(target.name))
@@ -231,9 +250,9 @@ def _clear_left_behind(parent: Path) -> None:
         lock.release()
 
 
-def _flush(folder: Path) -> None:
+def _flush_to_disk(folder: Path) -> None:
     """Write a folder through to the disk, so that a power cut finds the old preset or the new."""
-    if os.name == "nt":  # It flushes only what is open for writing.
+    if os.name == "nt":  # Windows flushes only files that are open for writing.
         return
     for path in [*folder.rglob("*"), folder]:
         handle = os.open(path, os.O_RDONLY)
@@ -244,7 +263,7 @@ def _flush(folder: Path) -> None:
 
 
 def _put_in_place(new: Path, target: Path, old: Path, own: set[str]) -> None:
-    """Make `new` stand at `target`, and what stood there at `old`."""
+    """Move `new` to `target`, and what stood at `target` to `old`."""
     _check_content(target, own)  # Something may have been put there during the save.
     if not target.exists():
         new.rename(target)

@@ -1,10 +1,9 @@
 """A KerasHub decoder as a text embedder: backbone, pooling, normalisation, preset."""
 
-import functools
-import operator
-import threading
-from collections.abc import Mapping
-from typing import Any, Self
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, Self, TypeAlias
 
 import keras
 import keras_hub
@@ -13,13 +12,18 @@ import numpy as np
 from cptk import checks, layers, ops
 from cptk.layers.right_padding import RightPadding
 from cptk.models import presets, saving
+from cptk.models.backbones import complete_config
 from cptk.models.encode import check_sequence_length, encode
-from cptk.models.forward import check_not_forked, forward, kept, predict_on_jax, signature
+from cptk.models.forward import check_not_forked
+from cptk.models.keras_methods import CheckedTextEmbedder
 from cptk.models.preprocessor import (
     DecoderTextEmbedderPreprocessor,
     GPT2TextEmbedderPreprocessor,
-    Role,
+    RolesLike,
 )
+from cptk.types import Config, Layer, Path, Vectors
+
+Pooling: TypeAlias = Literal["eos", "mean", "weighted_mean"]
 
 POOLINGS = {
     "eos": layers.EOSPooling,
@@ -29,12 +33,12 @@ POOLINGS = {
 
 
 @keras.saving.register_keras_serializable(package="cptk")
-class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
+class DecoderTextEmbedder(CheckedTextEmbedder):
     """Text embedder on any KerasHub decoder backbone.
 
     The embedding of a text is the backbone's output, pooled over the sequence and divided by its
-    Euclidean length. With `"eos"` pooling, as in the paper, it is the state at the last token,
-    which is the closing delimiter of the text's role.
+    Euclidean length. With `"eos"` pooling, as in the paper, the embedding is the state at the last
+    token, which is the closing delimiter of the text's role.
 
     Args:
         backbone: A KerasHub decoder backbone with inputs `token_ids` and `padding_mask`
@@ -44,9 +48,8 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         normalize: Whether embeddings have unit length.
 
     Input shape:
-        `{"token_ids": (n, length), "padding_mask": (n, length)}`. Padding may stand anywhere, as on
-        the left: it is moved to the right, since GPT-2 and OPT count positions from the first
-        column.
+        `{"token_ids": (n, length), "padding_mask": (n, length)}`. Padding may stand anywhere. The
+        embedder moves it to the right, since GPT-2 and OPT count positions from the first column.
 
     Output shape:
         `(n, hidden_dim)`, float32 also where the backbone computes in 16 bits.
@@ -72,16 +75,18 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
           arXiv:2201.10005, section 2.1.
     """
 
-    backbone_cls: Any = None  # Any decoder: KerasHub's registry by backbone has no word for that.
-    preprocessor_cls: Any = DecoderTextEmbedderPreprocessor
+    # None is any decoder. So KerasHub, which looks classes up by backbone, never chooses this one;
+    # `registration` mends that.
+    backbone_cls: type[keras_hub.models.Backbone] | None = None
+    preprocessor_cls = DecoderTextEmbedderPreprocessor
 
     def __init__(
         self,
-        backbone: Any,
-        preprocessor: Any = None,
-        pooling: str = "eos",
+        backbone: keras_hub.models.Backbone,
+        preprocessor: DecoderTextEmbedderPreprocessor | None = None,
+        pooling: Pooling | str = "eos",
         normalize: bool = True,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         check_not_forked()
         checks.choice("pooling", pooling, POOLINGS)
@@ -89,9 +94,9 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
             raise ValueError(
                 f"`normalize` should be True or False. Received: {checks.shown(normalize)}."
             )
-        taken = getattr(backbone, "input", None)
-        if not isinstance(taken, dict) or set(taken) != {"token_ids", "padding_mask"}:
-            received = sorted(taken) if isinstance(taken, dict) else type(backbone).__name__
+        needed = getattr(backbone, "input", None)
+        if not isinstance(needed, dict) or set(needed) != {"token_ids", "padding_mask"}:
+            received = sorted(needed) if isinstance(needed, dict) else type(backbone).__name__
             raise ValueError(
                 "`backbone` should be a KerasHub decoder backbone with the inputs "
                 f"['padding_mask', 'token_ids']. Received: {received}."
@@ -102,7 +107,8 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         self.backbone = backbone
         self.preprocessor = preprocessor
         # === Functional model ===
-        # Inputs of its own, with the mask as the preprocessor gives it, for `export` above all.
+        # New inputs, not the backbone's: an exported model takes them, and the mask should be bool
+        # there, as the preprocessor gives it.
         inputs = {
             "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
             "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask"),
@@ -113,7 +119,7 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         states = backbone({"token_ids": token_ids, "padding_mask": mask})
         if isinstance(states, dict):
             states = states["sequence_output"]
-        # Pooled and normalised in float32, whatever the backbone computes in.
+        # Pooling and normalisation compute in float32 or higher, whatever the backbone computes in.
         dtype = "float64" if backbone.compute_dtype == "float64" else "float32"
         x = POOLINGS[pooling](dtype=dtype, name="pooling")(states, mask=mask)
         if normalize:
@@ -125,11 +131,11 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
 
     def encode_text(
         self,
-        texts: str | Any,
+        texts: str | Iterable[str],
         role: str | None = None,
         batch_size: int = 32,
-        verbose: str | int | bool = "auto",
-    ) -> Any:
+        verbose: Literal["auto"] | int = "auto",
+    ) -> Vectors:
         """Embed texts.
 
         Texts are tokenised, sorted by length and embedded in batches that are padded to a few
@@ -143,8 +149,8 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
                 frame or table.
             role: Name of the role. Defaults to `"document"`, or to the only role there is.
             batch_size: Number of texts in a batch.
-            verbose: `1` shows progress, `0` none, `"auto"` only on long work. It is a bar in a
-                terminal or notebook, and a line now and then in a file or pipe.
+            verbose: `1` shows progress, `0` none, `"auto"` only on long work. Progress is a bar in
+                a terminal or notebook, and a line now and then in a file or pipe.
 
         Returns:
             A float32 array of shape `(n, hidden_dim)`, in the order of `texts`; n is 1 for one
@@ -164,90 +170,18 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         """
         return encode(self, texts, role, batch_size, verbose)
 
-    # === Keras's own doors, for texts that are texts, from any thread ===
-
-    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return super().fit(self._checked(x), *args, **kwargs)
-
-    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return super().evaluate(self._checked(x), *args, **kwargs)
-
-    def predict(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        check_not_forked()
-        # On JAX Keras keeps the state of a run on the model: one run at a time.
-        with self.__dict__.setdefault("_one_run", threading.RLock()):
-            return super().predict(self._checked(x), *args, **kwargs)
-
-    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().train_on_batch(self._checked(x), *args, **kwargs)
-
-    def test_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().test_on_batch(self._checked(x), *args, **kwargs)
-
-    def predict_on_batch(self, x: Any) -> Any:
-        features = self.preprocess_samples(self._checked(x))
-        return forward(self, features)
-
-    def _checked(self, x: Any) -> Any:
-        """Texts as a list of strings; tokens, tensors and datasets as they are."""
-        library = type(x).__module__.split(".")[0]
-        if self.preprocessor is None or x is None or _is_tokens(x):
-            return x
-        if library in ("tensorflow", "grain") or isinstance(x, keras.utils.PyDataset):
-            return x
-        return checks.texts(x)
-
-    def preprocess_samples(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        if _is_tokens(x):
-            return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-        return super().preprocess_samples(x, y, sample_weight)
-
-    # === What compiled functions remember ===
-
-    def make_train_function(self, force: bool = False) -> Any:
-        built_for = getattr(self.optimizer, "_trainable_variables", None)
-        if getattr(self.optimizer, "built", False) and built_for is not None:
-            now = self.trainable_variables
-            if len(now) != len(built_for) or not all(map(operator.is_, now, built_for)):
-                raise ValueError(
-                    "What is trainable has changed since the optimizer was built, as by LoRA, "
-                    "`trainable` or `quantize`. Compile again: embedder.compile(optimizer, loss)."
-                )
-        return super().make_train_function(force or self._has_changed("train"))
-
-    def make_test_function(self, force: bool = False) -> Any:
-        return super().make_test_function(force or self._has_changed("test"))
-
-    def make_predict_function(self, force: bool = False) -> Any:
-        if keras.config.backend() == "jax" and keras.distribution.distribution() is None:
-            self.predict_function: Any = functools.partial(predict_on_jax, self)
-            return None
-        return super().make_predict_function(force or self._has_changed("predict"))
-
-    def _has_changed(self, kind: str) -> bool:
-        """Whether the model is another than when the function of this kind was made."""
-        # Not by `setattr`: Keras would keep track of the variables in it.
-        made_for = self.__dict__.setdefault("_made_for", {})
-        before = made_for.get(kind)
-        now = made_for[kind] = (signature(self), [v.trainable for v in self.variables])
-        return before is not None and before != now
-
-    def _purge_model_variables(self, **kinds: bool) -> None:
-        with kept(self.variables):
-            super()._purge_model_variables(**kinds)
-
     # === Presets, precision, export ===
 
     @classmethod
     def from_preset(
         cls,
-        preset: str,
+        preset: Path,
         load_weights: bool = True,
         *,
         num_layers: int | None = None,
         sequence_length: int | None = None,
-        roles: Mapping[str, Role | tuple[Any, Any]] | None = None,
-        **kwargs: Any,
+        roles: RolesLike | None = None,
+        **kwargs: object,
     ) -> Self:
         """Load an embedder, or make one from a decoder's preset.
 
@@ -275,21 +209,22 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         embedder = cptk.models.GPT2TextEmbedder.from_preset("gpt2_base_en", sequence_length=128)
         ```
         """
+        overrides = presets.Overrides(num_layers, sequence_length, roles)
         embedder: Self = presets.load_embedder(
-            cls, preset, load_weights, num_layers, sequence_length, roles, **kwargs
+            cls, preset, DecoderTextEmbedder, load_weights, overrides, **kwargs
         )
         return embedder
 
-    def save_to_preset(self, preset_dir: str, max_shard_size: float = 10) -> None:
+    def save_to_preset(self, preset_dir: Path, max_shard_size: float | None = 10) -> None:
         """Save as a KerasHub preset, with roles, pooling, normalisation and sequence length.
 
-        The folder appears whole or not at all: it is written beside its final place and changes
-        places with the preset that stands there, if one does. A folder that holds anything else,
-        at any depth, is refused. What a killed save left behind is cleared by the next one.
+        The folder appears whole or not at all: it is written beside its final place, and then
+        changes places with a preset that stands there. A folder that holds anything but a preset,
+        at any depth, is refused. The next save clears up what a killed save left behind.
 
         Args:
             preset_dir: The folder to write.
-            max_shard_size: Size in GB above which weights are split over files.
+            max_shard_size: Size in GB above which weights are split over files; None splits none.
 
         Raises:
             ValueError: `preset_dir` exists and is not a preset, or not only that; a file stands
@@ -298,7 +233,9 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         """
         saving.save_embedder(self, super().save_to_preset, preset_dir, max_shard_size)
 
-    def quantize(self, mode: Any = None, **kwargs: Any) -> None:
+    def quantize(
+        self, mode: Literal["int8", "int4", "float8"] | None = None, **kwargs: object
+    ) -> None:
         """Quantise the backbone's weights in place: `"int8"`, `"int4"`, … as `keras.Model` does.
 
         `encode_text`, `save_to_preset` and `from_preset` go on as before.
@@ -318,10 +255,16 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         self.backbone.quantize(mode, **kwargs)
         self.train_function = self.test_function = self.predict_function = None
 
-    def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any) -> None:  # noqa: A002
+    def export(
+        self,
+        filepath: Path,
+        format: str = "tf_saved_model",  # noqa: A002
+        **kwargs: object,
+    ) -> None:
         """Write the forward pass for serving: a SavedModel, ONNX or LiteRT, as `keras.Model` does.
 
-        It takes what the preprocessor gives: `token_ids` int32 and `padding_mask` bool.
+        The exported model takes what the preprocessor gives: `token_ids` int32 and `padding_mask`
+        bool.
 
         Args:
             filepath: Where to write.
@@ -338,7 +281,8 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
         self({"token_ids": np.zeros((1, 2), "int32"), "padding_mask": np.ones((1, 2), bool)})
         saved_model = format == "tf_saved_model" and "input_signature" not in kwargs
         if saved_model and keras.config.backend() == "jax":
-            # Left to itself, Keras names two lengths, and JAX cannot tell that they are one.
+            # By default Keras gives the two inputs a length each, and JAX cannot know that the
+            # lengths are equal.
             longest = getattr(self.backbone, "max_sequence_length", None)
             shape = "(batch, length)"
             options = {
@@ -349,13 +293,13 @@ class DecoderTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
             kwargs.setdefault("jax2tf_kwargs", options)
         super().export(filepath, format=format, **kwargs)
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        # KerasHub's `compile` is its own, and Keras asks such a class to say how it is undone.
+    def compile_from_config(self, config: Config) -> None:
+        # KerasHub overrides `compile`, and Keras asks such a class to say how to compile again.
         self.compile(**keras.saving.deserialize_keras_object(config))
 
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        presets.complete_config(config["backbone"]["config"], self.backbone)
+    def get_config(self) -> Config:
+        config: Config = super().get_config()
+        complete_config(config["backbone"]["config"], self.backbone)
         return {**config, "pooling": self.pooling, "normalize": self.normalize}
 
 
@@ -381,10 +325,6 @@ class GPT2TextEmbedder(DecoderTextEmbedder):
     preprocessor_cls = GPT2TextEmbedderPreprocessor
 
 
-def _is_tokens(x: Any) -> bool:
-    return isinstance(x, Mapping) and set(x) == {"token_ids", "padding_mask"}
-
-
-def _can_be_quantized(layer: Any) -> bool:
-    """Whether it has weights to quantise: Keras warns of each layer that does not."""
+def _can_be_quantized(layer: Layer) -> bool:
+    """Whether a layer has weights to quantise: Keras warns of each layer that has none."""
     return type(layer).quantize is not keras.layers.Layer.quantize

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from cptk.integrations import gguf as integration
-from cptk.models.tokenization import ReferenceTokenizer
+from cptk.tokenizers import ReferenceTokenizer
 from tests.texts import texts
 
 pytestmark = pytest.mark.slow_on_jax

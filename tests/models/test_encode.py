@@ -49,7 +49,7 @@ def test_few_shapes_and_little_padding(gpt2, monkeypatch):
         shapes.append((x["token_ids"].shape, int(x["padding_mask"].sum())))
         return np.zeros((len(x["token_ids"]), 2))
 
-    monkeypatch.setattr("cptk.models.encode.program", lambda _: spy)
+    monkeypatch.setattr("cptk.models.encode.compiled_forward", lambda _: spy)
     texts = ["x" * (index % 60 + 1) for index in range(70)]
     gpt2.encode_text(texts, batch_size=8, verbose=0)
     assert {length for (_, length), _ in shapes} <= {16, 24, 32}
@@ -103,7 +103,9 @@ def test_numpy_batch_size(gpt2):
 
 @pytest.mark.parametrize("verbose", ["auto", 0])
 def test_bad_input_is_refused_before_any_work(gpt2, verbose, monkeypatch):
-    monkeypatch.setattr("cptk.models.encode.program", lambda _: lambda _: pytest.fail("computed"))
+    monkeypatch.setattr(
+        "cptk.models.encode.compiled_forward", lambda _: lambda _: pytest.fail("computed")
+    )
     for texts, error in [
         (None, TypeError),
         ("", ValueError),
@@ -163,7 +165,7 @@ def test_ctrl_c_that_a_callback_swallows_is_raised_all_the_same(gpt2, monkeypatc
         _Lost()  # dies at once
         return np.zeros((len(features["token_ids"]), 2))
 
-    monkeypatch.setattr(encode, "program", lambda _: embed)
+    monkeypatch.setattr(encode, "compiled_forward", lambda _: embed)
     try:
         with pytest.raises(KeyboardInterrupt):
             gpt2.encode_text(["x"] * 8, batch_size=1, verbose=0)

@@ -174,11 +174,11 @@ def test_a_changed_model_is_compiled_anew(change):
 
 def test_a_model_that_is_the_same_is_not_compiled_again():
     embedder = toys.gpt2_embedder(1)
-    program = forward.program(embedder)
+    program = forward.compiled_forward(embedder)
     embedder.encode_text(TEXTS, verbose=0)
     embedder.set_weights([2 * weight for weight in embedder.get_weights()])
     embedder.backbone.trainable = False
-    assert forward.program(embedder) is program
+    assert forward.compiled_forward(embedder) is program
 
 
 @pytest.mark.slow_on_jax

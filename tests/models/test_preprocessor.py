@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cptk.models import DecoderTextEmbedderPreprocessor, GPT2TextEmbedderPreprocessor, Role
-from cptk.models.tokenization import family_spec
+from cptk.tokenizers import family_spec
 from tests import toys
 
 needs_tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="needs tf.data")

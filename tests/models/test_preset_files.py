@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from cptk.models import DecoderTextEmbedder, DecoderTextEmbedderPreprocessor, GPT2TextEmbedder
-from cptk.models.llama_tokenizer import LlamaBPETokenizer
-from cptk.models.tokenization import family_spec
+from cptk.tokenizers import LlamaBPETokenizer, family_spec
 from tests import toys
 from tests.models.conftest import assert_same
 

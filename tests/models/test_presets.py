@@ -21,10 +21,9 @@ from cptk.models import (
     DecoderTextEmbedderPreprocessor,
     GPT2TextEmbedder,
     Role,
-    tokenization,
-    tokenizer_json,
 )
-from cptk.models.tokenization import family_spec
+from cptk.tokenizers import family_spec, tokenizer_json
+from cptk.tokenizers.specs import spec_from_content
 from tests import toys
 from tests.models.conftest import ROLES, TEXTS, Saved, assert_same, llama_embedder, save, vectors
 
@@ -417,8 +416,8 @@ def _decoder_json(decoder) -> str:
 def test_a_tokenizer_json_in_place_of_sentencepieces_file(kind):
     own = mistral_tokenizer_json()
     content = json.loads(own.to_str())
-    tokenizer = tokenizer_json.keras_tokenizer(content, kind)
-    spec = tokenization.spec_of(content)
+    tokenizer = tokenizer_json.tokenizer_from_content(content, kind)
+    spec = spec_from_content(content)
     reader = DecoderTextEmbedderPreprocessor(tokenizer, 64, {"text": ("", "")}, spec)
     texts = [*TEXTS, "the quick fox\n\n 猫</s>x", " two  spaces "]
     expected = [encoding.ids for encoding in own.encode_batch(texts, add_special_tokens=False)]

@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from tiers import FULL
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from cptk.models import tokenization
-from cptk.models.llama_tokenizer import LlamaBPETokenizer
-from cptk.models.tokenization import (
+from cptk.tokenizers import (
+    LlamaBPETokenizer,
     ReferenceTokenizer,
-    build,
     default_spec,
     family_spec,
     spec_from_tokenizer_json,
 )
+from cptk.tokenizers import (
+    reference as reference_module,
+)
+from cptk.tokenizers.reference import build_pipeline
 from tests.texts import texts
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -346,7 +348,7 @@ def test_bad_specs(tmp_path, gpt2):
         family_spec("gpt5")
     for spec in ({}, {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Nonsense"}}):
         with pytest.raises(ValueError, match="does not fit this vocabulary"):
-            build(gpt2.vocabulary, gpt2.merges, spec)
+            build_pipeline(gpt2.vocabulary, gpt2.merges, spec)
 
 
 def test_llama_tokenizer_survives_a_preset(tmp_path):
@@ -377,7 +379,7 @@ def test_llama_tokenizer_survives_a_preset(tmp_path):
 
 
 def test_many_texts_are_cut_and_counted_across_slices(gpt2, monkeypatch):
-    monkeypatch.setattr(tokenization, "_SLICE", 3)
+    monkeypatch.setattr(reference_module, "_TEXTS_PER_CALL", 3)
     reference = ReferenceTokenizer(gpt2)
     texts = [f"text number {i} of many" for i in range(8)]
     whole = [reference.encode_batch([text])[0] for text in texts]

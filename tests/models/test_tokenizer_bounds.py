@@ -5,13 +5,9 @@ import json
 import pytest
 
 from cptk.models import DecoderTextEmbedder
-from cptk.models.tokenization import (
-    ReferenceTokenizer,
-    build,
-    family_spec,
-    spec_from_tokenizer_json,
-)
-from cptk.models.tokenizer_bounds import check_spec
+from cptk.tokenizers import ReferenceTokenizer, family_spec, spec_from_tokenizer_json
+from cptk.tokenizers.reference import build_pipeline
+from cptk.tokenizers.spec_bounds import check_spec
 from tests import toys
 
 NAMED = family_spec("smollm")
@@ -99,7 +95,7 @@ def test_refused(name):
     tokenizer = toys.tokenizer()
     if name != "very deep nests":  # Too deep for `plain` too, which a dictionary of JSON is not.
         with pytest.raises(ValueError, match="The tokenizer spec"):
-            build(tokenizer.vocabulary, tokenizer.merges, spec)
+            build_pipeline(tokenizer.vocabulary, tokenizer.merges, spec)
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 5, {}])
@@ -170,12 +166,12 @@ def test_a_panic_while_it_is_built():
     spec = family_spec("gpt2")
     spec["model"]["continuing_subword_prefix"] = "éé"
     with pytest.raises(ValueError, match="The tokenizers library broke down"):
-        build({"a": 0, "b": 1}, ["a b"], spec)
+        build_pipeline({"a": 0, "b": 1}, ["a b"], spec)
 
 
 def test_a_special_token_without_an_id():
     with pytest.raises(ValueError, match=r"does not fit this vocabulary.*KeyError"):
-        build({"a": 0}, [], family_spec("gpt2"), ["<x>"])
+        build_pipeline({"a": 0}, [], family_spec("gpt2"), ["<x>"])
 
 
 def test_in_a_preset_the_file_is_named(copy):

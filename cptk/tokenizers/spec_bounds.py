@@ -1,13 +1,14 @@
 """What a tokenizer spec may hold.
 
 A spec may come from a stranger's preset or `tokenizer.json`, and the `tokenizers` library runs it
-without a bound of its own: a chain of replacements eats all memory, and a pattern that it gives up
-on raises a panic, which `except Exception` does not see.
+without a bound of its own. A chain of replacements would take all memory. A pattern that the
+library gives up on raises a panic, which `except Exception` does not catch.
 """
+
+from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 from cptk.checks import is_integer, shown
 
@@ -25,12 +26,12 @@ _LONGEST_TOKEN = 1024
 _LARGEST_NUMBER = 1_000_000
 _MOST_PARTS = 4096  # dictionaries, lists and values of a pipeline
 _DEEPEST = 16
-#: How many times longer than a text what the pipeline makes of it may be, in bytes. (Ours: the
-#: longest known, of SentencePiece's spaces, is 4.)
+#: A pipeline may make a text this many times as long, in bytes. (Ours: SentencePiece's spaces, the
+#: largest growth known, make it 4 times as long.)
 _LARGEST_GROWTH = 64
 
 
-def check_spec(spec: Any) -> None:
+def check_spec(spec: object) -> None:
     """Raise `ValueError` for a tokenizer spec that holds more than it may.
 
     Args:
@@ -68,8 +69,8 @@ def _refused(fault: str) -> ValueError:
     )
 
 
-def _check_values(part: Any, name: str) -> None:
-    """Bound depth, number and size of everything in one part of a spec, whatever it is called."""
+def _check_values(part: object, name: str) -> None:
+    """Bound the depth, number and size of all values in one part of a spec, under any key."""
     waiting, count = [(part, name, 0)], 0
     while waiting:
         value, key, depth = waiting.pop()
@@ -97,12 +98,12 @@ def _check_values(part: Any, name: str) -> None:
             raise _refused(f"`{key}` in `{name}` cannot be a {type(value).__name__}")
 
 
-def _growth(step: Any, part: str) -> float:
+def _growth(step: object, part: str) -> float:
     """How many times as long, in bytes, a text may become by a step and the steps within it."""
     if step is None:
         return 1.0
     kind = step.get("type") if isinstance(step, dict) else None
-    if not isinstance(kind, str) or kind not in _STEPS[part].split():
+    if not isinstance(step, dict) or not isinstance(kind, str) or kind not in _STEPS[part].split():
         raise _refused(
             f"`{part}` holds the step {shown(kind if isinstance(kind, str) else step)}; those "
             f"that are run are {_STEPS[part]}"
@@ -124,7 +125,8 @@ def _growth(step: Any, part: str) -> float:
     return {"ByteLevel": 2.0, "BertNormalizer": 2.0, "Metaspace": 4.0}.get(kind, 1.0)
 
 
-def _check_added_tokens(added: Any) -> None:
+def _check_added_tokens(added: object) -> None:
+    """Bound the texts and ids of the tokens that a spec adds to the vocabulary."""
     if added is None:
         return
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
@@ -142,8 +144,12 @@ def _check_added_tokens(added: Any) -> None:
 
 
 @contextlib.contextmanager
-def no_panic(doing: str) -> Iterator[None]:
-    """Turn a panic of the `tokenizers` library, a `BaseException`, into a `ValueError`."""
+def panic_as_value_error(doing: str) -> Iterator[None]:
+    """Turn a panic of the `tokenizers` library, which is a `BaseException`, into a `ValueError`.
+
+    Args:
+        doing: What the library was doing, for the message: "it was built".
+    """
     try:
         yield
     except BaseException as error:

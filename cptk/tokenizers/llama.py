@@ -1,20 +1,22 @@
 """A Llama 3 tokenizer that survives a preset."""
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import keras
 import keras_hub
 
-from cptk.models.config_file import check_config_file
+from cptk.tokenizers.config_file import check_config_file
+from cptk.types import Config, Path
 
 
 @keras.saving.register_keras_serializable(package="cptk")
 class LlamaBPETokenizer(keras_hub.models.Llama3Tokenizer):  # type: ignore[misc]
     """A `Llama3Tokenizer` whose config keeps its special tokens.
 
-    KerasHub 0.32's own forgets them: saved with SmolLM2's `<|im_start|>` it comes back asking for
-    Llama 3's `<|begin_of_text|>`, and does not load.
+    KerasHub 0.32's `Llama3Tokenizer` forgets them. Saved with SmolLM2's `<|im_start|>`, it asks for
+    Llama 3's `<|begin_of_text|>` when it is loaded, and fails.
 
     Args:
         vocabulary, merges: As in KerasHub.
@@ -26,12 +28,12 @@ class LlamaBPETokenizer(keras_hub.models.Llama3Tokenizer):  # type: ignore[misc]
 
     def __init__(
         self,
-        vocabulary: Any = None,
-        merges: Any = None,
+        vocabulary: Mapping[str, int] | Path | None = None,
+        merges: Sequence[str] | Path | None = None,
         bos_token: str = "<|begin_of_text|>",
         eos_token: str = "<|end_of_text|>",
         misc_special_tokens: Sequence[str] = ("<|start_header_id|>", "<|end_header_id|>"),
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         check_config_file(kwargs.get("config_file", "tokenizer.json"))
         self._bos, self._eos = bos_token, eos_token
@@ -46,8 +48,13 @@ class LlamaBPETokenizer(keras_hub.models.Llama3Tokenizer):  # type: ignore[misc]
         )
 
     @classmethod
-    def from_llama3(cls, tokenizer: Any) -> Any:
-        """The same tokenizer in this class; anything but a plain `Llama3Tokenizer` as it is."""
+    def from_llama3(
+        cls, tokenizer: keras_hub.tokenizers.Tokenizer
+    ) -> keras_hub.tokenizers.Tokenizer:
+        """The same tokenizer in this class, if it is a `Llama3Tokenizer` that has its vocabulary.
+
+        Any other tokenizer comes back as it is.
+        """
         if type(tokenizer) is not keras_hub.models.Llama3Tokenizer or tokenizer.vocabulary is None:
             return tokenizer
         return cls(
@@ -63,7 +70,7 @@ class LlamaBPETokenizer(keras_hub.models.Llama3Tokenizer):  # type: ignore[misc]
             },
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "bos_token": self._bos,

@@ -4,17 +4,18 @@ transformers 5 saves this file alone, where KerasHub's converters of some famili
 files from before: `vocab.json` and `merges.txt`, or `tokenizer.model`.
 """
 
+from __future__ import annotations
+
 import importlib
-from os import PathLike
-from typing import Any
 
 import keras_hub
 
 from cptk import checks, files
-from cptk.models.llama_tokenizer import LlamaBPETokenizer
+from cptk.tokenizers.llama import LlamaBPETokenizer
+from cptk.types import Config, Path
 
 #: Model type → the files that KerasHub 0.32's converter reads its tokenizer from.
-_OLD_FILES = {
+_CONVERTER_FILES = {
     "gpt2": ("vocab.json", "merges.txt"),
     "roberta": ("vocab.json", "merges.txt"),
     "gemma": ("tokenizer.model",),
@@ -25,11 +26,11 @@ _OLD_FILES = {
 }
 
 
-def read_tokenizer_json(path: str | PathLike[str]) -> dict[str, Any]:
+def read_tokenizer_json(path: Path) -> Config:
     """The content of a Hugging Face `tokenizer.json`, checked to be one.
 
-    A `vocab` or `merges` that is a string would be opened as a file by whoever builds a tokenizer
-    of it, so their types are checked too.
+    The types of `vocab` and `merges` are checked too: KerasHub takes a string there for the name
+    of a file, and would open it.
     """
     file = checks.path(path, "path")
     file = file / "tokenizer.json" if file.is_dir() else file
@@ -68,13 +69,13 @@ def read_tokenizer_json(path: str | PathLike[str]) -> dict[str, Any]:
     return dict(content)
 
 
-def _is_vocabulary(value: Any) -> bool:
+def _is_vocabulary(value: object) -> bool:
     return isinstance(value, dict) and all(
         type(index) is int and 0 <= index < 2**31 for index in value.values()
     )
 
 
-def _are_merges(value: Any) -> bool:
+def _are_merges(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(rule, str)
         or (isinstance(rule, list) and len(rule) == 2 and all(isinstance(x, str) for x in rule))
@@ -82,20 +83,26 @@ def _are_merges(value: Any) -> bool:
     )
 
 
-def old_files(model_type: Any) -> tuple[str, ...]:
-    """The files beside `tokenizer.json` that KerasHub wants of a Hugging Face folder."""
-    return _OLD_FILES.get(model_type, ()) if isinstance(model_type, str) else ()
+def converter_files(model_type: object) -> tuple[str, ...]:
+    """The files beside `tokenizer.json` that KerasHub reads from a Hugging Face folder.
+
+    Args:
+        model_type: What `config.json` says, whatever that is.
+    """
+    return _CONVERTER_FILES.get(model_type, ()) if isinstance(model_type, str) else ()
 
 
-def keras_tokenizer(content: dict[str, Any], model_type: str) -> Any:
+def tokenizer_from_content(
+    content: Config, model_type: str
+) -> keras_hub.tokenizers.BytePairTokenizer:
     """A KerasHub tokenizer with the vocabulary of a `tokenizer.json`.
 
-    Its ids are those of the file where the preprocessor has the file's spec too: KerasHub's own
-    pipeline around the vocabulary is not used then.
+    Give the preprocessor the spec of the same file (`spec_from_content`). Without it KerasHub's own
+    pipeline stands around the vocabulary, and ids differ from the model's.
 
     Args:
         content: What `read_tokenizer_json` returns.
-        model_type: That of the folder's `config.json`.
+        model_type: What the folder's `config.json` says.
 
     Raises:
         ValueError: The model in it is not byte-pair encoding.
@@ -106,7 +113,7 @@ def keras_tokenizer(content: dict[str, Any], model_type: str) -> Any:
         raise ValueError(
             f"The tokenizer.json holds a {checks.shown(model.get('type'))} model, of which no "
             f"tokenizer for model type {model_type!r} can be made here; it takes byte-pair "
-            f"encoding, or the files {', '.join(old_files(model_type))} of an older save."
+            f"encoding, or the files {', '.join(converter_files(model_type))} of an older save."
         )
     pairs = [rule.split(" ") if isinstance(rule, str) else rule for rule in model["merges"]]
     if any(" ".join(pair).split() != pair for pair in pairs):
@@ -123,13 +130,15 @@ def keras_tokenizer(content: dict[str, Any], model_type: str) -> Any:
     return keras_hub.tokenizers.BytePairTokenizer(vocabulary, merges, unsplittable_tokens=special)
 
 
-def _sentencepiece_tokenizer(content: dict[str, Any], model_type: str) -> Any:
-    """By KerasHub's own reading of Gemma 3's `tokenizer.json`."""
+def _sentencepiece_tokenizer(
+    content: Config, model_type: str
+) -> keras_hub.tokenizers.SentencePieceTokenizer:
+    """A tokenizer made by the converter that KerasHub has for Gemma 3's `tokenizer.json`."""
     kind = {"gemma": "Gemma", "gemma2": "Gemma", "gemma3n": "Gemma3"}.get(model_type)
     if kind is None:
         raise ValueError(
             "The tokenizer.json has merges with white space, which KerasHub's byte-pair tokenizer "
-            f"cannot keep. Put the files {', '.join(old_files(model_type))} of an older save "
+            f"cannot keep. Put the files {', '.join(converter_files(model_type))} of an older save "
             "beside it."
         )
     converter = importlib.import_module("keras_hub.src.utils.transformers.convert_gemma3")
@@ -143,11 +152,17 @@ def _sentencepiece_tokenizer(content: dict[str, Any], model_type: str) -> Any:
     return getattr(keras_hub.models, f"{kind}Tokenizer")(proto)
 
 
-def within_embedding(tokenizer: Any, rows: Any) -> Any:
-    """The tokenizer without special tokens whose ids the embedding has no row for.
+def without_tokens_beyond(
+    tokenizer: keras_hub.tokenizers.Tokenizer, rows: object
+) -> keras_hub.tokenizers.Tokenizer:
+    """The tokenizer without the special tokens for whose ids the embedding has no row.
 
-    Published folders have such: a padding token added to the tokenizer and never to the model. A
-    text that spells one would read beyond the embedding.
+    Some published folders have such tokens: a padding token was added to the tokenizer and never to
+    the model. A text that spells such a token would read beyond the embedding.
+
+    Args:
+        tokenizer: A KerasHub tokenizer.
+        rows: Number of rows of the embedding, where the backbone says it.
 
     Raises:
         ValueError: An ordinary token's id is beyond it.
