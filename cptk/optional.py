@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 
-def load(module: str, purpose: str, package: str, extra: str, instead: str = "") -> Any:
+def load(module: str, purpose: str, package: str, extra: str, instead: str = "") -> ModuleType:
     """A library that comes with one of cptk's extras, or an error that says how to install it.
 
     Args:

@@ -92,3 +92,7 @@ class Encoder(Protocol):
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.floating[Any]]:
         """`(n, dim)`, one row for each text, in their order."""
+
+
+TorchModule: TypeAlias = Any
+"""A `torch.nn.Module`, such as a `SentenceTransformer`."""

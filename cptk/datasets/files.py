@@ -12,7 +12,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 
 from cptk.checks import shown
 
@@ -160,7 +160,7 @@ def number_in(path: Path, line: int, cell: str, low: float, high: float) -> floa
     return value
 
 
-def json_in(path: Path, line: int, text: str) -> Any:
+def json_in(path: Path, line: int, text: str) -> object:
     """The value of a JSON text that begins in this line of the file."""
     try:
         return json.loads(text)

@@ -11,13 +11,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cptk import checks
 from cptk.evaluation.encoders import (
+    TextEncoder,
     Vectors,
     check_encoder,
     embed_checked,
@@ -73,7 +74,7 @@ class CachedEncoder:
 
     def __init__(
         self,
-        encoder: Any,
+        encoder: TextEncoder,
         cache_dir: str | os.PathLike[str] | None = None,
         name: str | None = None,
         on_progress: Progress | None = None,

@@ -6,7 +6,7 @@ import dataclasses
 import html
 
 from cptk import checks
-from cptk.evaluation.bootstrap import Difference, paired_bootstrap
+from cptk.evaluation.metrics.bootstrap import Difference, paired_bootstrap
 from cptk.evaluation.report import Report, percent
 from cptk.evaluation.tables import as_html, as_markdown, as_text
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
 from cptk.datasets.records import LabeledPairs, LabeledTexts
-from cptk.evaluation._labels import label_array
+from cptk.evaluation.labels import label_array
 
 SEED = 1111
 Solver = Literal["lbfgs", "liblinear"]

@@ -8,26 +8,27 @@ import math
 import os
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Literal
 
 from cptk import checks
-from cptk.evaluation.bootstrap import bootstrap_interval, item_score
 from cptk.evaluation.cache import CachedEncoder
+from cptk.evaluation.encoders import TextEncoder
 from cptk.evaluation.fingerprint import describe, versions
+from cptk.evaluation.metrics.bootstrap import bootstrap_interval, item_score
 from cptk.evaluation.report import Report
-from cptk.evaluation.tasks import Task, TaskResult, find_tasks
+from cptk.evaluation.tasks.registry import Task, TaskResult, find_tasks
 
 ON_MISSING = ("raise", "skip")
 
 
 def evaluate(
-    encoder: Any,
+    encoder: TextEncoder,
     tasks: str | Task | Iterable[str | Task] = "all",
     *,
     split: str | None = None,
     name: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    on_missing: str = "raise",
+    on_missing: Literal["raise", "skip"] = "raise",
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> Report:
@@ -123,8 +124,8 @@ def _run(task: Task, encoder: CachedEncoder, split: str | None) -> TaskResult:
     return result
 
 
-def check_result(task: Task, result: Any) -> None:
-    """That a task's result is one, and that its items, if it has any, give its score."""
+def check_result(task: Task, result: object) -> None:
+    """Raise unless a task gave a `TaskResult` whose items, if it has any, give its score."""
     if not isinstance(result, TaskResult):
         raise TypeError(
             f"Task {task.name!r} must give a cptk.evaluation.TaskResult, such as "

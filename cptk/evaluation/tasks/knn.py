@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
 from cptk.datasets.records import LabeledTexts
-from cptk.evaluation._splits import load_split
 from cptk.evaluation.encoders import Embed
 from cptk.evaluation.logistic import Labeled, check_sets, labeled
 from cptk.evaluation.metrics import accuracy
 from cptk.evaluation.search import top_k
-from cptk.evaluation.tasks import Task, TaskResult
-from cptk.evaluation.zero_shot import SST2_PUBLISHED
+from cptk.evaluation.tasks.registry import Task, TaskResult
+from cptk.evaluation.tasks.splits import load_split
+from cptk.evaluation.tasks.zero_shot import SST2_PUBLISHED
 
 Weights = Literal["majority", "distance"]
 PAPER_K = 256
@@ -95,7 +95,7 @@ def knn(
     """
     train = labeled(train_vectors, train_labels, "train_", allow_zeros=allow_zeros)
     test = labeled(test_vectors, test_labels, "test_", train=train, allow_zeros=allow_zeros)
-    chosen, on_validation = None, None
+    on_validation = None
     if isinstance(k, Sequence):
         if validation_vectors is None or validation_labels is None:
             raise ValueError(
@@ -112,8 +112,9 @@ def knn(
             weights=weights,
             allow_zeros=allow_zeros,
         )
-        chosen = min(on_validation, key=lambda each: (-on_validation[each], each))
-    (count,) = _counts([k if chosen is None else chosen], len(train.labels))
+        # The most accurate; of equally accurate ones the smallest.
+        k = min((-accurate, each) for each, accurate in on_validation.items())[1]
+    (count,) = _counts([k], len(train.labels))
     predicted = _predictions(train, test.vectors, [count], weights)[:, 0]
     return KnnResult(accuracy(test.labels, predicted), predicted, count, on_validation)
 
@@ -190,7 +191,7 @@ def _votes(cosines: NDArray[np.float32], weights: str) -> NDArray[np.float64]:
     return np.where(same.any(axis=1, keepdims=True), same, 1.0 / np.where(same, 1.0, distances))
 
 
-def _counts(ks: Sequence[Any], most: int) -> list[int]:
+def _counts(ks: Sequence[int], most: int) -> list[int]:
     if not len(ks):
         raise ValueError("Give at least one `k`. Received none.")
     for k in ks:

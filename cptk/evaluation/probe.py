@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -247,7 +247,7 @@ def pair_features(first: ArrayLike, second: ArrayLike) -> NDArray[Any]:
 
 
 def _choose(
-    options: Fitting, grid: tuple[float, ...], folds: int, parts: Any
+    options: Fitting, grid: tuple[float, ...], folds: int, parts: Iterable[Labeled]
 ) -> list[tuple[float, float]]:
     """The best C for each training set by cross-validation inside it; all fits in one go."""
     truths: list[NDArray[Any]] = []
@@ -266,7 +266,7 @@ def _choose(
     return [best(grid, each) for each in np.reshape(right, shape)]
 
 
-def _positive(c: Any) -> float:
+def _positive(c: object) -> float:
     if not is_number(c) or not 0 < c < np.inf:
         raise ValueError(f"`c` must be a positive number. Received: {c!r}.")
     return float(c)

@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 from cptk import datasets
 from cptk.datasets.records import LabeledPairs, LabeledTexts
-from cptk.evaluation._splits import load_split
 from cptk.evaluation.encoders import Embed
-from cptk.evaluation.linear_probe import (
+from cptk.evaluation.logistic import check_sets
+from cptk.evaluation.metrics import f1
+from cptk.evaluation.probe import (
     ProbeResult,
     cross_validated_probe,
     linear_probe,
     pair_features,
 )
-from cptk.evaluation.logistic import check_sets
-from cptk.evaluation.metrics import f1
-from cptk.evaluation.tasks import Task, TaskResult
-from cptk.evaluation.zero_shot import SST2_PUBLISHED
+from cptk.evaluation.tasks.registry import Task, TaskResult
+from cptk.evaluation.tasks.splits import load_split
+from cptk.evaluation.tasks.zero_shot import SST2_PUBLISHED
 
 Order = NDArray[np.int64]
 

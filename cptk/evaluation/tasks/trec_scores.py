@@ -2,20 +2,20 @@
 
 from collections.abc import Callable
 
-from cptk.evaluation import ranking
-from cptk.evaluation.ranking import Qrels, Run
+from cptk.evaluation.metrics import trec_eval
+from cptk.evaluation.metrics.trec_eval import Qrels, Run
 
 # Our name -> trec_eval's, and the NumPy form of the same.
 _THEIRS: dict[str, tuple[str, Callable[[Qrels, Run], dict[str, float]]]] = {
-    "ndcg@10": ("ndcg_cut.10", lambda q, r: ranking.ndcg_at_k(q, r, 10)),
-    "map": ("map", ranking.average_precision),
-    "mrr": ("recip_rank", ranking.reciprocal_rank),
-    "recall@1": ("recall.1", lambda q, r: ranking.recall(q, r, 1)),
-    "recall@10": ("recall.10", lambda q, r: ranking.recall(q, r, 10)),
-    "recall@100": ("recall.100", lambda q, r: ranking.recall(q, r, 100)),
-    "success@1": ("success.1", lambda q, r: ranking.success(q, r, 1)),
-    "success@5": ("success.5", lambda q, r: ranking.success(q, r, 5)),
-    "success@10": ("success.10", lambda q, r: ranking.success(q, r, 10)),
+    "ndcg@10": ("ndcg_cut.10", lambda q, r: trec_eval.ndcg_at_k(q, r, 10)),
+    "map": ("map", trec_eval.average_precision),
+    "mrr": ("recip_rank", trec_eval.reciprocal_rank),
+    "recall@1": ("recall.1", lambda q, r: trec_eval.recall(q, r, 1)),
+    "recall@10": ("recall.10", lambda q, r: trec_eval.recall(q, r, 10)),
+    "recall@100": ("recall.100", lambda q, r: trec_eval.recall(q, r, 100)),
+    "success@1": ("success.1", lambda q, r: trec_eval.success(q, r, 1)),
+    "success@5": ("success.5", lambda q, r: trec_eval.success(q, r, 5)),
+    "success@10": ("success.10", lambda q, r: trec_eval.success(q, r, 10)),
 }
 
 MEASURES = (*_THEIRS, "mrr@10")
@@ -27,7 +27,7 @@ def trec_scores(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
     The binding is `pytrec_eval-terrier`: it compiles NIST's C code, is kept by the makers of
     PyTerrier and ir-measures (which calls it in turn), is what mteb uses, and needs only NumPy and
     SciPy; ranx is an implementation of its own with a dozen dependencies. Where it is not
-    installed, `cptk.evaluation.ranking` computes the same numbers in NumPy. MRR@10, which
+    installed, `cptk.evaluation.metrics.trec_eval` computes the same numbers in NumPy. MRR@10, which
     trec_eval does not have, is its `recip_rank` of the first ten documents.
 
     Args:
@@ -47,14 +47,14 @@ def trec_scores(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
     trec_scores({"q": {"a": 1}}, {"q": {"a": 0.5, "b": 0.9}})["mrr"]  # {"q": 0.5}
     ```
     """
-    judged = ranking.checked_qrels(qrels)
-    full = ranking.checked_run(run, judged)
-    first = {q: {d: scores[d] for d in ranking.ranked(scores)[:10]} for q, scores in full.items()}
+    judged = trec_eval.checked_qrels(qrels)
+    full = trec_eval.checked_run(run, judged)
+    first = {q: {d: scores[d] for d in trec_eval.ranked(scores)[:10]} for q, scores in full.items()}
     try:
         import pytrec_eval
     except ImportError:
         values = {name: numpy(judged, full) for name, (_, numpy) in _THEIRS.items()}
-        return values | {"mrr@10": ranking.reciprocal_rank(judged, first)}
+        return values | {"mrr@10": trec_eval.reciprocal_rank(judged, first)}
     names = {name: theirs.replace(".", "_") for name, (theirs, _) in _THEIRS.items()}
     evaluator = pytrec_eval.RelevanceEvaluator(judged, {theirs for theirs, _ in _THEIRS.values()})
     scored = evaluator.evaluate(full)

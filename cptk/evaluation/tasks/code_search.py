@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from cptk import checks, datasets
 from cptk.datasets.records import CodePairs
-from cptk.evaluation._splits import load_split
 from cptk.evaluation.docstrings import LANGUAGES, strip_docstrings
-from cptk.evaluation.encoders import Embed, embed, unit_rows
+from cptk.evaluation.encoders import Embed, TextEncoder, embed, unit_rows
 from cptk.evaluation.metrics import mrr, recall_at_k, retrieval_ranks
-from cptk.evaluation.retrieval import beir_task
-from cptk.evaluation.tasks import Published, Task, TaskResult
+from cptk.evaluation.tasks.registry import Published, Task, TaskResult
+from cptk.evaluation.tasks.retrieval import beir_task
+from cptk.evaluation.tasks.splits import load_split
 
 POOL = 1000
 LARGE_POOL = 10_000
 _MARKS = re.compile(r"^[ \t]*(?:/\*\*?|\*/|//+|\*(?!\*))[ \t]?|[ \t]*\*/[ \t]*$", re.M)
 
 
-def code_search(encoder: Any, data: CodePairs) -> dict[str, float]:
+def code_search(encoder: TextEncoder, data: CodePairs) -> dict[str, float]:
     r"""CodeSearchNet's code search: the mean reciprocal rank of each docstring's own function.
 
     The published protocol (Husain et al. 2019, section 4.3; github/CodeSearchNet,
@@ -96,7 +96,7 @@ def summary(docstring: str) -> str:
 
 
 def _search(
-    encoder: Any, data: CodePairs
+    encoder: TextEncoder, data: CodePairs
 ) -> tuple[dict[str, float], NDArray[np.float64], dict[str, Any]]:
     """The figures, the reciprocal ranks that `mrr` is the mean of, and what was done."""
     if not isinstance(data, CodePairs):
@@ -145,7 +145,7 @@ def _search(
     return scores, 1.0 / ranks, details
 
 
-def _embed_once(encoder: Any, texts: list[str], role: str) -> NDArray[np.float32]:
+def _embed_once(encoder: TextEncoder, texts: list[str], role: str) -> NDArray[np.float32]:
     """Unit vectors of texts, equal texts having the very same one."""
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     return unit_rows(embed(encoder, list(rows), role=role))[[rows[text] for text in texts]]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cptk import checks
 
 
-def label_array(values: Any, name: str, of: str = "whole numbers or strings") -> NDArray[Any]:
+def label_array(values: object, name: str, of: str = "whole numbers or strings") -> NDArray[Any]:
     """Labels as an array of whole numbers, booleans or strings.
 
     Args:
@@ -23,9 +23,11 @@ def label_array(values: Any, name: str, of: str = "whole numbers or strings") ->
     """
     if isinstance(values, np.ndarray) and values.dtype.kind in "iubUS":
         return values
-    flat = isinstance(values, np.ndarray) and values.ndim == 1
-    labels = values.tolist() if flat else checks.items(values, name, "labels")
-    kinds: tuple[tuple[tuple[type, ...], Any], ...] = (
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        labels = values.tolist()  # Python's own values, which tell a float from an integer
+    else:
+        labels = checks.items(values, name, "labels")
+    kinds: tuple[tuple[tuple[type, ...], type[np.generic]], ...] = (
         ((bool, np.bool_), np.bool_), ((int, np.integer), np.int64), ((str,), np.str_)
     )  # fmt: skip
     for types, dtype in kinds:

@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
 from cptk.datasets.records import LabeledTexts
-from cptk.evaluation._labels import label_array
-from cptk.evaluation._splits import load_split
-from cptk.evaluation.encoders import Embed, check_vectors, embed, unit_rows
-from cptk.evaluation.tasks import Published, Task, TaskResult
+from cptk.evaluation.encoders import Embed, TextEncoder, check_vectors, embed, unit_rows
+from cptk.evaluation.labels import label_array
+from cptk.evaluation.tasks.registry import Published, Task, TaskResult
+from cptk.evaluation.tasks.splits import load_split
 
 SST2_LABELS = ("negative", "positive")
 """The paper's bare labels, by class number."""
@@ -55,7 +55,7 @@ class ZeroShotResult:
 
 
 def zero_shot(
-    encoder: Any,
+    encoder: TextEncoder,
     texts: Sequence[str],
     labels: Sequence[int],
     label_texts: Sequence[str | Sequence[str]],
@@ -203,7 +203,7 @@ def _checked(vectors: ArrayLike, name: str, allow_zeros: bool) -> NDArray[np.flo
     return check_vectors(array, len(array) if array.ndim else 0, name, allow_zeros=allow_zeros)
 
 
-def _classes(labels: Any, count: int, classes: int) -> NDArray[Any]:
+def _classes(labels: object, count: int, classes: int) -> NDArray[Any]:
     """(count,) class numbers below `classes`."""
     numbers = label_array(labels, "labels", "class numbers")
     if numbers.shape != (count,):
@@ -221,7 +221,7 @@ def _classes(labels: Any, count: int, classes: int) -> NDArray[Any]:
     return numbers
 
 
-def _groups(label_texts: Any) -> list[list[str]]:
+def _groups(label_texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
     if isinstance(label_texts, str):
         raise TypeError(
             "`label_texts` must hold a text, or several, for each class. Received: "

@@ -1,6 +1,6 @@
 """Which split a task scores, and its records."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cptk import datasets
 
@@ -21,7 +21,7 @@ def load_split(kind: type[Kind], name: str, split: str | None) -> tuple[Kind, st
         found = datasets.available_splits(name)
         split = next((each for each in ("test", "validation") if each in found), "test")
     split = {"dev": "validation"}.get(split, split)
-    data: Any = datasets.load(name, split)
+    data: object = datasets.load(name, split)
     if not isinstance(data, kind):
         raise TypeError(
             f"This task needs a data set of {kind.__name__}. {name!r} is one of "
