@@ -99,8 +99,8 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.split = split
         self.at_start = at_start
         self.history: list[Row] = []
-        self._told: set[str] = set()
-        self._begun = False
+        self._warned: set[str] = set()
+        self._has_begun = False
         self._step = self._epoch = 0
         self._epoch_start = 0
         self._latest: dict[str, float] = {}
@@ -116,7 +116,7 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
         _move_monitors_behind({task.name for task in self.tasks}, self)
 
     def on_train_begin(self, logs: Config | None = None) -> None:
-        self._begun = False
+        self._has_begun = False
         if self.file is not None and is_chief(self.model):
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -130,8 +130,8 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
         # Asked here and not in `on_train_begin`: a callback that restores the optimizer may come
         # later in the list.
         self._step = self._epoch_start = _steps(self.model)
-        if not self._begun:
-            self._begun = True
+        if not self._has_begun:
+            self._has_begun = True
             kept = [row for row in self.history if row["step"] <= self._step]
             if len(kept) < len(self.history):
                 self.history = kept
@@ -178,13 +178,13 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
             # weights before each task, to find out.
             with CachedEncoder(_inside_fit(encoder, self.model)).steady() as cached:
                 for task in self.tasks:
-                    self._run(task, cached)
+                    self._run_task(task, cached)
         finally:
             self._write()
             random.setstate(state[0])
             np.random.set_state(state[1])
 
-    def _run(self, task: Task, encoder: CachedEncoder) -> None:
+    def _run_task(self, task: Task, encoder: CachedEncoder) -> None:
         row = Row(
             step=self._step,
             epoch=self._epoch,
@@ -216,7 +216,7 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
             return
         failed = f"Task {task.name!r} failed at step {self._step}"
         if has_worked:
-            self._tell(task.name, f"{failed}: {row['error']}")
+            self._warn_once(task.name, f"{failed}: {row['error']}")
             return
         failure.add_note(
             f"{failed}, the first time it was run: training ends here rather than go on without "
@@ -230,11 +230,11 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
         try:
             write_text(self.file, as_text(self.history, self.file.suffix))
         except OSError as error:
-            self._tell("file", f"The history cannot be written to {self.file}: {error}")
+            self._warn_once("file", f"The history cannot be written to {self.file}: {error}")
 
-    def _tell(self, what: str, message: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+    def _warn_once(self, what: str, message: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
             _LOG.warning("%s. Training goes on; this is said once.", message)
 
 

@@ -1,4 +1,4 @@
-"""What counts as an embedder here, and the vectors it gives, checked."""
+"""What evaluation takes for an encoder, and the checks of the vectors that an encoder gives."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def embed(encoder: TextEncoder, texts: Sequence[str], role: str | None = None) -
       dense);
     - or a function texts -> array.
 
-    A role that the embedder does not have is passed over when it has one role only; otherwise its
-    own `ValueError` names those it has.
+    An embedder with one role only takes every role for that one. An embedder with several raises
+    its own `ValueError` for a role that it does not have, and names those it has.
 
     Args:
         encoder: See above.
@@ -85,8 +85,9 @@ def embed(encoder: TextEncoder, texts: Sequence[str], role: str | None = None) -
         ValueError: If `texts` is empty or holds a blank one, or the result has the wrong shape,
             NaN, infinity, or a row of zeros from a trained embedder (a Keras or torch model).
 
-    A vector of zeros from anything else (a bag of words that knows none of the words) is taken with
-    a warning, without one where the result is sparse: its cosine counts as 0 with all.
+    A vector of zeros from any other encoder (a bag of words that knows none of the words) is taken
+    with a warning, or without one where the result is sparse. Its cosine with everything counts as
+    0.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""How sure a score is, and whether two differ: the percentile bootstrap over a task's items."""
+"""The percentile bootstrap over a task's items: how sure a score is, and whether two differ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cptk import checks
 from cptk.evaluation.metrics.correlation import pearson, spearman
 
 LEVEL = 0.95
-# Numbers drawn at a time; bounds the memory.
+# How many numbers are drawn at a time: bounds the memory.
 _BLOCK = 1 << 22
 _CORRELATIONS: dict[str, Callable[..., float]] = {"pearson": pearson, "spearman": spearman}
 

@@ -53,16 +53,16 @@ def retrieval_ranks(
         )
     block_size = checks.integer("block_size", block_size, 1)
     targets = _targets(relevant, len(query_matrix), len(document_matrix))
-    # Equal vectors share a column: a matrix product may give two equal columns different last bits,
-    # and a tie would be decided by that.
+    # Equal vectors share a column. In two columns a matrix product may give them different last
+    # bits, and those would decide the tie.
     document_matrix, column, copies = _distinct_rows(document_matrix)
     targets = column[targets]
     ranks = np.empty(len(query_matrix), np.int64)
     for start in range(0, len(query_matrix), block_size):
         rows = slice(start, start + block_size)
         scores = query_matrix[rows] @ document_matrix.T
-        # The threshold is read from the same product: computed apart, it could differ in its last
-        # bit and lose the document its own place.
+        # The threshold is read from the same product. Computed apart, it could differ in the last
+        # bit, and the relevant document would not reach its own threshold.
         threshold = np.take_along_axis(scores, targets[rows, None], axis=1)
         ranks[rows] = (scores >= threshold) @ copies
     return ranks

@@ -63,7 +63,7 @@ def ndcg_at_k(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
     def measure(gains: Gains, ideal: Gains) -> float:
         return _dcg(gains[:cut]) / _dcg(ideal[:cut])
 
-    return _each(qrels, run, measure)
+    return _per_query(qrels, run, measure)
 
 
 def average_precision(qrels: Qrels, run: Run) -> dict[str, float]:
@@ -94,7 +94,7 @@ def average_precision(qrels: Qrels, run: Run) -> dict[str, float]:
         precision = np.cumsum(relevant) / np.arange(1, len(gains) + 1)
         return float(precision[relevant].sum()) / len(ideal)
 
-    return _each(qrels, run, measure)
+    return _per_query(qrels, run, measure)
 
 
 def reciprocal_rank(qrels: Qrels, run: Run, k: int | None = None) -> dict[str, float]:
@@ -124,7 +124,7 @@ def reciprocal_rank(qrels: Qrels, run: Run, k: int | None = None) -> dict[str, f
         found = np.flatnonzero(gains[:cut] > 0)
         return 1.0 / float(found[0] + 1) if len(found) else 0.0
 
-    return _each(qrels, run, measure)
+    return _per_query(qrels, run, measure)
 
 
 def recall(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
@@ -147,7 +147,7 @@ def recall(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
     ```
     """
     cut = cutoff(k)
-    return _each(qrels, run, lambda gains, ideal: float(np.sum(gains[:cut] > 0)) / len(ideal))
+    return _per_query(qrels, run, lambda gains, ideal: float(np.sum(gains[:cut] > 0)) / len(ideal))
 
 
 def success(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
@@ -170,7 +170,7 @@ def success(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
     ```
     """
     cut = cutoff(k)
-    return _each(qrels, run, lambda gains, ideal: float((gains[:cut] > 0).any()))
+    return _per_query(qrels, run, lambda gains, ideal: float((gains[:cut] > 0).any()))
 
 
 def ranked(scores: Mapping[str, float]) -> list[str]:
@@ -269,7 +269,9 @@ def _relevance(value: object, where: str, document: object) -> int:
     return int(level)
 
 
-def _each(qrels: Qrels, run: Run, measure: Callable[[Gains, Gains], float]) -> dict[str, float]:
+def _per_query(
+    qrels: Qrels, run: Run, measure: Callable[[Gains, Gains], float]
+) -> dict[str, float]:
     values = {}
     judgements = checked_qrels(qrels)
     rankings = checked_run(run, judgements)

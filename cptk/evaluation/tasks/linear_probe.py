@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cptk import datasets
 from cptk.datasets.records import LabeledPairs, LabeledTexts
 from cptk.evaluation.encoders import Embed
-from cptk.evaluation.logistic import check_sets
+from cptk.evaluation.folds import check_sets
 from cptk.evaluation.metrics import f1
 from cptk.evaluation.probe import (
     ProbeResult,
@@ -19,13 +19,13 @@ from cptk.evaluation.probe import (
     linear_probe,
     pair_features,
 )
+from cptk.evaluation.tasks.published import SST2_PUBLISHED
 from cptk.evaluation.tasks.registry import Task, TaskResult
 from cptk.evaluation.tasks.splits import load_split
-from cptk.evaluation.tasks.zero_shot import SST2_PUBLISHED
 
 Order = NDArray[np.int64]
 
-# SentEval's number, and the default of the probes.
+# The folds of SentEval's published figures, and the default of the probes.
 FOLDS = 10
 
 
@@ -43,7 +43,8 @@ def _nested(name: str) -> Callable[[Embed, str | None], TaskResult]:
         labels = np.asarray(data.labels)
         probe = cross_validated_probe(embed(data.texts)[order], labels[order], allow_zeros=True)
         right = probe.predictions == labels[order]
-        # The figure is the mean of the folds' accuracies, so a row counts by its fold's size.
+        # The figure is the mean of the folds' accuracies. A row of a small fold counts for more:
+        # with these weights the mean over the rows is the figure.
         sizes = np.bincount(probe.folds)
         shares = np.empty(len(data))
         shares[order] = right * (len(data) / (len(sizes) * sizes[probe.folds]))

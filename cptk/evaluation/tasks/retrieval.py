@@ -135,7 +135,7 @@ def dense_run(
     queries, documents = list(data.qrels), [d for d, text in data.corpus.items() if text.strip()]
     if not documents:
         raise ValueError("Every document of the corpus is blank: there is nothing to find.")
-    if search is top_k:  # it keeps the first of equal ones
+    if search is top_k:  # which keeps the first of documents with equal scores
         documents.sort(reverse=True)
     asked = checks.texts([data.queries[query] for query in queries], "queries")
     found = [data.corpus[document] for document in documents]
@@ -240,7 +240,7 @@ def beir_task(
                 "ignore_identical_ids": ignore_identical_ids,
                 "documents": len(loaded.corpus),
                 "blank_documents": sum(not text.strip() for text in loaded.corpus.values()),
-                "bm25": _yardstick(loaded, ignore_identical_ids),
+                "bm25": _bm25_figures(loaded, ignore_identical_ids),
             },
         )
 
@@ -251,8 +251,8 @@ def beir_task(
 _BM25: dict[tuple[str, bool], dict[str, float]] = {}
 
 
-def _yardstick(data: RetrievalData, ignore_identical_ids: bool) -> dict[str, float] | None:
-    """BM25's figures, computed once in a process; `None` where `bm25s` is not installed."""
+def _bm25_figures(data: RetrievalData, ignore_identical_ids: bool) -> dict[str, float] | None:
+    """BM25's figures on the same data, computed once in a process; `None` without `bm25s`."""
     key = (data.sha256, ignore_identical_ids)
     try:
         if key not in _BM25:

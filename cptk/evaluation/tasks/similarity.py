@@ -49,7 +49,7 @@ def similarity(encoder: TextEncoder, data: ScoredPairs) -> dict[str, float]:
     ```
     """
     checked = _checked(data)
-    cosines = pair_cosines(*_sides(encoder, checked))
+    cosines = pair_cosines(*_side_vectors(encoder, checked))
     return similarity_scores(cosines, checked.scores, checked.subsets)
 
 
@@ -185,7 +185,7 @@ def _checked(data: object) -> ScoredPairs:
     return ScoredPairs(first, second, scores, _subsets(len(scores), subsets))
 
 
-def _sides(encoder: TextEncoder, data: ScoredPairs) -> tuple[NDArray[Any], NDArray[Any]]:
+def _side_vectors(encoder: TextEncoder, data: ScoredPairs) -> tuple[NDArray[Any], NDArray[Any]]:
     rows = {text: row for row, text in enumerate(dict.fromkeys([*data.first, *data.second]))}
     vectors = embed(encoder, list(rows))
     return vectors[[rows[t] for t in data.first]], vectors[[rows[t] for t in data.second]]
@@ -195,7 +195,7 @@ def _task(name: str, what: str) -> Task:
     def run(embed: Embed, split: str | None) -> TaskResult:
         data, chosen = load_split(ScoredPairs, name, split)
         data = _checked(data)
-        predicted = pair_cosines(*_sides(embed, data))
+        predicted = pair_cosines(*_side_vectors(embed, data))
         scores = similarity_scores(predicted, data.scores, data.subsets)
         subsets = list(dict.fromkeys(data.subsets))
         return TaskResult(

@@ -1,12 +1,12 @@
-"""BEIR's measures of a run, by trec_eval where its binding is installed, else in NumPy."""
+"""BEIR's measures of a run: by trec_eval where its binding is installed, in NumPy elsewhere."""
 
 from collections.abc import Callable
 
 from cptk.evaluation.metrics import trec_eval
 from cptk.evaluation.metrics.trec_eval import Qrels, Run
 
-# Our name -> trec_eval's, and the NumPy form of the same.
-_THEIRS: dict[str, tuple[str, Callable[[Qrels, Run], dict[str, float]]]] = {
+# Our name of a measure -> trec_eval's name, and the function that computes it in NumPy.
+_OF_TREC_EVAL: dict[str, tuple[str, Callable[[Qrels, Run], dict[str, float]]]] = {
     "ndcg@10": ("ndcg_cut.10", lambda q, r: trec_eval.ndcg_at_k(q, r, 10)),
     "map": ("map", trec_eval.average_precision),
     "mrr": ("recip_rank", trec_eval.reciprocal_rank),
@@ -18,7 +18,7 @@ _THEIRS: dict[str, tuple[str, Callable[[Qrels, Run], dict[str, float]]]] = {
     "success@10": ("success.10", lambda q, r: trec_eval.success(q, r, 10)),
 }
 
-MEASURES = (*_THEIRS, "mrr@10")
+MEASURES = (*_OF_TREC_EVAL, "mrr@10")
 
 
 def trec_scores(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
@@ -53,10 +53,12 @@ def trec_scores(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
     try:
         import pytrec_eval
     except ImportError:
-        values = {name: numpy(judged, full) for name, (_, numpy) in _THEIRS.items()}
+        values = {name: numpy(judged, full) for name, (_, numpy) in _OF_TREC_EVAL.items()}
         return values | {"mrr@10": trec_eval.reciprocal_rank(judged, first)}
-    names = {name: theirs.replace(".", "_") for name, (theirs, _) in _THEIRS.items()}
-    evaluator = pytrec_eval.RelevanceEvaluator(judged, {theirs for theirs, _ in _THEIRS.values()})
+    names = {name: theirs.replace(".", "_") for name, (theirs, _) in _OF_TREC_EVAL.items()}
+    evaluator = pytrec_eval.RelevanceEvaluator(
+        judged, {theirs for theirs, _ in _OF_TREC_EVAL.values()}
+    )
     scored = evaluator.evaluate(full)
     tens = pytrec_eval.RelevanceEvaluator(judged, {"recip_rank"}).evaluate(first)
     values = {name: {q: scored[q][theirs] for q in judged} for name, theirs in names.items()}
