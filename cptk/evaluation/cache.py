@@ -1,4 +1,4 @@
-"""Each text embedded once: in memory within an evaluation, and on disk between them."""
+"""`CachedEncoder`: embeds each text once, and keeps its vector in memory and on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How tasks move during training: `EvaluationCallback`."""
+"""`EvaluationCallback`: runs tasks inside `fit` and keeps their scores."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ _LOG = logging.getLogger(__name__)
 class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Runs tasks inside `fit`, every so many epochs or steps, and keeps their scores.
 
-    Training is not changed by it: no weight, seed or state of the optimizer is touched. A task that
-    fails the first time it is run ends the training there and then, by its own error: it has never
-    worked. One that fails later stops nothing: its row has the error in place of a score, and the
-    log says so once. With several workers the first one alone evaluates.
+    Evaluating does not change the training: no weight, seed or state of the optimizer is touched. A
+    task that fails the first time it is run ends the training at once, by its own error. A task
+    that fails later does not: its row has the error in place of a score, and the log says so once.
+    With several workers the first one alone evaluates.
 
-    The history has a row for each evaluation of a task. It survives an interruption: rows of later
-    steps than the one that `fit` goes on from are dropped, and written again as training passes
-    them. The step is the optimizer's; a model compiled anew begins at 0, so give it another file.
+    The history has a row for each evaluation of a task. It survives an interruption: where `fit`
+    goes on from an earlier step, the rows of later steps are dropped, and written again as training
+    reaches them. The step is the optimizer's. A model that is compiled anew begins at 0 and needs
+    another file.
 
-    The scores of an epoch are in its logs under the tasks' names, for callbacks that come later in
-    the list, and for every one that monitors a task, wherever it stands in the list:
+    The scores of an epoch are in its logs under the tasks' names. Callbacks that come later in the
+    list see them, and so does a callback that monitors a task, wherever it stands in the list:
     `EarlyStopping(monitor="sst2_knn", mode="max")`.
 
     Args:

@@ -1,4 +1,4 @@
-"""What an encoder is: a hash of all that its vectors depend on, and a description to print."""
+"""A hash of all that an encoder's vectors depend on, and a description of the encoder to print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `evaluate` found: printed, kept, drawn, and read again."""
+"""`Report`: what `evaluate` found, to print, keep, draw, and read again."""
 
 from __future__ import annotations
 

@@ -306,7 +306,7 @@ def _assign_layer(file: GGUFFile, prefix: str, layer: Layer, config: Config) -> 
 
     def projection(name: str, count: int, rotated: bool) -> np.ndarray:
         rows = file.tensor(f"{prefix}.{name}.weight", count * head, size)
-        if rotated:  # Pairs of rows back into halves.
+        if rotated:  # llama.cpp has pairs of rows, KerasHub halves.
             rows = rows.reshape(count, head // 2, 2, size).swapaxes(1, 2)
         return rows.reshape(count * head, size).T.reshape(size, count, head)
 

@@ -157,7 +157,7 @@ class GGUFFile:
         tensor = self.require(name, *shape)
         rows = self.data[tensor.start : tensor.start + tensor.size].reshape(*shape[:-1], -1)
         try:
-            with np.errstate(all="ignore"):  # What overflows is not finite, and found below.
+            with np.errstate(all="ignore"):  # A value that overflows is refused below.
                 values = library().quants.dequantize(rows, tensor.kind)
         except NotImplementedError:
             self.fail(

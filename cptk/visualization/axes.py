@@ -1,4 +1,4 @@
-"""What the figures share: axes, colours, and checks of what is drawn."""
+"""What all figures use: axes, colours, and checks of what is drawn."""
 
 from __future__ import annotations
 

@@ -49,7 +49,9 @@ def learning_curve(
     log: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """Score against the number of examples, or steps: a probe's learning curve, task dynamics.
+    """Score against the number of examples or steps.
+
+    The learning curve of a probe, for example, or how tasks move during training.
 
     Args:
         sizes: n numbers of examples.
@@ -144,8 +146,8 @@ def reliability(
     """Accuracy against confidence: on the diagonal a classifier is as sure as it is right.
 
     Args:
-        confidences: (n,) probabilities of the predicted classes; of zero-shot the softmax of
-            cosines over a temperature, say.
+        confidences: (n,) probabilities of the predicted classes; for zero-shot, for example, the
+            softmax of the cosines over a temperature.
         correct: (n,) whether the predictions are right.
         bins: Number of equal bins of confidence.
         ax: Axes to draw on.
@@ -274,7 +276,7 @@ def confusion_matrix(
         The axes.
 
     Raises:
-        ValueError: Unequal lengths, or as many names as there are not classes.
+        ValueError: Unequal lengths, or another number of names than of classes.
 
     Example:
 

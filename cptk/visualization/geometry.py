@@ -158,8 +158,8 @@ def similarity_heatmap(
         The axes.
 
     Raises:
-        ValueError: Vectors of unequal size, a zero vector, or as many labels as there are not
-            vectors.
+        ValueError: Vectors of unequal size, a zero vector, or another number of labels than
+            of vectors.
 
     Example:
 

@@ -40,7 +40,7 @@ def embedding_map(
         names: Names of the classes, in the order of the sorted labels.
         texts: n texts.
         mistakes: (n,) booleans or indices of the points to ring; some are labelled by their texts.
-        most_texts: How many at most: those that lie farthest from each other.
+        most_texts: How many texts are written at most: those whose points lie farthest apart.
         method: `"pca"`, or `"umap"` (an extra).
         seed: Of UMAP.
         ax: Axes to draw on.
@@ -116,7 +116,7 @@ def _plane(
         )
         return np.asarray(reducer.fit_transform(vectors)), ("UMAP 1", "UMAP 2")
     centred = vectors - vectors.mean(axis=0)
-    # Of the smaller of the two square matrices: d is hundreds, n may be many thousands.
+    # Eigenvectors of the d x d matrix: d is some hundreds, where n may be many thousands.
     values, directions = np.linalg.eigh(centred.T @ centred)
     directions = directions[:, [-1, -2]]
     largest = np.abs(directions).argmax(axis=0)
@@ -146,7 +146,7 @@ def _indices(mistakes: ArrayLike | None, count: int) -> NDArray[np.int64]:
 
 
 def _apart(points: NDArray[np.float64], among: NDArray[np.int64], most: int) -> list[int]:
-    """Points far from each other: the outermost first, then whichever is farthest from those."""
+    """Points far from each other: the outermost, then each time the one farthest from those."""
     scaled = (points - points.mean(axis=0)) / np.maximum(points.std(axis=0), 1e-12)
     candidates = scaled[among]
     chosen: list[int] = []
