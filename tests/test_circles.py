@@ -7,6 +7,7 @@ circle rather than mend it. Run as a script, this file prints the circles of the
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ def module_name(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
 def import_graph() -> dict[str, set[str]]:
     """Each module of the package, and the modules that it imports anywhere in its text."""
     files = {module_name(file): file for file in sorted(PACKAGE.rglob("*.py"))}

@@ -34,6 +34,7 @@ NO_BACKEND = [
     "examples/test_batch_size_study.py",
     "examples/test_cluster_files.py",
     "test_checks.py",
+    "test_circles.py",
     "test_files.py",
     "test_imports.py",
     "test_package.py",

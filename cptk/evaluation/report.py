@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cptk import checks
 from cptk.evaluation.report_figure import draw_scores
 from cptk.evaluation.report_json import FORMAT, report_fields
-from cptk.evaluation.tables import as_html, as_markdown, as_text
+from cptk.evaluation.tables import Table, as_html, as_markdown, as_text
 from cptk.evaluation.tasks.registry import Published, TaskResult
 from cptk.evaluation.text_file import write_text
 from cptk.files import read_json
@@ -97,7 +97,7 @@ class Report:
         header, rows, notes = self._table()
         return "\n".join([as_markdown(header, rows), "", *(f"- {note}" for note in notes), ""])
 
-    def _table(self) -> tuple[list[str], list[list[str]], list[str]]:
+    def _table(self) -> Table:
         sources = list(dict.fromkeys(p.source for row in self.published.values() for p in row))
         rows = []
         for task, result in self.results.items():
@@ -116,7 +116,7 @@ class Report:
         header = ["task", "metric", "score ×100 [95%]", "data", "n", "s", "published"]
         if not sources:
             header, rows = header[:-1], [row[:-1] for row in rows]
-        return header, rows, self._notes(sources)
+        return Table(header, rows, self._notes(sources))
 
     def _notes(self, sources: list[str]) -> list[str]:
         notes = [f"[{number}] {source}" for number, source in enumerate(sources, 1)]

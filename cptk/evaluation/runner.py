@@ -14,9 +14,10 @@ from cptk import checks
 from cptk.evaluation.cache import CachedEncoder
 from cptk.evaluation.encoders import TextEncoder
 from cptk.evaluation.fingerprint import describe, versions
-from cptk.evaluation.metrics.bootstrap import bootstrap_interval, item_score
+from cptk.evaluation.metrics.bootstrap import LEVEL, bootstrap_interval, item_score
 from cptk.evaluation.report import Report
 from cptk.evaluation.tasks.registry import Task, TaskResult, find_tasks
+from cptk.types import Config
 
 ON_MISSING = ("raise", "skip")
 
@@ -66,7 +67,7 @@ def evaluate(
 
     ```python
     report = cptk.evaluation.evaluate(embedder, ["sst2_linear_probe", "sst2_knn"])
-    report["sst2_knn"].score  # 0.79, say
+    report["sst2_knn"].score  # a fraction: 0.79
     ```
     """
     chosen = find_tasks(tasks)
@@ -82,20 +83,8 @@ def evaluate(
     else:
         cached = CachedEncoder(encoder, cache_dir, name)
     with cached.steady():
-        about = describe(cached.encoder)
-        report = Report(
-            about={
-                "embedder": {
-                    "name": name or about.get("backbone") or about["class"],
-                    **about,
-                    "fingerprint": cached.fingerprint,
-                },
-                "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "split": split,
-                "bootstrap": {"resamples": n_bootstrap, "seed": seed, "level": 0.95},
-                "versions": versions(),
-            }
-        )
+        bootstrap: Config = {"resamples": n_bootstrap, "seed": seed, "level": LEVEL}
+        report = Report(about=_about(cached, name, split, bootstrap))
         for task in chosen:
             start = time.perf_counter()
             try:
@@ -112,6 +101,25 @@ def evaluate(
                 interval = bootstrap_interval(result.items, result.metric, n_bootstrap, seed)
                 report.intervals[task.name] = interval
     return report
+
+
+def _about(
+    encoder: CachedEncoder, name: str | None, split: str | None, bootstrap: Config
+) -> Config:
+    """What is evaluated, when, and by which versions."""
+    description = describe(encoder.encoder)
+    embedder = {
+        "name": name or description.get("backbone") or description["class"],
+        **description,
+        "fingerprint": encoder.fingerprint,
+    }
+    return {
+        "embedder": embedder,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "split": split,
+        "bootstrap": bootstrap,
+        "versions": versions(),
+    }
 
 
 def _run(task: Task, encoder: CachedEncoder, split: str | None) -> TaskResult:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
-Rows = Sequence[Sequence[str]]
+Rows: TypeAlias = Sequence[Sequence[str]]
+
+
+class Table(NamedTuple):
+    """What a report or a comparison shows: a table, and notes below it."""
+
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
 
 
 def as_text(header: Sequence[str], rows: Rows) -> str:
