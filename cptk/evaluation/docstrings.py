@@ -1,11 +1,11 @@
 """Code without its documentation, by tree-sitter, for CodeSearchNet's six languages.
 
-A search for a function by its docstring is no search while the docstring stands in the function.
-CodeSearchNet publishes Python functions with their docstring inside and takes it out of the tokens
-it embeds (github/CodeSearchNet, `function_parser/parsers/python_parser.py`, `tokenize_code(...,
-{docstring_node})`); of the other languages it publishes the function alone, the comment before it
-apart (`java_parser.py`, `go_parser.py`, `ruby_parser.py`, `php_parser.py`, `javascript_parser.py`),
-so that there is mostly nothing to take out, and what other collections left before the function is.
+A function that holds its docstring would be found by it at once. CodeSearchNet publishes Python
+functions with their docstring inside, and takes the docstring out of the tokens that it embeds
+(github/CodeSearchNet, `function_parser/parsers/python_parser.py`, `tokenize_code(...,
+{docstring_node})`). Of the other languages it publishes the function without the comment before it
+(`java_parser.py`, `go_parser.py`, `ruby_parser.py`, `php_parser.py`, `javascript_parser.py`): there
+is mostly nothing to take out, except in other collections, which left the comment where it stood.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cptk import checks, optional
 
 LANGUAGES = ("python", "java", "go", "php", "ruby", "javascript")
 
-# A function alone is no file: what to put around it so that its grammar takes it.
+# A function alone does not parse as a file: texts to put before and after it, tried in turn.
 _AROUND = {
     "java": (("class A {\n", "\n}"),),
     "go": (("package p\n", ""),),
@@ -104,9 +104,9 @@ def strip_docstring(code: str, language: str) -> str:
       documentation comments (`/** */`) between its annotations and its body. Comments inside the
       body stay: they are not what a docstring is made from.
 
-    Where a function is nothing but its documentation, the head stays (`def f():`); where there was
-    a comment alone, nothing does. Code that the grammar does not take is read as far as it does;
-    Python without a function in it falls back on the first triple-quoted string after a colon.
+    Of a function that holds nothing but documentation the head stays (`def f():`). Of a comment
+    alone nothing stays. Code that does not parse is read as far as it does. Of Python without a
+    function in it, the first triple-quoted string after a colon is taken out.
 
     Args:
         code: One function.

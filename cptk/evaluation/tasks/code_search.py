@@ -72,11 +72,11 @@ def code_search(encoder: TextEncoder, data: CodePairs) -> dict[str, float]:
 
 
 def summary(docstring: str) -> str:
-    r"""The first paragraph of a docstring, or what stands before its first `@`; comment signs off.
+    r"""The first paragraph of a docstring, or what stands before its first `@`.
 
-    CodeSearchNet's rule (`get_docstring_summary`). Its Go docstrings keep their `//`: those go, as
-    in `strip_c_style_comment_delimiters`. Ours: where nothing is left (a docstring that starts with
-    `@param`), it is the whole docstring.
+    The rule is CodeSearchNet's (`get_docstring_summary`). Comment signs are taken off first, as in
+    `strip_c_style_comment_delimiters`: published Go docstrings keep their `//`. Where nothing is
+    left (a docstring that starts with `@param`), the summary is the whole docstring. (Ours.)
 
     Args:
         docstring: A docstring or documentation comment.
@@ -187,12 +187,14 @@ def _language_task(language: str) -> Task:
     return Task(name, run, ("code_search",), described, codesearchnet_published(language))
 
 
+_LANGUAGE_TASKS = {language: _language_task(language) for language in LANGUAGES}
+
+
 def _all_languages(embed: Embed, split: str | None) -> TaskResult:
     """The plain mean of the languages that are there; the details say which."""
     results = {}
     missing = None
-    for task in TASKS[1:7]:
-        language = task.name.removeprefix("codesearchnet_")
+    for language, task in _LANGUAGE_TASKS.items():
         if datasets.available_splits(task.name):
             results[language] = task.run(embed, split)
         else:
@@ -235,7 +237,7 @@ TASKS = (
         "CodeSearchNet: mean MRR of the languages that are there, 1,000 candidates.",
         codesearchnet_published(),
     ),
-    *(_language_task(language) for language in LANGUAGES),
+    *_LANGUAGE_TASKS.values(),
     # CoSQA as published: the functions keep their docstrings, and every function of the corpus is
     # a candidate. The rank of one beyond 1,000 counts as none, as in Microsoft's own script
     # (microsoft/CodeBERT, UniXcoder/downstream-tasks/code-search/run.py, `sort_id[:1000]`).
