@@ -121,7 +121,7 @@ def linear_probe(
         raise ValueError("Give both `validation_vectors` and `validation_labels`, or neither.")
     selection = None
     if c is not None:
-        c = _positive(c)
+        c = _positive_c(c)
     elif validation_vectors is not None and validation_labels is not None:
         validation = labeled_vectors(
             validation_vectors,
@@ -134,7 +134,7 @@ def linear_probe(
         accuracies = [[accuracy(validation.labels, each)] for each in predictions]
         c, selection = best_c(SPLIT_GRID, np.array(accuracies))
     else:
-        ((c, selection),) = _choose(options, FOLDS_GRID, folds, [train])
+        ((c, selection),) = _choose_c(options, FOLDS_GRID, folds, [train])
     (predicted,) = options.fit_and_predict([(train, test, c)])
     folded = np.zeros(len(predicted), np.int64)
     return ProbeResult(accuracy(test.labels, predicted), predicted, (c,), selection, folded)
@@ -192,10 +192,10 @@ def cross_validated_probe(
     data = labeled_vectors(vectors, labels, "", allow_zeros=allow_zeros)
     options = fit_options(solver, max_iter, n_jobs)
     cuts = stratified_folds(data.labels, folds)
-    chosen, selection = [0.0 if c is None else _positive(c)] * folds, None
+    chosen, selection = [0.0 if c is None else _positive_c(c)] * folds, None
     if c is None:
         parts = (data.take(train) for train, _ in cuts)
-        choices = _choose(options, SPLIT_GRID, folds, parts)
+        choices = _choose_c(options, SPLIT_GRID, folds, parts)
         chosen = [value for value, _ in choices]
         selection = float(np.mean([score for _, score in choices]))
     predictions = options.fit_and_predict(
@@ -240,7 +240,7 @@ def pair_features(first: ArrayLike, second: ArrayLike) -> NDArray[Any]:
     return np.concatenate([np.abs(u - v), u * v], axis=1)
 
 
-def _choose(
+def _choose_c(
     options: FitOptions, grid: tuple[float, ...], folds: int, parts: Iterable[Labeled]
 ) -> list[tuple[float, float]]:
     """The best C for each training set by cross-validation inside it; all fits in one go."""
@@ -260,7 +260,7 @@ def _choose(
     return [best_c(grid, each) for each in np.reshape(right, shape)]
 
 
-def _positive(c: object) -> float:
+def _positive_c(c: object) -> float:
     if not is_number(c) or not 0 < c < np.inf:
         raise ValueError(f"`c` must be a positive number. Received: {c!r}.")
     return float(c)

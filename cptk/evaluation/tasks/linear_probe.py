@@ -29,17 +29,17 @@ Order = NDArray[np.int64]
 FOLDS = 10
 
 
-def _ordered(labels: Sequence[int], *sides: Sequence[str]) -> Order:
+def _senteval_order(labels: Sequence[int], *sides: Sequence[str]) -> Order:
     """SentEval's order of the rows, on which its folds depend: by words, then by label."""
     words = [[len(text.split()) for text in side] for side in sides]
     return np.lexsort([np.asarray(labels), *map(np.asarray, reversed(words))])
 
 
-def _nested(name: str) -> Callable[[Embed, str | None], TaskResult]:
+def _cross_validated(name: str) -> Callable[[Embed, str | None], TaskResult]:
     def run(embed: Embed, split: str | None) -> TaskResult:
         data, chosen = load_split(LabeledTexts, name, split or "all")
         check_sets(data, folds=FOLDS)
-        order = _ordered(data.labels, data.texts)
+        order = _senteval_order(data.labels, data.texts)
         labels = np.asarray(data.labels)
         probe = cross_validated_probe(embed(data.texts)[order], labels[order], allow_zeros=True)
         right = probe.predictions == labels[order]
@@ -57,7 +57,7 @@ def _trec(embed: Embed, split: str | None) -> TaskResult:
     train, _ = load_split(LabeledTexts, "trec", "train")
     data, chosen = load_split(LabeledTexts, "trec", split)
     check_sets(train, data, folds=FOLDS)
-    order = _ordered(train.labels, train.texts)
+    order = _senteval_order(train.labels, train.texts)
     probe = linear_probe(
         embed(train.texts)[order],
         np.asarray(train.labels)[order],
@@ -65,14 +65,14 @@ def _trec(embed: Embed, split: str | None) -> TaskResult:
         data.labels,
         allow_zeros=True,
     )
-    return _tested("trec", chosen, data, probe, "10 folds of the training set")
+    return _result_on_test_set("trec", chosen, data, probe, "10 folds of the training set")
 
 
 def _mrpc(embed: Embed, split: str | None) -> TaskResult:
     train, _ = load_split(LabeledPairs, "mrpc", "train")
     data, chosen = load_split(LabeledPairs, "mrpc", split)
     check_sets(train, data, folds=FOLDS)
-    order = _ordered(train.labels, train.first, train.second)
+    order = _senteval_order(train.labels, train.first, train.second)
     probe = linear_probe(
         pair_features(embed(train.first), embed(train.second))[order],
         np.asarray(train.labels)[order],
@@ -81,7 +81,9 @@ def _mrpc(embed: Embed, split: str | None) -> TaskResult:
         allow_zeros=True,
     )
     harmonic = f1(data.labels, probe.predictions)
-    return _tested("mrpc", chosen, data, probe, "10 folds of the training set", f1=harmonic)
+    return _result_on_test_set(
+        "mrpc", chosen, data, probe, "10 folds of the training set", f1=harmonic
+    )
 
 
 def _sst2(embed: Embed, split: str | None) -> TaskResult:
@@ -106,10 +108,10 @@ def _sst2(embed: Embed, split: str | None) -> TaskResult:
         allow_zeros=True,
         **given,
     )
-    return _tested("sst2", chosen, data, probe, chosen_on)
+    return _result_on_test_set("sst2", chosen, data, probe, chosen_on)
 
 
-def _tested(
+def _result_on_test_set(
     name: str,
     split: str,
     data: LabeledTexts | LabeledPairs,
@@ -159,7 +161,7 @@ TASKS = (
     *(
         Task(
             f"{name}_linear_probe",
-            _nested(name),
+            _cross_validated(name),
             _GROUPS,
             f"{what}: accuracy, nested 10-fold cross-validation.",
         )
