@@ -1,4 +1,4 @@
-"""Which split a task scores, and its records."""
+"""The records that a task scores, and the split that they are of."""
 
 from typing import TypeVar
 
@@ -8,11 +8,11 @@ Kind = TypeVar("Kind")
 
 
 def load_split(kind: type[Kind], name: str, split: str | None) -> tuple[Kind, str]:
-    """The records of the split asked for, else of the test split, else of validation; and its name.
+    """The records of a split of a data set, and the name of that split.
 
-    The test split is taken if it can be found here without a download, else the validation split.
-    Where neither is found it is the test split again, and `cptk.datasets.load` downloads it or says
-    what is missing.
+    Without a `split` the test split is taken, or the validation split where that one alone can be
+    found here without a download. Where neither is found, `cptk.datasets.load` downloads the test
+    split or says what is missing.
 
     Raises:
         TypeError: If the set is of another kind than the task scores.
