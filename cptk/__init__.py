@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cptk._register import register_with_keras_hub as _register_with_keras_hub
+from cptk.version import __version__
 
 if TYPE_CHECKING:
     from cptk import data as data
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from cptk import training as training
     from cptk import visualization as visualization
     from cptk.training import ContrastiveTrainer as ContrastiveTrainer
-
-__version__ = "0.1.0"
 
 _ROOMS = (
     "data",

@@ -159,3 +159,7 @@ class Embedder(Protocol):
 
     def encode_text(self, texts: Sequence[str], role: str | None = None) -> Vectors:
         """`(n, dim)`, one row for each text, in their order."""
+
+
+TorchModule: TypeAlias = Any
+"""A `torch.nn.Module`, such as a `SentenceTransformer`."""

@@ -36,6 +36,7 @@ NO_BACKEND = [
     "examples/test_cluster_files.py",
     "mining",
     "test_checks.py",
+    "test_circles.py",
     "test_files.py",
     "test_imports.py",
     "test_package.py",

@@ -1,7 +1,7 @@
 """Everything that needs `tf.data`: the only module that imports TensorFlow when it is imported."""
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, cast
 
 import keras
 import numpy as np
@@ -10,8 +10,7 @@ import tensorflow as tf
 from cptk import checks
 from cptk.data.batching import check_batch_size, pad_tokens
 from cptk.data.columns import NUMBERS, SIDES
-from cptk.data.feeding import Feed
-from cptk.types import Batches, KerasBatch, Preprocessor, Tensor
+from cptk.types import KerasBatch, Preprocessor, Tensor
 
 
 # AutoGraph has nothing to convert here, and trips over properties.
@@ -214,16 +213,26 @@ def right_padded(tokens: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:
     return {"token_ids": found[0], "padding_mask": found[1]}
 
 
-def from_batches(batches: Batches) -> tf.data.Dataset:
+class Fed(Protocol):
+    """A `cptk.data.feeding.Feed`, as far as a dataset is made of it."""
+
+    is_counted: bool
+    first: KerasBatch
+    num_batches: int | None
+
+    def __iter__(self) -> Iterator[KerasBatch]:
+        """Batches, from the first on."""
+
+
+def from_batches(feed: Fed) -> tf.data.Dataset:
     """Batches of any length as a `tf.data.Dataset` whose length may differ between batches.
 
     Keras makes a dataset of its own from a `PyDataset` or a generator, but fixes the length to that
     of the first two batches where these happen to agree.
 
     Args:
-        batches: A `Feed` or a `PyDataset`.
+        feed: The batches.
     """
-    feed = batches if isinstance(batches, Feed) else Feed(batches, threads=0)
     signature = keras.tree.map_structure(
         lambda array: tf.TensorSpec((None,) * array.ndim, array.dtype), _drop_none(feed.first)
     )

@@ -26,15 +26,16 @@ from cptk.datasets.progress import ProgressBar
 from cptk.datasets.unpack import unpack
 from cptk.files import check_free_space
 
-ATTEMPTS = 4  # of one address, each going on where the last one broke off
+ATTEMPTS = 4  # at one address; each goes on where the last one broke off
 WAIT = 1.0  # seconds before the second attempt; doubled before each further one
 TIMEOUT = 20.0  # seconds without a byte
 BLOCK = 1 << 18
-LARGEST = 8 << 30  # bytes of a file; the largest of the table's has 1.1 GB
-LARGEST_UNDECLARED = 256 << 20  # of a file of which the server does not say how long it is
+LARGEST = 8 << 30  # bytes of a file; the largest file in the table of sets has 1.1 GB
+LARGEST_UNDECLARED = 256 << 20  # bytes of a file whose length the server does not state
 HEADERS = {"User-Agent": "cptk-datasets", "Accept-Encoding": "identity"}
 
-_silent: dict[str, float] = {}  # host -> until when it is not asked again: it let a call time out
+# Host that let a call time out -> the time until which it is not asked again.
+_silent: dict[str, float] = {}
 
 
 class Unavailable(Exception):
@@ -84,11 +85,11 @@ class Source:
 def fetch(source: Source, folder: Path) -> None:
     """Puts `source` into `folder`: the file, or what an archive holds in a folder of its own.
 
-    What is there is held to its hash, and that is all. Else bytes go to `<file>.part`, which a
-    later call goes on with (HTTP Range, guarded by the server's ETag or date), and the file takes
-    its name by a rename only after the check. Two processes may fetch the same file at the same
-    time without a lock: each writes the same bytes at the same place of `<file>.part`, and the
-    renames replace like by like.
+    A file that is there is checked against its hash and not fetched again. A file that is missing
+    is written to `<file>.part`, and gets its name by a rename once it has been checked. A later
+    call resumes a `<file>.part` that broke off (HTTP Range, guarded by the server's ETag or date).
+    Two processes may fetch the same file at the same time without a lock: both write the same bytes
+    to the same places of `<file>.part`, and the second rename replaces a file by its like.
 
     Args:
         source: What to fetch.
@@ -115,7 +116,7 @@ def fetch(source: Source, folder: Path) -> None:
             kind = "folder" if path.is_dir() else "file"
             raise ValueError(f"{path} is a {kind}, and stands in the way of {source.url}: move it.")
     folder.mkdir(parents=True, exist_ok=True)
-    _clear_what_the_killed_left(folder, source)
+    _remove_old_temporaries(folder, source)
     if not source.members:
         _download(source, target, lambda: target.exists())
         return
@@ -147,8 +148,8 @@ def forget(source: Source, folder: Path) -> None:
     note_of(folder / source.filename).unlink(missing_ok=True)
 
 
-def _clear_what_the_killed_left(folder: Path, source: Source) -> None:
-    """Removes temporary files and folders of this source that are older than a day."""
+def _remove_old_temporaries(folder: Path, source: Source) -> None:
+    """Removes what killed processes left of this source more than a day ago."""
     for name in (source.unpacked, source.filename, f"{source.filename}.part"):
         for path in folder.glob(f".{glob.escape(name)}-*-*"):
             with contextlib.suppress(OSError):
@@ -176,7 +177,9 @@ def _download(source: Source, target: Path, there: Callable[[], bool]) -> str | 
                     break
                 if isinstance(error, ValueError):
                     wrong = error
-                    # Else what was there may be to blame, or the file was cut short.
+                    # A fresh download of full length that has another hash stays wrong. A resumed
+                    # one may have had a wrong beginning, and one without a stated length may have
+                    # been cut short: these are fetched once more.
                     if declared and not resumed:
                         break
     raise wrong or Unavailable("; ".join(answers) or "the file was taken away while it came")
@@ -190,7 +193,7 @@ def _accept(source: Source, part: Path, target: Path) -> str:
             compare(part, digest, source.sha256, "cptk's table of publishers' files")
         elif note_of(target).exists():
             compare(part, digest, pinned(target), f"its first download ({note_of(target)})")
-        elif not source.members:  # an archive's is written once it is unpacked
+        elif not source.members:  # `fetch` writes an archive's hash after unpacking
             _pin(source, target, digest)
     except ValueError:
         part.unlink(missing_ok=True)
@@ -212,7 +215,7 @@ def _pin(source: Source, target: Path, digest: str) -> None:
     note, whole = note_of(target), _beside(target)
     whole.write_text(f"{digest}  {target.name}\n", "ascii")
     try:
-        os.link(whole, note)  # whole or not at all, and never over another process's
+        os.link(whole, note)  # in one step, and never over the note of another process
     except FileExistsError:
         raise
     except OSError:  # a file system without links
@@ -238,7 +241,7 @@ def _get(url: str, part: Path, *, known: bool) -> bool:
             return _transfer(url, part, known=known)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == 416:  # nothing is left to send, if what is there is this file
+            if error.code == 416:  # nothing is left to send: `part` is whole, or of another file
                 if known or _total(error.headers) == part.stat().st_size:
                     return True
                 part.unlink(missing_ok=True)
@@ -249,7 +252,7 @@ def _get(url: str, part: Path, *, known: bool) -> bool:
             reason = str(error.reason)
             if not isinstance(error.reason, ConnectionError) or isinstance(
                 error.reason, ConnectionRefusedError
-            ):  # no such host, no route, no answer: an offline machine should hear of it at once
+            ):  # no such host, no route, no answer: no further attempt, so that offline is quick
                 if isinstance(error.reason, TimeoutError):
                     _silent[host] = time.monotonic() + 600.0
                 raise Unavailable(reason) from None

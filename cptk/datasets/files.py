@@ -12,11 +12,11 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 
 from cptk.checks import shown
 
-LONGEST_LINE = 64 << 20  # bytes, of what a packed file holds too
+LONGEST_LINE = 64 << 20  # bytes, unpacked
 #: A packed file or archive may hold this many times its size (text packs to a tenth, a bomb to a
 #: thousandth), or 8 MiB, whichever is more.
 RATIO, FLOOR = 100, 8 << 20
@@ -24,7 +24,7 @@ PACKED = (".gz", ".bz2")
 Rows = Iterator[tuple[int, list[str]]]
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf)", re.ASCII | re.I)
-# A quoted part with its closing quote, or the end in its place; what follows; what ends the cell.
+# A cell: a quoted part, its closing quote or the end of the text, what follows, what ends the cell.
 _CELL = re.compile(r'(?:"((?:[^"]++|"")*+)("|\Z))?([^,\n]*+)(,|\n|\Z)')
 
 
@@ -83,7 +83,7 @@ def lines(path: Path, *, latin1: bool = False) -> Iterator[tuple[int, str]]:
 
 
 def most_unpacked(path: Path) -> int:
-    """Bytes that what a packed file holds may have."""
+    """How many bytes a packed file may unpack to."""
     return max(FLOOR, RATIO * path.stat().st_size)
 
 
@@ -99,11 +99,11 @@ def table(path: Path, *, latin1: bool = False, header: bool = True) -> tuple[lis
     _, names = next(rows, (0, []))
     if not names:
         bad(path, 1, "the file is empty.")
-    return names, some(path, rows)
+    return names, at_least_one(path, rows)
 
 
-def some(path: Path, rows: Rows) -> Rows:
-    """The rows of a file, less its header; an error where there are none: it may be cut short."""
+def at_least_one(path: Path, rows: Rows) -> Rows:
+    """The rows below a header; an error where there are none, as the file may be cut short."""
     first = next(rows, None)
     if first is None:
         bad(path, 1, "there is a header and no row below it. Fetch or copy the file again.")
@@ -155,12 +155,12 @@ def number_in(path: Path, line: int, cell: str, low: float, high: float) -> floa
     value = number(cell)
     if value is None:
         bad(path, line, f"expected a score from {low:g} to {high:g}. Received: {shown(cell)}.")
-    if not low <= value <= high:  # NaN is not, either
+    if not low <= value <= high:  # so is NaN refused
         bad(path, line, f"expected a score from {low:g} to {high:g}. Received: {cell}.")
     return value
 
 
-def json_in(path: Path, line: int, text: str) -> Any:
+def json_in(path: Path, line: int, text: str) -> object:
     """The value of a JSON text that begins in this line of the file."""
     try:
         return json.loads(text)
@@ -189,7 +189,7 @@ def _is_utf8(path: Path) -> bool:
                 decoder.decode(block)
                 left -= len(block)
                 if left < 0:
-                    return True  # `lines` refuses it
+                    return True  # too long; `lines` says so
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False

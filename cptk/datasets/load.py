@@ -17,7 +17,7 @@ from cptk.datasets.retrieval_specs import BEIR, beir_spec
 from cptk.datasets.rotten_tomatoes import installed
 from cptk.datasets.specs import SPECS
 
-DEPTH = 6  # of CodeSearchNet's archives; nothing lies deeper
+DEPTH = 6  # how deep files are looked for; those of CodeSearchNet's archives lie deepest
 SHORT = {"dev": "validation", "valid": "validation", "val": "validation"}
 ORDER = ("test", "validation", "all", "train")  # which split `split=None` takes, if there is one
 
@@ -83,7 +83,7 @@ def load(
             raise ValueError(f"{', '.join(map(str, paths))}: no row of the split {chosen!r}.")
     except ValueError:
         for source in spec.sources:
-            if fetched and source.sha256 is None:  # nobody knows: it may have been a bad answer
+            if fetched and source.sha256 is None:  # a bad answer may have been taken for the file
                 forget(source, folder)
         raise
     return record

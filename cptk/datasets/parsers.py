@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cptk.checks import shown
-from cptk.datasets.files import bad, column, csv_rows, lines, number, number_in, some, table
+from cptk.datasets.files import at_least_one, bad, column, csv_rows, lines, number, number_in, table
 from cptk.datasets.records import LabeledPairs, LabeledTexts, ScoredPairs
 
 TEXT = ("sentence", "text", "review", "question", "phrase")
@@ -47,7 +47,7 @@ def labeled_tsv(
             if not any(name in lowered for name in LABEL):
                 bad(path, 1, f"there are no labels in this file ({shown(first)}). {_UNLABELED}")
             text_at, label_at = column(path, first, *TEXT), column(path, first, *LABEL)
-            rows = some(path, rows)
+            rows = at_least_one(path, rows)
         else:  # no header: the first line is a row already
             text_at, label_at = (0, 1) if _label(first[-1], names) is not None else (1, 0)
             rows = itertools.chain([(start, first)], rows)

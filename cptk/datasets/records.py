@@ -156,6 +156,6 @@ class CodePairs(_PairRecord):
 Record = LabeledTexts | LabeledPairs | ScoredPairs | RetrievalData | CodePairs
 
 
-def as_dict(record: Any) -> dict[str, Any]:
+def as_dict(record: Record) -> dict[str, Any]:
     """A record's columns by name, for `pandas.DataFrame(...)` and the like."""
     return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}

@@ -199,7 +199,7 @@ def _judgements(path: Path) -> Iterator[tuple[str, str, int]]:
         yield cells[0], cells[-2], int(value)
 
 
-def _id(path: Path, line: int, value: Any) -> str:
+def _id(path: Path, line: int, value: object) -> str:
     """An id as text: publishers write it as text or as an integer."""
     if not (isinstance(value, str) or is_integer(value)) or value == "":
         bad(path, line, f"expected an id, a text or an integer. Received: {shown(value)}.")
@@ -213,5 +213,5 @@ def _field(path: Path, line: int, row: Mapping[str, Any], names: Sequence[str]) 
     return bad(path, line, f"expected `{names[0]}`. Received: {shown(sorted(row))}.")
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> object:
     return json_in(path, 1, "\n".join(line for _, line in lines(path)))

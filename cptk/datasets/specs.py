@@ -28,7 +28,7 @@ def _classes(
 
 
 _POLARITY = ("negative", "positive")
-# The order in which the training file first names them; the publisher's files name the classes.
+# TREC's classes in the order in which the training file first names them.
 _TREC = ("DESC", "ENTY", "ABBR", "HUM", "LOC", "NUM")
 
 # SentEval's get_transfer_data.bash names this archive for MR, CR, SUBJ and MPQA; nobody is known to

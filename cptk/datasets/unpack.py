@@ -26,7 +26,8 @@ from cptk.checks import shown
 from cptk.datasets.files import most_unpacked
 
 MOST_MEMBERS = 100_000
-LONGEST_READ = 1 << 20  # by `tarfile`, of a header: it reads a long name at once, of any length
+# Bytes that `tarfile` may ask for at once: it reads a long name whole, whatever its length.
+LONGEST_READ = 1 << 20
 BLOCK = 1 << 18
 
 Member = tuple[str, Callable[[], IO[bytes]]]
@@ -141,7 +142,8 @@ def _opened(archive: Path) -> Iterator[Iterator[Member]]:
     except _BROKEN as error:
         raise _cannot_unpack(archive, error) from error
     except (OSError, ValueError) as error:
-        number = getattr(error, "errno", None)  # bzip2 has none; EINVAL is a place before the start
+        # bzip2's errors have no number; EINVAL means that a header led to before the start.
+        number = getattr(error, "errno", None)
         if number not in (None, errno.EINVAL) or str(error).startswith(str(archive)):
             raise
         raise _cannot_unpack(archive, error) from error
@@ -186,10 +188,11 @@ def _tar_members(archive: Path, raw: IO[bytes], limit: int) -> Iterator[Member]:
                 what = "a sparse file" if info.issparse() else "a link or device"
                 raise ValueError(f"{archive} holds {shown(info.name)}, {what}: refused.")
             yield info.name, lambda info=info: tarred.extractfile(info)  # type: ignore[misc]
-        stream.seek(tarred.offset)  # `tarfile` takes a damaged header for the end, in silence
+        # `tarfile` takes a damaged header for the end and says nothing.
+        stream.seek(tarred.offset)
         if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("a damaged header, or no end")
-        while stream.read(BLOCK):  # to the very end, where gzip has its checksum
+        while stream.read(BLOCK):  # up to the end, where gzip checks its checksum
             pass
 
 

@@ -1,37 +1,33 @@
 """Evaluation of embedders; everything here needs only vectors, or something with `encode_text`."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from cptk.evaluation import code_search as _code_search
-from cptk.evaluation import knn as _knn
-from cptk.evaluation import linear_probe_tasks as _linear_probe_tasks
-from cptk.evaluation import retrieval as _retrieval
-from cptk.evaluation import similarity as _similarity
-from cptk.evaluation import zero_shot as _zero_shot
-from cptk.evaluation.bootstrap import bootstrap_interval, item_score, paired_bootstrap
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from cptk.evaluation.cache import CachedEncoder
-from cptk.evaluation.code_search import code_search
 from cptk.evaluation.comparison import Comparison, compare
 from cptk.evaluation.docstrings import strip_docstring
 from cptk.evaluation.encoders import embed
-from cptk.evaluation.knn import knn, knn_accuracies
-from cptk.evaluation.linear_probe import cross_validated_probe, linear_probe, pair_features
 from cptk.evaluation.metrics import (
     accuracy,
+    bootstrap_interval,
     f1,
+    item_score,
     mrr,
+    paired_bootstrap,
     pearson,
     recall_at_k,
     retrieval_ranks,
     spearman,
 )
+from cptk.evaluation.probe import cross_validated_probe, linear_probe, pair_features
 from cptk.evaluation.report import Report
-from cptk.evaluation.retrieval import beir_task, bm25, retrieval
 from cptk.evaluation.runner import evaluate
 from cptk.evaluation.search import top_k
-from cptk.evaluation.similarity import similarity, similarity_scores
-from cptk.evaluation.tasks import (
+from cptk.evaluation.tasks.code_search import code_search
+from cptk.evaluation.tasks.knn import knn, knn_accuracies
+from cptk.evaluation.tasks.registry import (
     Published,
     Task,
     TaskResult,
@@ -40,21 +36,12 @@ from cptk.evaluation.tasks import (
     list_tasks,
     register_task,
 )
-from cptk.evaluation.zero_shot import zero_shot, zero_shot_vectors
+from cptk.evaluation.tasks.retrieval import beir_task, bm25, retrieval
+from cptk.evaluation.tasks.similarity import similarity, similarity_scores
+from cptk.evaluation.tasks.zero_shot import zero_shot, zero_shot_vectors
 
 if TYPE_CHECKING:
     from cptk.evaluation.callback import EvaluationCallback as EvaluationCallback
-
-for _module in (
-    _linear_probe_tasks,
-    _zero_shot,
-    _knn,
-    _similarity,
-    _retrieval,
-    _code_search,
-):
-    for _task in _module.TASKS:
-        register_task(_task)
 
 __all__ = [
     "CachedEncoder",
@@ -99,9 +86,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type[EvaluationCallback]:
     if name == "EvaluationCallback":  # a keras.callbacks.Callback: it imports Keras
-        return import_module("cptk.evaluation.callback").EvaluationCallback
+        callback: type[EvaluationCallback]
+        callback = import_module("cptk.evaluation.callback").EvaluationCallback
+        return callback
     raise AttributeError(f"module 'cptk.evaluation' has no attribute {name!r}")
 
 

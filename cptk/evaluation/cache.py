@@ -1,4 +1,4 @@
-"""Each text embedded once: in memory within an evaluation, and on disk between them."""
+"""`CachedEncoder`: embeds each text once, and keeps its vector in memory and on disk."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cptk import checks
 from cptk.evaluation.encoders import (
+    TextEncoder,
     Vectors,
     check_encoder,
     embed_checked,
@@ -29,7 +30,7 @@ from cptk.evaluation.encoders import (
 from cptk.evaluation.fingerprint import fingerprint
 from cptk.files import replacing
 
-# Texts embedded between two writes to disk: what an interrupted run can lose.
+# Texts embedded between two writes to disk: an interrupted run loses no more than these.
 BLOCK = 2048
 
 Progress = Callable[[int, int, float], None]
@@ -40,10 +41,10 @@ class CachedEncoder:
 
     Vectors are kept in memory, and with `cache_dir` on disk too, in a folder named by a hash of
     all that the vectors depend on: other weights, another role or another sequence length have
-    another folder. The encoder is looked at again at each call, and what is in memory is forgotten
-    where it has changed, so that nothing stale is ever read or written. Files are written beside
-    their place and renamed; one that is damaged is computed anew. Where the disk cannot be written,
-    a warning says so and vectors stay in memory. No pickle is read or written.
+    another folder. Each call hashes the encoder again and forgets the vectors in memory if the
+    encoder has changed, so that no stale vector is ever read or written. Files are written beside
+    their place and renamed; the vectors of a damaged file are computed anew. Where the disk cannot
+    be written, a warning says so and vectors stay in memory. No pickle is read or written.
 
     `evaluate` makes one for each call. Make it yourself to share it between calls.
 
@@ -73,7 +74,7 @@ class CachedEncoder:
 
     def __init__(
         self,
-        encoder: Any,
+        encoder: TextEncoder,
         cache_dir: str | os.PathLike[str] | None = None,
         name: str | None = None,
         on_progress: Progress | None = None,
@@ -94,24 +95,24 @@ class CachedEncoder:
             if known is None and name is None:
                 self._refuse_nameless()
             self._disk = _Disk(checks.path(cache_dir, "cache_dir"))
-        self._memory: dict[str | None, _Role] = {}
-        self._seen = False  # whether `_fingerprint` is that of the vectors in memory
+        self._memory: dict[str | None, _RoleVectors] = {}
+        self._has_fingerprint = False  # whether `_fingerprint` is that of the vectors in memory
         self._fingerprint: str | None = None
         self._is_steady = False
 
     @property
     def fingerprint(self) -> str | None:
         """Hash of the encoder as it is now; `None` if its weights cannot be read."""
-        if not (self._is_steady and self._seen):
-            self._look()
+        if not (self._is_steady and self._has_fingerprint):
+            self._forget_if_changed()
         return self._fingerprint
 
     @contextlib.contextmanager
     def steady(self) -> Iterator[Self]:
-        """A block in which the encoder stays as it is, so that it is looked at once.
+        """A block in which the encoder does not change, so that it is hashed once.
 
-        To look at an encoder is to hash its weights (about a second for 500 MB): for many short
-        calls in a row, with no training between them, this saves it.
+        Without it each call hashes the weights (about a second for 500 MB). Use it for many short
+        calls in a row, with no training between them.
 
         Example:
 
@@ -124,23 +125,23 @@ class CachedEncoder:
             yield self
             return
         if self._memory or self._disk is not None:
-            self._look()
+            self._forget_if_changed()
         self._is_steady = True
         try:
             yield self
         finally:
             self._is_steady = False
-            if not self._seen:  # of whom the vectors are, nobody has asked
+            if not self._has_fingerprint:  # nothing says of which weights the vectors are
                 self._memory.clear()
 
     def __call__(self, texts: Sequence[str], role: str | None = None) -> Vectors:
         """(n, d) float32 vectors of n texts."""
         checked = checks.texts(texts)
         if not self._is_steady:
-            self._look()
-        role = self._role(role)
+            self._forget_if_changed()
+        role = self._effective_role(role)
         if role not in self._memory:
-            self._memory[role] = _Role(self._disk, self._key(), role)
+            self._memory[role] = _RoleVectors(self._disk, self._folder_name(), role)
         memory = self._memory[role]
         keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in checked]
         new = {key: text for key, text in zip(keys, checked, strict=True) if key not in memory.rows}
@@ -153,15 +154,15 @@ class CachedEncoder:
 
     encode_text = __call__
 
-    def _look(self) -> None:
-        """Forget the vectors of an encoder that has changed since."""
+    def _forget_if_changed(self) -> None:
+        """Hash the encoder, and forget the vectors in memory if it has changed since."""
         now = fingerprint(self.encoder)
-        if self._seen and now != self._fingerprint:
+        if self._has_fingerprint and now != self._fingerprint:
             self._memory.clear()
-        self._fingerprint, self._seen = now, True
+        self._fingerprint, self._has_fingerprint = now, True
 
-    def _key(self) -> str:
-        """What names the encoder on disk."""
+    def _folder_name(self) -> str:
+        """Name of the encoder's folder on disk; empty without a disk."""
         if self._disk is None:
             return ""
         key = self.fingerprint
@@ -176,9 +177,10 @@ class CachedEncoder:
             "changes), or leave `cache_dir` out."
         )
 
-    def _embed(self, new: dict[bytes, str], role: str | None, memory: _Role) -> None:
+    def _embed(self, new: dict[bytes, str], role: str | None, memory: _RoleVectors) -> None:
         start = time.perf_counter()
-        # Longest first: little padding in a block, and what is too long fails at once.
+        # Longest first: a block then needs little padding, and a text that is too long for the
+        # encoder or the memory fails at once.
         order = sorted(new, key=lambda key: -len(new[key]))
         size = BLOCK if self._disk is not None or self.on_progress else len(order)
         encoder = quiet(self.encoder) if self.on_progress else self.encoder
@@ -197,8 +199,8 @@ class CachedEncoder:
             name = type(self.encoder).__name__
             warn_of_zeros(np.stack(list(zeros.values())), list(zeros), name)
 
-    def _role(self, role: str | None) -> str | None:
-        """The role that an encoder makes of the one asked for, so that equal ones are shared."""
+    def _effective_role(self, role: str | None) -> str | None:
+        """The role that the encoder really embeds in: names of one role share their vectors."""
         function = getattr(self.encoder, "encode_text", None)
         if function is None or not takes_role(function):
             return None
@@ -228,7 +230,7 @@ class _Disk:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """What fails for want of the disk ends the writing, not the evaluation."""
+        """A block that writes: an error of the disk ends the writing, not the evaluation."""
         try:
             yield
         except OSError as error:
@@ -241,7 +243,7 @@ class _Disk:
             )
 
 
-class _Role:
+class _RoleVectors:
     """Vectors of one role: in memory, and as files `<hash of the texts>.npz` in a folder."""
 
     def __init__(self, disk: _Disk | None, encoder: str, role: str | None) -> None:
@@ -251,7 +253,7 @@ class _Role:
         self._folder = Path()
         if disk is None:
             return
-        # Any string may be a role: `..`, `a/b`, one of 300 characters.
+        # Hashed, because any string may be a role: `..`, `a/b`, one of 300 characters.
         name = "default" if role is None else hashlib.sha256(role.encode()).hexdigest()[:16]
         self._folder = disk.folder / encoder / name
         for path in sorted(self._folder.glob("*.npz")) if self._folder.is_dir() else ():
@@ -308,9 +310,10 @@ def _write(path: Path, keys: bytes, vectors: Vectors) -> None:
 
 
 def _seal(path: Path, keys: bytes, vectors: Vectors) -> bytes:
-    """What a file is of (encoder, role, texts) and of which shape; zip itself checks the numbers.
+    """A hash of what a file holds: of which encoder, role and texts, and in which shape.
 
-    A file of another encoder's that was put here, or of another width, is so told from ours.
+    It tells a file of another encoder's that was put here, or one of another width, from ours. The
+    numbers themselves are checked by zip.
     """
     about = f"{path.parent.parent.name} {path.parent.name} {vectors.shape} {vectors.dtype}"
     return hashlib.sha256(about.encode() + keys).digest()

@@ -1,51 +1,46 @@
-"""How tasks move during training: `EvaluationCallback`."""
+"""`EvaluationCallback`: runs tasks inside `fit` and keeps their scores."""
 
 from __future__ import annotations
 
-import csv
 import functools
 import inspect
-import io
-import json
 import logging
 import os
 import random
 import time
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
 from cptk import checks
 from cptk.evaluation.cache import CachedEncoder
-from cptk.evaluation.encoders import Quiet, quiet
-from cptk.evaluation.report import write_text
+from cptk.evaluation.encoders import Quiet, TextEncoder, Vectors, quiet
+from cptk.evaluation.history import Row, as_text, read
 from cptk.evaluation.runner import check_result
-from cptk.evaluation.tasks import Task, find_tasks
-from cptk.files import read_json
+from cptk.evaluation.tasks.registry import Task, find_tasks
+from cptk.evaluation.text_file import write_text
 from cptk.processes import is_chief
+from cptk.types import Config, Model
 
-FIELDS = ("step", "epoch", "task", "metric", "score", "data", "split", "size", "seconds", "error")
-_NUMBERS = {"step": int, "epoch": int, "score": float, "size": int, "seconds": float}
 _LOG = logging.getLogger(__name__)
 
 
 class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Runs tasks inside `fit`, every so many epochs or steps, and keeps their scores.
 
-    Training is not changed by it: no weight, seed or state of the optimizer is touched. A task that
-    fails the first time it is run ends the training there and then, by its own error: it has never
-    worked. One that fails later stops nothing: its row has the error in place of a score, and the
-    log says so once. With several workers the first one alone evaluates.
+    Evaluating does not change the training: no weight, seed or state of the optimizer is touched. A
+    task that fails the first time it is run ends the training at once, by its own error. A task
+    that fails later does not: its row has the error in place of a score, and the log says so once.
+    With several workers the first one alone evaluates.
 
-    The history has a row for each evaluation of a task. It survives an interruption: rows of later
-    steps than the one that `fit` goes on from are dropped, and written again as training passes
-    them. The step is the optimizer's; a model compiled anew begins at 0, so give it another file.
+    The history has a row for each evaluation of a task. It survives an interruption: where `fit`
+    goes on from an earlier step, the rows of later steps are dropped, and written again as training
+    reaches them. The step is the optimizer's. A model that is compiled anew begins at 0 and needs
+    another file.
 
-    The scores of an epoch are in its logs under the tasks' names, for callbacks that come later in
-    the list, and for every one that monitors a task, wherever it stands in the list:
+    The scores of an epoch are in its logs under the tasks' names. Callbacks that come later in the
+    list see them, and so does a callback that monitors a task, wherever it stands in the list:
     `EarlyStopping(monitor="sst2_knn", mode="max")`.
 
     Args:
@@ -83,7 +78,7 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
         every_n_epochs: int | None = None,
         every_n_steps: int | None = None,
         file: str | os.PathLike[str] | None = None,
-        encoder: Any = None,
+        encoder: TextEncoder | None = None,
         split: str | None = None,
         at_start: bool = False,
     ) -> None:
@@ -104,38 +99,40 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.encoder = encoder
         self.split = split
         self.at_start = at_start
-        self.history: list[dict[str, Any]] = []
-        self._told: set[str] = set()
-        self._begun = False
+        self.history: list[Row] = []
+        self._warned: set[str] = set()
+        self._has_begun = False
         self._step = self._epoch = 0
         self._epoch_start = 0
         self._latest: dict[str, float] = {}
-        # With a method of ours Keras would wait for each step's logs.
+        # Keras waits for the logs of each step where a callback has a method of its own for the end
+        # of a step.
         if every_n_steps is None:
             self.on_train_batch_end = super().on_train_batch_end  # type: ignore[method-assign]
 
     # === What Keras calls ===
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: Model) -> None:
         super().set_model(model)
-        _let_pass({task.name for task in self.tasks}, self)
+        _move_monitors_behind({task.name for task in self.tasks}, self)
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        self._begun = False
+    def on_train_begin(self, logs: Config | None = None) -> None:
+        self._has_begun = False
         if self.file is not None and is_chief(self.model):
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ValueError(f"`file` cannot be written at {self.file}: {error}") from None
             if self.file.exists():
-                self.history = _read(self.file)
+                self.history = read(self.file)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Config | None = None) -> None:
         self._epoch, self._latest = epoch, {}
-        # Not at the beginning of training: a callback that restores may come after this one.
+        # Asked here and not in `on_train_begin`: a callback that restores the optimizer may come
+        # later in the list.
         self._step = self._epoch_start = _steps(self.model)
-        if not self._begun:
-            self._begun = True
+        if not self._has_begun:
+            self._has_begun = True
             kept = [row for row in self.history if row["step"] <= self._step]
             if len(kept) < len(self.history):
                 self.history = kept
@@ -144,26 +141,26 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
             if self.at_start and any((self._step, t.name) not in done for t in self.tasks):
                 self._evaluate()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Config | None = None) -> None:
         before, self._step = self._step, self._epoch_start + batch + 1
         if self.every_n_steps and self._step // self.every_n_steps > before // self.every_n_steps:
             if hasattr(self.model, "jax_state_sync"):
-                self.model.jax_state_sync()  # on JAX the weights are in the step's state till then
+                self.model.jax_state_sync()  # on JAX the step's own state holds the new weights
             self._evaluate()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Config | None = None) -> None:
         self._step = _steps(self.model)
         if self.every_n_epochs and (epoch + 1) % self.every_n_epochs == 0:
             self._evaluate()
         if logs is not None:
             logs.update(self._latest)
 
-    def get_state(self) -> list[dict[str, Any]]:
+    def get_state(self) -> list[Row]:
         """For `ExactBackupAndRestore`: the history."""
-        return [dict(row) for row in self.history]
+        return [row.copy() for row in self.history]
 
-    def set_state(self, state: list[dict[str, Any]]) -> None:
-        """From a backup, when training has begun. A file knows its own history."""
+    def set_state(self, state: list[Row]) -> None:
+        """Take the history of a backup, unless a file has one: the file is kept by step."""
         if self.file is None:
             self.history = state
 
@@ -172,32 +169,45 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def _evaluate(self) -> None:
         if not is_chief(self.model):
             return
+        model: Model = self.model
         encoder = self.encoder
         if encoder is None:
-            encoder = getattr(self.model, "embedder", self.model)
+            encoder = model.embedder if hasattr(model, "embedder") else model
         state = random.getstate(), np.random.get_state()
         try:
-            # Within this evaluation nothing trains: to look for it would be to hash all weights.
+            # Nothing trains within this evaluation. Without `steady` the encoder would hash all its
+            # weights before each task, to find out.
             with CachedEncoder(_inside_fit(encoder, self.model)).steady() as cached:
                 for task in self.tasks:
-                    self._run(task, cached)
+                    self._run_task(task, cached)
         finally:
             self._write()
             random.setstate(state[0])
             np.random.set_state(state[1])
 
-    def _run(self, task: Task, encoder: CachedEncoder) -> None:
-        row: dict[str, Any] = dict.fromkeys(FIELDS)
-        row |= {"step": self._step, "epoch": self._epoch, "task": task.name}
+    def _run_task(self, task: Task, encoder: CachedEncoder) -> None:
+        row = Row(
+            step=self._step,
+            epoch=self._epoch,
+            task=task.name,
+            metric=None,
+            score=None,
+            data=None,
+            split=None,
+            size=None,
+            seconds=None,
+            error=None,
+        )
         others = [r for r in self.history if (r["step"], r["task"]) != (self._step, task.name)]
         has_worked = any(r["task"] == task.name and not r["error"] for r in others)
         start, failure = time.perf_counter(), None
         try:
             result = task.run(encoder, self.split)
             check_result(task, result)
-            row |= {"metric": result.metric, "data": result.dataset, "split": result.split}
-            row |= {"score": float(result.score), "size": int(result.size)}
-            self._latest[task.name] = row["score"]
+            score = float(result.score)
+            row["metric"], row["score"], row["size"] = result.metric, score, int(result.size)
+            row["data"], row["split"] = result.dataset, result.split
+            self._latest[task.name] = score
         except Exception as error:
             failure = error
             row["error"] = f"{type(error).__name__}: {error}"
@@ -207,7 +217,7 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
             return
         failed = f"Task {task.name!r} failed at step {self._step}"
         if has_worked:
-            self._tell(task.name, f"{failed}: {row['error']}")
+            self._warn_once(task.name, f"{failed}: {row['error']}")
             return
         failure.add_note(
             f"{failed}, the first time it was run: training ends here rather than go on without "
@@ -219,21 +229,22 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if self.file is None or not is_chief(self.model):
             return
         try:
-            write_text(self.file, _format(self.history, self.file.suffix))
+            write_text(self.file, as_text(self.history, self.file.suffix))
         except OSError as error:
-            self._tell("file", f"The history cannot be written to {self.file}: {error}")
+            self._warn_once("file", f"The history cannot be written to {self.file}: {error}")
 
-    def _tell(self, what: str, message: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+    def _warn_once(self, what: str, message: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
             _LOG.warning("%s. Training goes on; this is said once.", message)
 
 
-def _let_pass(figures: set[str], callback: EvaluationCallback) -> None:
-    """Put callbacks that monitor one of the figures right behind the callback that makes them.
+def _move_monitors_behind(figures: set[str], callback: EvaluationCallback) -> None:
+    """Move callbacks that monitor one of the figures right behind the callback that makes them.
 
-    Keras calls callbacks in the order of a list that it does not hand them: it is looked for in the
-    calls that led here, as a `CallbackList` gives its callbacks their model when it is made.
+    Keras calls callbacks in the order of a `CallbackList`, which a callback cannot reach. The list
+    calls `set_model` of each callback when it is made: it is looked for in the frames of the calls
+    that led here.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -247,15 +258,15 @@ def _let_pass(figures: set[str], callback: EvaluationCallback) -> None:
         frame = frame.f_back
 
 
-def _inside_fit(encoder: Any, model: Any) -> Any:
-    """An encoder as it can be used inside `fit`, whose progress bar another would break."""
-    if isinstance(encoder, keras.Model) and _resolver(model) is not None:
+def _inside_fit(encoder: TextEncoder, model: Model) -> TextEncoder:
+    """The encoder without its progress bar, which would break the one of `fit`."""
+    if isinstance(encoder, keras.Model) and _has_several_workers(model):
         return Quiet(encoder, functools.partial(_encode_here, encoder))
     return quiet(encoder)
 
 
-def _encode_here(embedder: Any, texts: list[str], role: str | None = None) -> Any:
-    """`encode_text` on this worker alone: `predict` would wait for the others."""
+def _encode_here(embedder: Model, texts: list[str], role: str | None = None) -> Vectors:
+    """`encode_text` on this worker alone; `predict` would wait for the other workers."""
     vectors = []
     for start in range(0, len(texts), 32):
         features = embedder.preprocessor(texts[start : start + 32], role=role)
@@ -263,14 +274,13 @@ def _encode_here(embedder: Any, texts: list[str], role: str | None = None) -> An
     return np.concatenate(vectors)
 
 
-def _resolver(model: Any) -> Any:
-    """TensorFlow's description of the workers, if there are several."""
+def _has_several_workers(model: Model) -> bool:
+    """Whether TensorFlow trains the model in several processes."""
     resolver = getattr(getattr(model, "distribute_strategy", None), "cluster_resolver", None)
-    several = resolver is not None and len(resolver.cluster_spec().as_dict()) > 0
-    return resolver if several else None
+    return resolver is not None and len(resolver.cluster_spec().as_dict()) > 0
 
 
-def _steps(model: Any) -> int:
+def _steps(model: Model) -> int:
     """Batches that the optimizer has seen, those before a restore included."""
     optimizer = getattr(model, "optimizer", None)
     iterations = getattr(optimizer, "iterations", None)
@@ -278,49 +288,3 @@ def _steps(model: Any) -> int:
         return 0
     batches = getattr(optimizer, "gradient_accumulation_steps", None) or 1
     return int(keras.ops.convert_to_numpy(iterations)) * int(batches)
-
-
-def _format(history: list[dict[str, Any]], suffix: str) -> str:
-    if suffix == ".json":
-        rows = [
-            {k: None if isinstance(v, float) and v != v else v for k, v in row.items()}
-            for row in history
-        ]
-        return json.dumps({"history": rows}, indent=1, allow_nan=False) + "\n"
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue()
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        if path.suffix == ".json":
-            rows = read_json(path)["history"]
-        else:
-            reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")), strict=True)
-            if tuple(reader.fieldnames or ()) != FIELDS:
-                raise ValueError(f"its columns are {checks.shown(reader.fieldnames)}")
-            rows = list(reader)
-        return [_row(row) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise ValueError(
-            f"{path} is not a history of EvaluationCallback with the columns {list(FIELDS)} "
-            f"({error}). Give another `file`, or move this one away."
-        ) from error
-
-
-def _row(row: dict[str, Any]) -> dict[str, Any]:
-    if set(row) != set(FIELDS):
-        raise ValueError(f"its columns are {checks.shown(sorted(map(str, row)))}")
-    values = {k: None if row[k] in ("", None) else row[k] for k in FIELDS}
-    for name, number in _NUMBERS.items():
-        value = values[name]
-        number_like = isinstance(value, str) and "_" not in value
-        if value is not None and not checks.is_number(value) and not number_like:
-            raise ValueError(f"{checks.shown(value)} is no {name}")
-        values[name] = None if value is None else number(value)
-    if values["step"] is None or not isinstance(values["task"], str):
-        raise ValueError("a row without step or task")
-    return values

@@ -6,9 +6,9 @@ import dataclasses
 import html
 
 from cptk import checks
-from cptk.evaluation.bootstrap import Difference, paired_bootstrap
+from cptk.evaluation.metrics.bootstrap import Difference, paired_bootstrap
 from cptk.evaluation.report import Report, percent
-from cptk.evaluation.tables import as_html, as_markdown, as_text
+from cptk.evaluation.tables import Table, as_html, as_markdown, as_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Comparison:
         header, rows, notes = self._table()
         return "\n".join([as_markdown(header, rows), "", *(f"- {note}" for note in notes), ""])
 
-    def _table(self) -> tuple[list[str], list[list[str]], list[str]]:
+    def _table(self) -> Table:
         rows = []
         for task, change in self.differences.items():
             ends = f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
@@ -59,7 +59,8 @@ class Comparison:
         if len(rows) > 1:
             notes.append("The p-values are of each task by itself, not corrected for their number.")
         notes += [f"Not compared: {task}: {why}" for task, why in self.left_out.items()]
-        return ["task", "metric", *self.names, "difference [95%]", "p"], rows, notes
+        header = ["task", "metric", *self.names, "difference [95%]", "p"]
+        return Table(header, rows, notes)
 
 
 def compare(first: Report, second: Report, *, n_bootstrap: int = 1000, seed: int = 0) -> Comparison:

@@ -1,25 +1,25 @@
 """Code without its documentation, by tree-sitter, for CodeSearchNet's six languages.
 
-A search for a function by its docstring is no search while the docstring stands in the function.
-CodeSearchNet publishes Python functions with their docstring inside and takes it out of the tokens
-it embeds (github/CodeSearchNet, `function_parser/parsers/python_parser.py`, `tokenize_code(...,
-{docstring_node})`); of the other languages it publishes the function alone, the comment before it
-apart (`java_parser.py`, `go_parser.py`, `ruby_parser.py`, `php_parser.py`, `javascript_parser.py`),
-so that there is mostly nothing to take out, and what other collections left before the function is.
+A function that holds its docstring would be found by it at once. CodeSearchNet publishes Python
+functions with their docstring inside, and takes the docstring out of the tokens that it embeds
+(github/CodeSearchNet, `function_parser/parsers/python_parser.py`, `tokenize_code(...,
+{docstring_node})`). Of the other languages it publishes the function without the comment before it
+(`java_parser.py`, `go_parser.py`, `ruby_parser.py`, `php_parser.py`, `javascript_parser.py`): there
+is mostly nothing to take out, except in other collections, which left the comment where it stood.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias
 
 from cptk import checks, optional
 
 LANGUAGES = ("python", "java", "go", "php", "ruby", "javascript")
 
-# A function alone is no file: what to put around it so that its grammar takes it.
+# A function alone does not parse as a file: texts to put before and after it, tried in turn.
 _AROUND = {
     "java": (("class A {\n", "\n}"),),
     "go": (("package p\n", ""),),
@@ -30,6 +30,55 @@ _BODIES = {"block", "statement_block", "compound_statement", "constructor_body",
 _TRIPLE = re.compile(
     r"""(:[ \t]*(?:#[^\n]*)?\n)[ \t]*[rRuU]?(\"{3}|'{3}).*?\2[ \t]*(?:;[ \t]*|\r?\n)?""", re.DOTALL
 )
+
+
+Span: TypeAlias = tuple[int, int]
+"""Where something begins and ends in the source, in bytes."""
+
+
+class Node(Protocol):
+    """What is asked of a node of tree-sitter's syntax tree."""
+
+    type: str
+    text: bytes
+    start_byte: int
+    end_byte: int
+    has_error: bool
+    children: list[Node]
+    named_children: list[Node]
+    next_sibling: Node | None
+
+    def child_by_field_name(self, name: str, /) -> Node | None:
+        """The child that the grammar gives this name."""
+
+
+class Tree(Protocol):
+    """What tree-sitter gives for a source."""
+
+    root_node: Node
+
+
+class Parser(Protocol):
+    """What is asked of a `tree_sitter.Parser`."""
+
+    def parse(self, source: bytes, /) -> Tree:
+        """The syntax tree of a source; nodes that the grammar does not take are marked."""
+
+
+class Parsed(NamedTuple):
+    """A function in what its grammar needs around it.
+
+    Attributes:
+        source: The bytes that were parsed.
+        root: The root of their tree.
+        before: How many bytes of `source` stand before the function, and are ours.
+        after: How many stand after it.
+    """
+
+    source: bytes
+    root: Node
+    before: int
+    after: int
 
 
 class Stripped(NamedTuple):
@@ -55,9 +104,9 @@ def strip_docstring(code: str, language: str) -> str:
       documentation comments (`/** */`) between its annotations and its body. Comments inside the
       body stay: they are not what a docstring is made from.
 
-    Where a function is nothing but its documentation, the head stays (`def f():`); where there was
-    a comment alone, nothing does. Code that the grammar does not take is read as far as it does;
-    Python without a function in it falls back on the first triple-quoted string after a colon.
+    Of a function that holds nothing but documentation the head stays (`def f():`). Of a comment
+    alone nothing stays. Code that does not parse is read as far as it does. Of Python without a
+    function in it, the first triple-quoted string after a colon is taken out.
 
     Args:
         code: One function.
@@ -77,7 +126,7 @@ def strip_docstring(code: str, language: str) -> str:
     strip_docstring('def f():\n    "One."\n    return 1', "python")  # "def f():\n    return 1"
     ```
     """
-    return _strip(code, language)[0]
+    return _strip(code, language).code
 
 
 def strip_docstrings(codes: Sequence[str], language: str) -> Stripped:
@@ -103,43 +152,52 @@ def strip_docstrings(codes: Sequence[str], language: str) -> Stripped:
     """
     results = [_strip(code, language) for code in checks.items(codes, "codes", "functions")]
     return Stripped(
-        [text for text, _, _ in results],
-        sum(found for _, found, _ in results),
-        sum(broken for _, _, broken in results),
+        [result.code for result in results],
+        sum(result.had_any for result in results),
+        sum(result.is_broken for result in results),
     )
 
 
-def _strip(code: str, language: str) -> tuple[str, bool, bool]:
+class _Stripped(NamedTuple):
+    """A function without its documentation, whether it had any, and whether it did not parse."""
+
+    code: str
+    had_any: bool
+    is_broken: bool
+
+
+def _strip(code: str, language: str) -> _Stripped:
     if not isinstance(code, str):
         raise TypeError(f"`code` should be a function's source. Received: {checks.shown(code)}.")
-    source, root, offset = _parse(code, language)
-    broken = bool(root.has_error)
+    parsed = _parse(code, language)
+    broken = bool(parsed.root.has_error)
     if language == "python":
-        spans = _python_docstring(root)
-        if not spans and not _definitions(root):
+        spans = _python_docstring(parsed.root)
+        if not spans and _first_definition(parsed.root) is None:
             text, found = _TRIPLE.subn(r"\1", code, count=1)
-            return text.strip("\r\n"), bool(found), True
+            return _Stripped(text.strip("\r\n"), bool(found), True)
     else:
-        spans = list(_comments(root, source, offset))
+        spans = list(_comments(parsed))
     if not spans:
-        return code, False, broken
-    end = len(source) - offset[1]
+        return _Stripped(code, False, broken)
+    source, end = parsed.source, len(parsed.source) - parsed.after
     for start, stop in sorted(spans, reverse=True):
-        start, stop = _whole_lines(source, start, stop, offset[0], end)
+        start, stop = _whole_lines(source, start, stop, parsed.before, end)
         source = source[:start] + source[stop:]
         end -= stop - start
-    return source[offset[0] : end].decode(errors="surrogatepass").strip("\r\n"), True, broken
+    kept = source[parsed.before : end].decode(errors="surrogatepass")
+    return _Stripped(kept.strip("\r\n"), True, broken)
 
 
-def _parse(code: str, language: str) -> tuple[bytes, Any, tuple[int, int]]:
-    """The source as it parses best, its tree, and how many bytes of it are ours at both ends."""
-    parser = _parser(language)
+def _parse(code: str, language: str) -> Parsed:
+    """The function in the surroundings in which it parses; in none where it parses in none."""
+    parsers = _parsers(language)
     first = None
     around = () if "<?php" in code else _AROUND.get(language, ())
     for before, after in (("", ""), *around):
         source = (before + code + after).encode(errors="surrogatepass")
-        root = parser("<?php" in code).parse(source).root_node
-        parsed = source, root, (len(before), len(after))
+        root = parsers("<?php" in code).parse(source).root_node
+        parsed = Parsed(source, root, len(before), len(after))
         if not root.has_error:
             return parsed
         first = first or parsed
@@ -147,37 +205,39 @@ def _parse(code: str, language: str) -> tuple[bytes, Any, tuple[int, int]]:
     return first
 
 
-def _python_docstring(root: Any) -> list[tuple[int, int]]:
-    for definition in _definitions(root)[:1]:
-        body = definition.child_by_field_name("body")
-        statements = [] if body is None else [c for c in body.named_children if c.type != "comment"]
-        if not statements or statements[0].type != "expression_statement":
-            return []
-        strings = statements[0].named_children
-        if len(strings) != 1 or strings[0].type not in ("string", "concatenated_string"):
-            return []
-        if re.match(rb"[rRuU]*[\"']", strings[0].text) is None:  # bytes and f-strings are not
-            return []
-        following = statements[0].next_sibling
-        semicolon = following is not None and following.type == ";"
-        return [(statements[0].start_byte, (following if semicolon else statements[0]).end_byte)]
-    return []
+def _python_docstring(root: Node) -> list[Span]:
+    """The docstring of the first function or class; empty where it has none."""
+    definition = _first_definition(root)
+    body = None if definition is None else definition.child_by_field_name("body")
+    statements = [] if body is None else [c for c in body.named_children if c.type != "comment"]
+    if not statements or statements[0].type != "expression_statement":
+        return []
+    strings = statements[0].named_children
+    if len(strings) != 1 or strings[0].type not in ("string", "concatenated_string"):
+        return []
+    if re.match(rb"[rRuU]*[\"']", strings[0].text) is None:  # bytes or an f-string: no docstring
+        return []
+    last = statements[0].next_sibling
+    if last is None or last.type != ";":
+        last = statements[0]
+    return [(statements[0].start_byte, last.end_byte)]
 
 
-def _definitions(root: Any) -> list[Any]:
+def _first_definition(root: Node) -> Node | None:
     """The first function or class, wherever it stands."""
     for node in _walk(root):
         if node.type in ("function_definition", "class_definition"):
-            return [node]
-    return []
+            return node
+    return None
 
 
-def _comments(root: Any, source: bytes, offset: tuple[int, int]) -> Iterator[tuple[int, int]]:
+def _comments(parsed: Parsed) -> Iterator[Span]:
+    """The comments before the function, and documentation comments up to its body."""
     leading = True
-    for node in _walk(root):
-        if node.start_byte < offset[0]:
+    for node in _walk(parsed.root):
+        if node.start_byte < parsed.before:
             continue
-        if node.type in _BODIES or node.start_byte >= len(source) - offset[1]:
+        if node.type in _BODIES or node.start_byte >= len(parsed.source) - parsed.after:
             return
         if "comment" in node.type:
             if leading or node.text.startswith(b"/**"):
@@ -186,7 +246,7 @@ def _comments(root: Any, source: bytes, offset: tuple[int, int]) -> Iterator[tup
             leading = False
 
 
-def _walk(root: Any) -> Iterator[Any]:
+def _walk(root: Node) -> Iterator[Node]:
     """The nodes in the order of the source, comments without their insides; no recursion."""
     waiting = [root]
     while waiting:
@@ -196,8 +256,8 @@ def _walk(root: Any) -> Iterator[Any]:
             waiting.extend(reversed(node.children))
 
 
-def _whole_lines(source: bytes, start: int, stop: int, first: int, last: int) -> tuple[int, int]:
-    """The span with the blanks around it, and its line breaks where it filled its lines."""
+def _whole_lines(source: bytes, start: int, stop: int, first: int, last: int) -> Span:
+    """The span with the blanks around it, and with the line break where it filled its lines."""
     head = start
     while head > first and source[head - 1] in b" \t":
         head -= 1
@@ -211,21 +271,23 @@ def _whole_lines(source: bytes, start: int, stop: int, first: int, last: int) ->
     return (head, tail) if tail >= last or source[tail] in b"\n" else (start, tail)
 
 
-def _parser(language: str) -> Any:
-    return _grammar(checks.choice("language", language, LANGUAGES))
+def _parsers(language: str) -> Callable[[bool], Parser]:
+    return _known_parsers(checks.choice("language", language, LANGUAGES))
 
 
 @cache
-def _grammar(language: str) -> Any:
+def _known_parsers(language: str) -> Callable[[bool], Parser]:
+    """A function from whether the code has PHP's opening tag to the parser that takes it."""
     purpose = f"Taking docstrings out of {language} code"
     tree_sitter = optional.load("tree_sitter", purpose, "tree-sitter", "code")
     grammar = optional.load(f"tree_sitter_{language}", purpose, f"tree-sitter-{language}", "code")
 
     @cache
-    def parser(with_tag: bool) -> Any:
+    def parser(with_tag: bool) -> Parser:
         name = "language"
         if language == "php":
             name = "language_php" if with_tag else "language_php_only"
-        return tree_sitter.Parser(tree_sitter.Language(getattr(grammar, name)()))
+        made: Parser = tree_sitter.Parser(tree_sitter.Language(getattr(grammar, name)()))
+        return made
 
     return parser

@@ -1,4 +1,4 @@
-"""What counts as an embedder here, and the vectors it gives, checked."""
+"""What evaluation takes for an encoder, and the checks of the vectors that an encoder gives."""
 
 from __future__ import annotations
 
@@ -6,22 +6,58 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
+from cptk.types import Encoder, Model, Preprocessor
 
 Vectors: TypeAlias = NDArray[np.float32]
-Embed: TypeAlias = Callable[..., Vectors]
-"""`embed(texts, role=None)` -> (n, d) float32: an encoder bound to its checks and its cache."""
+"""(n, d), a row for each text."""
 
-# A dense matrix beyond this is refused rather than swapped to disk.
+
+class Embed(Protocol):
+    """What a task embeds its texts with: an encoder bound to its checks and its cache."""
+
+    def __call__(self, texts: Sequence[str], role: str | None = None) -> Vectors:
+        """(n, d) float32 vectors of n texts in a role; in the default role if `None`."""
+
+
+class SentenceModel(Protocol):
+    """Something with `encode`, as a sentence-transformers model has it."""
+
+    def encode(self, sentences: list[str], /) -> object:
+        """An array, or a torch tensor, of a row for each sentence."""
+
+
+class Vectorizer(Protocol):
+    """Something with `transform`: a fitted scikit-learn vectoriser or pipeline."""
+
+    def transform(self, texts: list[str], /) -> object:
+        """An array, or a sparse matrix, of a row for each text."""
+
+
+@runtime_checkable
+class SparseMatrix(Protocol):
+    """A matrix of SciPy's that holds what is not zero alone."""
+
+    shape: tuple[int, ...]
+
+    def toarray(self) -> NDArray[np.generic]:
+        """The same as an array of NumPy."""
+
+
+TextEncoder: TypeAlias = Encoder | SentenceModel | Vectorizer | Callable[[list[str]], object]
+"""Anything that `embed` takes; `check_encoder` says at run time whether an object is one."""
+
+# A sparse matrix that takes more bytes than this when made dense is refused: the machine would
+# otherwise begin to swap.
 LARGEST_DENSE = 4 << 30
 
 
-def embed(encoder: Any, texts: Sequence[str], role: str | None = None) -> Vectors:
+def embed(encoder: TextEncoder, texts: Sequence[str], role: str | None = None) -> Vectors:
     """Vectors of texts from anything that embeds text.
 
     An encoder is, in this order of preference, something with
@@ -32,8 +68,8 @@ def embed(encoder: Any, texts: Sequence[str], role: str | None = None) -> Vector
       dense);
     - or a function texts -> array.
 
-    A role that the embedder does not have is passed over when it has one role only; otherwise its
-    own `ValueError` names those it has.
+    An embedder with one role only takes every role for that one. An embedder with several raises
+    its own `ValueError` for a role that it does not have, and names those it has.
 
     Args:
         encoder: See above.
@@ -49,8 +85,9 @@ def embed(encoder: Any, texts: Sequence[str], role: str | None = None) -> Vector
         ValueError: If `texts` is empty or holds a blank one, or the result has the wrong shape,
             NaN, infinity, or a row of zeros from a trained embedder (a Keras or torch model).
 
-    A vector of zeros from anything else (a bag of words that knows none of the words) is taken with
-    a warning, without one where the result is sparse: its cosine counts as 0 with all.
+    A vector of zeros from any other encoder (a bag of words that knows none of the words) is taken
+    with a warning, or without one where the result is sparse. Its cosine with everything counts as
+    0.
 
     Example:
 
@@ -62,7 +99,8 @@ def embed(encoder: Any, texts: Sequence[str], role: str | None = None) -> Vector
     ```
     """
     if getattr(encoder, "is_embed", False):  # what `evaluate` gives to tasks: it checks by itself
-        return encoder(texts, role)  # type: ignore[no-any-return]
+        bound: Embed = encoder  # type: ignore[assignment]  # told by its mark, not by its type
+        return bound(texts, role)
     checked = checks.texts(texts)
     vectors, is_sparse = embed_checked(encoder, checked, role)
     if not is_sparse:
@@ -70,12 +108,19 @@ def embed(encoder: Any, texts: Sequence[str], role: str | None = None) -> Vector
     return vectors
 
 
-def embed_checked(encoder: Any, texts: list[str], role: str | None) -> tuple[Vectors, bool]:
-    """`embed` of texts that are checked, without a word on zeros; and whether they were sparse."""
+class Embedded(NamedTuple):
+    """Vectors, and whether the encoder gave them as a sparse matrix."""
+
+    vectors: Vectors
+    is_sparse: bool
+
+
+def embed_checked(encoder: TextEncoder, texts: list[str], role: str | None) -> Embedded:
+    """`embed` of texts that are checked already; it does not warn of vectors of zeros."""
     name, call = check_encoder(encoder, role)
     output = call(texts)
-    sparse = hasattr(output, "toarray")
-    if sparse:
+    is_sparse = isinstance(output, SparseMatrix)
+    if isinstance(output, SparseMatrix):
         size = 4 * output.shape[0] * output.shape[1]
         if size > LARGEST_DENSE:
             raise ValueError(
@@ -85,12 +130,13 @@ def embed_checked(encoder: Any, texts: list[str], role: str | None) -> tuple[Vec
             )
         output = output.toarray()
     allow_zeros = not is_trained(encoder)
-    return check_vectors(output, len(texts), name, allow_zeros=allow_zeros, texts=texts), sparse
+    vectors = check_vectors(output, len(texts), name, allow_zeros=allow_zeros, texts=texts)
+    return Embedded(vectors, is_sparse)
 
 
 def warn_of_zeros(vectors: Vectors, texts: Sequence[str], name: str) -> None:
     """A warning that names the first text with a vector of zeros, if there is one."""
-    zero = ~vectors.any(axis=1)
+    zero = np.logical_not(vectors.any(axis=1))
     if zero.any():
         warnings.warn(
             f"{name} gave zero vectors, whose cosine counts as 0 with all, for "
@@ -100,7 +146,7 @@ def warn_of_zeros(vectors: Vectors, texts: Sequence[str], name: str) -> None:
 
 
 def check_vectors(
-    output: Any,
+    output: object,
     count: int,
     name: str = "The encoder",
     *,
@@ -108,9 +154,9 @@ def check_vectors(
     texts: Sequence[str] | None = None,
 ) -> Vectors:
     """What an encoder returned, as (count, d) float32, or an error that says what is wrong."""
-    if hasattr(output, "detach"):  # a torch tensor that requires its gradient
+    if hasattr(output, "detach"):  # a torch tensor, which NumPy refuses where it has a gradient
         output = output.detach().cpu()
-    vectors = np.asarray(output)
+    vectors: NDArray[np.generic] = np.asarray(output)
     if vectors.dtype.kind == "V" and vectors.dtype.itemsize == 2:  # bfloat16 from ml_dtypes
         vectors = vectors.astype(np.float32)
     if vectors.dtype.kind not in "fiu":
@@ -123,91 +169,103 @@ def check_vectors(
             f"Received shape {vectors.shape}."
         )
     with np.errstate(over="ignore"):
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    bad = ~np.isfinite(vectors).all(axis=1)
+        checked: Vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    bad = np.logical_not(np.isfinite(checked).all(axis=1))
     if bad.any():
         raise ValueError(
             f"{name} must give finite vectors. Received NaN or infinity for "
             f"{_which(bad, texts)}. Is it trained in float16, or was its loss NaN?"
         )
-    zero = ~vectors.any(axis=1)
+    zero = np.logical_not(checked.any(axis=1))
     if zero.any() and not allow_zeros:
         raise ValueError(
             f"{name} must not give zero vectors: their cosine is not defined. Received one for "
             f"{_which(zero, texts)}."
         )
-    return vectors
+    return checked
 
 
-def unit_rows(vectors: Any) -> Vectors:
+def unit_rows(vectors: ArrayLike) -> Vectors:
     """Rows divided by their length; a row of zeros stays zero."""
     lengths = np.linalg.norm(np.asarray(vectors, dtype=np.float64), axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths == 0, 1.0, lengths), dtype=np.float32)
+    return np.asarray(np.asarray(vectors) / np.where(lengths == 0, 1.0, lengths), dtype=np.float32)
 
 
-def is_keras(encoder: Any) -> bool:
+def is_keras(encoder: object) -> TypeGuard[Model]:
     """Whether an encoder is a Keras model."""
     return any(base.__module__.split(".")[0] == "keras" for base in type(encoder).__mro__)
 
 
-def is_trained(encoder: Any) -> bool:
-    """Whether an encoder has weights: of such a one a vector of zeros is a fault."""
+def is_trained(encoder: object) -> bool:
+    """Whether an encoder has weights; a vector of zeros is a fault in one that has."""
     encoder = encoder.embedder if isinstance(encoder, Quiet) else encoder
     return is_keras(encoder) or callable(getattr(encoder, "state_dict", None))
+
+
+EncodeText: TypeAlias = Callable[..., Vectors]
+"""`encode_text(texts)`, of which some take a `role` and some options of their own."""
 
 
 class Quiet:
     """An embedder without its progress bar."""
 
-    def __init__(self, embedder: Any, encode_text: Callable[..., Any]) -> None:
+    def __init__(self, embedder: Encoder, encode_text: EncodeText) -> None:
         self.embedder = embedder
-        self.preprocessor = getattr(embedder, "preprocessor", None)
+        self.preprocessor: Preprocessor | None = getattr(embedder, "preprocessor", None)
         self.encode_text = encode_text
 
 
-def quiet(encoder: Any) -> Any:
+def quiet(encoder: TextEncoder) -> TextEncoder:
     """The encoder without its progress bar, if it has one to turn off."""
     function = getattr(encoder, "encode_text", None)
     if function is None or "verbose" not in inspect.signature(function).parameters:
         return encoder
-    return Quiet(encoder, functools.partial(function, verbose=0))
+    return Quiet(encoder, functools.partial(function, verbose=0))  # type: ignore[arg-type]
 
 
-def check_encoder(encoder: Any, role: str | None = None) -> tuple[str, Callable[[list[str]], Any]]:
-    """What an encoder is called, and how it is called; `TypeError` if it is none."""
+class Call(NamedTuple):
+    """How an encoder embeds texts: the method's name for messages, and the method."""
+
+    name: str
+    function: Callable[[list[str]], object]
+
+
+def check_encoder(encoder: object, role: str | None = None) -> Call:
+    """How an encoder embeds texts in a role; `TypeError` if the object is no encoder."""
     name = f"{type(encoder).__name__}"
     if inspect.isclass(encoder):
         raise TypeError(f"Received the class {encoder.__name__}; give an instance of it.")
-    if callable(getattr(encoder, "encode_text", None)):
-        function = encoder.encode_text
+    function = getattr(encoder, "encode_text", None)
+    if callable(function):
         options = {} if role is None or not takes_role(function) else {"role": role}
         roles = getattr(getattr(encoder, "preprocessor", None), "roles", None)
         if roles is not None and len(roles) == 1 and role not in roles:
             options = {}
-        return f"{name}.encode_text", lambda texts: function(texts, **options)
-    if callable(getattr(encoder, "encode", None)):
-        return f"{name}.encode", encoder.encode
-    if callable(getattr(encoder, "transform", None)):
-        return f"{name}.transform", encoder.transform
+        return Call(f"{name}.encode_text", lambda texts: function(texts, **options))
+    for method in ("encode", "transform"):
+        other = getattr(encoder, method, None)
+        if callable(other):
+            return Call(f"{name}.{method}", other)
     if callable(encoder):
-        return getattr(encoder, "__name__", name), encoder
+        return Call(getattr(encoder, "__name__", name), encoder)
     raise TypeError(
         "An encoder needs `encode_text(texts, role=...)`, `encode(texts)` or `transform(texts)`, "
         f"or must be a function texts -> array. Received: {name}."
     )
 
 
-def takes_role(function: Any) -> bool:
+def takes_role(function: Callable[..., object]) -> bool:
     """Whether a function has a parameter `role`."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return False
-    # Not `**kwargs`: KerasHub's `encode_text` hands them to `predict`, which knows no role.
+    # `**kwargs` does not count: KerasHub's `encode_text` hands them to `predict`, which knows no
+    # role.
     return any(parameter.name == "role" for parameter in parameters)
 
 
-def _which(rows: Any, texts: Sequence[str] | None) -> str:
+def _which(rows: NDArray[np.bool_], texts: Sequence[str] | None) -> str:
     indices = np.flatnonzero(rows)
     text = "" if texts is None else f": {checks.shown(texts[indices[0]], 80)}"
     more = f" and {len(indices) - 1} more" if len(indices) > 1 else ""

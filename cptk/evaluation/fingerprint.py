@@ -1,24 +1,26 @@
-"""What an encoder is: a hash of all that its vectors depend on, and a description to print."""
+"""A hash of all that an encoder's vectors depend on, and a description of the encoder to print."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from cptk.evaluation.encoders import is_keras
+from cptk.evaluation.encoders import TextEncoder, is_keras
+from cptk.types import Config, Layer, Model, TorchModule
+from cptk.version import __version__
 
-# Keras numbers its layers as they are made, and their weights are read, however they began.
+# Keys that end so say how the weights began. The weights themselves are hashed.
 _ACCIDENTAL = ("initializer", "regularizer", "constraint")
 PACKAGES = "cptk keras keras-hub tensorflow jax torch sentence-transformers scikit-learn numpy"
 
 
-def fingerprint(encoder: Any) -> str | None:
+def fingerprint(encoder: TextEncoder) -> str | None:
     """SHA-256 of an encoder's configuration, weights and vocabulary.
 
     Of a Keras model: class, configuration of it and of each of its layers (roles, sequence length,
@@ -42,35 +44,41 @@ def fingerprint(encoder: Any) -> str | None:
     if isinstance(own, str) and own:
         return hashlib.sha256(own.encode()).hexdigest()
     if is_keras(encoder):
-        import keras
-
-        tokenizer: Any = getattr(getattr(encoder, "preprocessor", None), "tokenizer", None)
-        about = [
-            keras.backend.backend(),
-            [_layer(layer) for layer in encoder._flatten_layers()],
-            None if tokenizer is None else _layer(tokenizer),
-            getattr(tokenizer, "vocabulary", None),
-            getattr(tokenizer, "merges", None),
-            str(getattr(tokenizer, "proto", None)),
-        ]
-        return _hash(about, (keras.ops.convert_to_numpy(w) for w in encoder.weights))
-    if callable(getattr(encoder, "encode", None)) and callable(
-        getattr(encoder, "state_dict", None)
-    ):
-        tokenizer = getattr(encoder, "tokenizer", None)
-        vocabulary: Any = getattr(tokenizer, "get_vocab", dict)()
-        options = ("max_seq_length", "prompts", "default_prompt_name", "truncate_dim")
-        about = [repr(encoder), vocabulary, *(str(getattr(encoder, o, None)) for o in options)]
-        about += [str(getattr(tokenizer, "padding_side", None))]
-        state = encoder.state_dict()
-        about += [[name, str(getattr(weight, "dtype", None))] for name, weight in state.items()]
-        return _hash(about, (w.float().cpu().numpy() for w in state.values()))
+        return _of_keras(encoder)
+    if all(callable(getattr(encoder, method, None)) for method in ("encode", "state_dict")):
+        return _of_torch(encoder)
     return None
 
 
-def describe(encoder: Any) -> dict[str, Any]:
+def _of_keras(model: Model) -> str:
+    import keras
+
+    tokenizer = getattr(getattr(model, "preprocessor", None), "tokenizer", None)
+    about = [
+        keras.backend.backend(),
+        [_layer(layer) for layer in model._flatten_layers()],
+        None if tokenizer is None else _layer(tokenizer),
+        getattr(tokenizer, "vocabulary", None),
+        getattr(tokenizer, "merges", None),
+        str(getattr(tokenizer, "proto", None)),
+    ]
+    return _hash(about, (keras.ops.convert_to_numpy(weight) for weight in model.weights))
+
+
+def _of_torch(model: TorchModule) -> str:
+    tokenizer = getattr(model, "tokenizer", None)
+    options = ("max_seq_length", "prompts", "default_prompt_name", "truncate_dim")
+    about: list[object] = [repr(model), getattr(tokenizer, "get_vocab", dict)()]
+    about += [str(getattr(model, option, None)) for option in options]
+    about += [str(getattr(tokenizer, "padding_side", None))]
+    state = model.state_dict()
+    about += [[name, str(getattr(weight, "dtype", None))] for name, weight in state.items()]
+    return _hash(about, (weight.float().cpu().numpy() for weight in state.values()))
+
+
+def describe(encoder: TextEncoder) -> Config:
     """What an encoder is, in a few JSON values for a report."""
-    known: dict[str, Any] = {"class": type(encoder).__name__}
+    known: Config = {"class": type(encoder).__name__}
     backbone = getattr(encoder, "backbone", None)
     preprocessor = getattr(encoder, "preprocessor", None)
     if backbone is not None:
@@ -99,18 +107,16 @@ def versions() -> dict[str, str]:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            if package == "cptk":
-                import cptk
-
-                found[package] = cptk.__version__
+            if package == "cptk":  # a checkout on the path that is not installed
+                found[package] = __version__
     return found
 
 
-def _layer(layer: Any) -> list[Any]:
-    """What a layer computes, its weights apart."""
+def _layer(layer: Layer) -> list[object]:
+    """Class, dtypes, LoRA and configuration of a layer, in JSON values; not its weights."""
     try:
         config = layer.get_config()
-    except Exception:  # some of KerasHub's cannot give theirs: what they were made with, then
+    except Exception:  # some layers of KerasHub's have none: what they were made with stands for it
         plain = int | float | str | bool
         config = {k: v for k, v in vars(layer).items() if k[0] != "_" and isinstance(v, plain)}
     policy = getattr(layer, "dtype_policy", None)
@@ -119,15 +125,18 @@ def _layer(layer: Any) -> list[Any]:
     return [kind, getattr(policy, "name", None), lora, _layer_config(config)]
 
 
-def _layer_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A layer's configuration without what differs between two equal ones."""
+def _layer_config(config: Mapping[str, object]) -> dict[str, object]:
+    """A layer's configuration without what differs between two layers that compute the same."""
     kept = {k: v for k, v in config.items() if not k.endswith(_ACCIDENTAL)}
+    # A name tells nothing: Keras numbers its layers as they are made.
     kept = {k: v for k, v in kept.items() if k not in ("name", "trainable")}
-    tokens = kept.pop("unsplittable_tokens", None) or ()  # KerasHub makes the list from a set
-    return {k: _essential(v) for k, v in kept.items()} | {"unsplittable": _essential(set(tokens))}
+    # KerasHub makes the list from a set: its order is another in each process.
+    tokens = kept.pop("unsplittable_tokens", None)
+    unordered = set(tokens) if isinstance(tokens, Iterable) else set()
+    return {k: _essential(v) for k, v in kept.items()} | {"unsplittable": _essential(unordered)}
 
 
-def _essential(value: Any) -> Any:
+def _essential(value: object) -> object:
     """A value of a configuration as JSON: lists in their order, sets in none."""
     if isinstance(value, dict):
         inner = value.get("config")
@@ -146,7 +155,7 @@ def _essential(value: Any) -> Any:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def _hash(about: Any, weights: Iterable[Any]) -> str:
+def _hash(about: object, weights: Iterable[ArrayLike]) -> str:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     for weight in weights:
         array = np.ascontiguousarray(weight)

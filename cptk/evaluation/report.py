@@ -1,4 +1,4 @@
-"""What `evaluate` found: printed, kept, drawn, and read again."""
+"""`Report`: what `evaluate` found, to print, keep, draw, and read again."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cptk import checks
+from cptk.evaluation.report_figure import draw_scores
 from cptk.evaluation.report_json import FORMAT, report_fields
-from cptk.evaluation.tables import as_html, as_markdown, as_text
-from cptk.evaluation.tasks import Published, TaskResult
-from cptk.files import read_json, replacing
+from cptk.evaluation.tables import Table, as_html, as_markdown, as_text
+from cptk.evaluation.tasks.registry import Published, TaskResult
+from cptk.evaluation.text_file import write_text
+from cptk.files import read_json
+from cptk.types import Config
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclasses.dataclass
@@ -48,7 +54,7 @@ class Report:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     published: dict[str, tuple[Published, ...]] = dataclasses.field(default_factory=dict)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
-    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+    about: Config = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, task: str) -> TaskResult:
         if task in self.results:
@@ -91,7 +97,7 @@ class Report:
         header, rows, notes = self._table()
         return "\n".join([as_markdown(header, rows), "", *(f"- {note}" for note in notes), ""])
 
-    def _table(self) -> tuple[list[str], list[list[str]], list[str]]:
+    def _table(self) -> Table:
         sources = list(dict.fromkeys(p.source for row in self.published.values() for p in row))
         rows = []
         for task, result in self.results.items():
@@ -110,7 +116,7 @@ class Report:
         header = ["task", "metric", "score ×100 [95%]", "data", "n", "s", "published"]
         if not sources:
             header, rows = header[:-1], [row[:-1] for row in rows]
-        return header, rows, self._notes(sources)
+        return Table(header, rows, self._notes(sources))
 
     def _notes(self, sources: list[str]) -> list[str]:
         notes = [f"[{number}] {source}" for number, source in enumerate(sources, 1)]
@@ -137,7 +143,7 @@ class Report:
             notes.append(f"Run {self.about['date']}, {sum(self.seconds.values()):.0f} s.")
         return notes
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the scores with their intervals, and the published ones beside them.
 
         Args:
@@ -149,9 +155,10 @@ class Report:
         Raises:
             ValueError: No task has a result.
         """
-        from cptk.evaluation.tables import plot
-
-        return plot(self, ax)
+        scores = {t: r for t, r in self.results.items() if math.isfinite(r.score)}
+        if not scores:
+            raise ValueError("This report has no result to draw.")
+        return draw_scores(self.name, scores, self.intervals, self.published, ax)
 
     # === Kept ===
 
@@ -228,19 +235,8 @@ def percent(score: float) -> str:
     return f"{100 * score:.1f}" if math.isfinite(score) else "undefined"
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file that is whole or not there, for all to read."""
-    target = checks.path(path, "path")
-    if target.is_dir() or not target.parent.is_dir():
-        kind = "a folder" if target.is_dir() else f"in {str(target.parent)!r}, which is no folder"
-        raise FileNotFoundError(f"`path` should name a file. Received: {str(target)!r}, {kind}.")
-    with replacing(target) as file:
-        file.write(text.encode("utf-8"))
-        os.chmod(file.name, 0o644)
-
-
-def _plain(value: Any) -> Any:
-    """JSON values: whole numbers without a point, no NaN."""
+def _plain(value: object) -> object:
+    """A value as JSON has it: whole numbers without a point, `None` in place of NaN."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict, TypeVar
 
 from cptk import checks
-from cptk.evaluation.tasks import Published, TaskResult
+from cptk.evaluation.tasks.registry import Published, TaskResult
+from cptk.types import Config
 
 FORMAT = "cptk report 1"
 
-Read = Callable[[Any, str], Any]
+Value = TypeVar("Value")
+Read = Callable[[object, str], Value]
+"""`read(value, where)`: the value, checked to be of one type; `where` names it in the error."""
 
 
-def report_fields(content: Any) -> dict[str, Any]:
+class ReportFields(TypedDict):
+    """The arguments of `Report`."""
+
+    results: dict[str, TaskResult]
+    intervals: dict[str, tuple[float, float]]
+    seconds: dict[str, float]
+    published: dict[str, tuple[Published, ...]]
+    missing: dict[str, str]
+    about: Config
+
+
+def report_fields(content: object) -> ReportFields:
     """The arguments of `Report` in what `Report.to_json` wrote.
 
     Args:
@@ -25,41 +40,43 @@ def report_fields(content: Any) -> dict[str, Any]:
     fields = _mapping(content, "the report")
     if fields.get("format") != FORMAT:
         raise ValueError(f"its format is {checks.shown(fields.get('format'))}")
-    readers: dict[str, Read] = {
-        "results": _by_name(_result),
-        "intervals": _by_name(_interval),
-        "seconds": _by_name(_number),
-        "published": _by_name(_published),
-        "missing": _by_name(_text),
-        "about": _about,
-    }
-    if unknown := set(fields) - {"format", *readers}:
+    names = set(ReportFields.__annotations__)
+    if unknown := set(fields) - {"format", *names}:
         raise ValueError(f"it has the unknown parts {checks.shown(sorted(unknown))}")
-    if missing := set(readers) - set(fields):
+    if missing := names - set(fields):
         raise ValueError(f"it lacks {sorted(missing)}")
-    return {name: read(fields[name], name) for name, read in readers.items()}
-
-
-def _result(value: Any, where: str) -> TaskResult:
-    fields = _mapping(value, where)
-    readers: dict[str, Read] = {
-        "metric": _text,
-        "score": _number,
-        "scores": _by_name(_number),
-        "items": _by_name(_numbers),
-        "dataset": _text,
-        "split": _text,
-        "size": _count,
-        "sha256": _text,
-        "details": _mapping,
+    return {
+        "results": _by_name(_result)(fields["results"], "results"),
+        "intervals": _by_name(_interval)(fields["intervals"], "intervals"),
+        "seconds": _by_name(_number)(fields["seconds"], "seconds"),
+        "published": _by_name(_published)(fields["published"], "published"),
+        "missing": _by_name(_text)(fields["missing"], "missing"),
+        "about": _about(fields["about"], "about"),
     }
-    if set(fields) != set(readers):
+
+
+def _result(value: object, where: str) -> TaskResult:
+    fields = _mapping(value, where)
+    if set(fields) != {field.name for field in dataclasses.fields(TaskResult)}:
         raise ValueError(f"{where} has the parts {checks.shown(sorted(fields))}")
-    read = {name: reader(fields[name], f"{where}, {name}") for name, reader in readers.items()}
-    return TaskResult(**read)
+
+    def part(name: str, read: Read[Value]) -> Value:
+        return read(fields[name], f"{where}, {name}")
+
+    return TaskResult(
+        metric=part("metric", _text),
+        score=part("score", _number),
+        scores=part("scores", _by_name(_number)),
+        items=part("items", _by_name(_numbers)),
+        dataset=part("dataset", _text),
+        split=part("split", _text),
+        size=part("size", _count),
+        sha256=part("sha256", _text),
+        details=part("details", _mapping),
+    )
 
 
-def _published(value: Any, where: str) -> tuple[Published, ...]:
+def _published(value: object, where: str) -> tuple[Published, ...]:
     if not isinstance(value, list):
         raise _wrong(value, where, "a list")
     rows = [_mapping(row, where) for row in value]
@@ -73,14 +90,14 @@ def _published(value: Any, where: str) -> tuple[Published, ...]:
     )
 
 
-def _interval(value: Any, where: str) -> tuple[float, float]:
+def _interval(value: object, where: str) -> tuple[float, float]:
     ends = _numbers(value, where)
     if len(ends) != 2:
         raise _wrong(value, where, "two numbers")
     return ends[0], ends[1]
 
 
-def _about(value: Any, where: str) -> dict[str, Any]:
+def _about(value: object, where: str) -> Config:
     about = _mapping(value, where)
     for name in ("embedder", "versions", "bootstrap"):
         _mapping(about.get(name, {}), f"{where}, {name}")
@@ -88,10 +105,10 @@ def _about(value: Any, where: str) -> dict[str, Any]:
     return about
 
 
-def _by_name(read: Read) -> Read:
+def _by_name(read: Read[Value]) -> Read[dict[str, Value]]:
     """A reader of a mapping of names to what `read` reads."""
 
-    def mapping(value: Any, where: str) -> dict[str, Any]:
+    def mapping(value: object, where: str) -> dict[str, Value]:
         return {
             name: read(each, f"{where}, {checks.shown(name)}")
             for name, each in _mapping(value, where).items()
@@ -100,19 +117,19 @@ def _by_name(read: Read) -> Read:
     return mapping
 
 
-def _mapping(value: Any, where: str) -> dict[str, Any]:
+def _mapping(value: object, where: str) -> Config:
     if not isinstance(value, dict):
         raise _wrong(value, where, "a mapping")
     return value
 
 
-def _text(value: Any, where: str) -> str:
+def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise _wrong(value, where, "a text")
     return value
 
 
-def _number(value: Any, where: str) -> float:
+def _number(value: object, where: str) -> float:
     """A number; `null` stands for one that is not finite."""
     if value is None:
         return float("nan")
@@ -121,17 +138,17 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
-def _count(value: Any, where: str) -> int:
+def _count(value: object, where: str) -> int:
     if not checks.is_integer(value) or value < 0:
         raise _wrong(value, where, "a count")
     return value
 
 
-def _numbers(value: Any, where: str) -> list[float]:
+def _numbers(value: object, where: str) -> list[float]:
     if not isinstance(value, list):
         raise _wrong(value, where, "a list of numbers")
     return [_number(each, where) for each in value]
 
 
-def _wrong(value: Any, where: str, expected: str) -> ValueError:
+def _wrong(value: object, where: str, expected: str) -> ValueError:
     return ValueError(f"{where} should be {expected}, and is {checks.shown(value)}")

@@ -8,26 +8,28 @@ import math
 import os
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Literal
 
 from cptk import checks
-from cptk.evaluation.bootstrap import bootstrap_interval, item_score
 from cptk.evaluation.cache import CachedEncoder
+from cptk.evaluation.encoders import TextEncoder
 from cptk.evaluation.fingerprint import describe, versions
+from cptk.evaluation.metrics.bootstrap import LEVEL, bootstrap_interval, item_score
 from cptk.evaluation.report import Report
-from cptk.evaluation.tasks import Task, TaskResult, find_tasks
+from cptk.evaluation.tasks.registry import Task, TaskResult, find_tasks
+from cptk.types import Config
 
 ON_MISSING = ("raise", "skip")
 
 
 def evaluate(
-    encoder: Any,
+    encoder: TextEncoder,
     tasks: str | Task | Iterable[str | Task] = "all",
     *,
     split: str | None = None,
     name: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    on_missing: str = "raise",
+    on_missing: Literal["raise", "skip"] = "raise",
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> Report:
@@ -65,7 +67,7 @@ def evaluate(
 
     ```python
     report = cptk.evaluation.evaluate(embedder, ["sst2_linear_probe", "sst2_knn"])
-    report["sst2_knn"].score  # 0.79, say
+    report["sst2_knn"].score  # a fraction: 0.79
     ```
     """
     chosen = find_tasks(tasks)
@@ -81,20 +83,8 @@ def evaluate(
     else:
         cached = CachedEncoder(encoder, cache_dir, name)
     with cached.steady():
-        about = describe(cached.encoder)
-        report = Report(
-            about={
-                "embedder": {
-                    "name": name or about.get("backbone") or about["class"],
-                    **about,
-                    "fingerprint": cached.fingerprint,
-                },
-                "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "split": split,
-                "bootstrap": {"resamples": n_bootstrap, "seed": seed, "level": 0.95},
-                "versions": versions(),
-            }
-        )
+        bootstrap: Config = {"resamples": n_bootstrap, "seed": seed, "level": LEVEL}
+        report = Report(about=_about(cached, name, split, bootstrap))
         for task in chosen:
             start = time.perf_counter()
             try:
@@ -113,6 +103,25 @@ def evaluate(
     return report
 
 
+def _about(
+    encoder: CachedEncoder, name: str | None, split: str | None, bootstrap: Config
+) -> Config:
+    """What is evaluated, when, and by which versions."""
+    description = describe(encoder.encoder)
+    embedder = {
+        "name": name or description.get("backbone") or description["class"],
+        **description,
+        "fingerprint": encoder.fingerprint,
+    }
+    return {
+        "embedder": embedder,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "split": split,
+        "bootstrap": bootstrap,
+        "versions": versions(),
+    }
+
+
 def _run(task: Task, encoder: CachedEncoder, split: str | None) -> TaskResult:
     encoder.zeros.clear()
     result = task.run(encoder, split)
@@ -123,8 +132,8 @@ def _run(task: Task, encoder: CachedEncoder, split: str | None) -> TaskResult:
     return result
 
 
-def check_result(task: Task, result: Any) -> None:
-    """That a task's result is one, and that its items, if it has any, give its score."""
+def check_result(task: Task, result: object) -> None:
+    """Raise unless a task gave a `TaskResult` whose items, if it has any, give its score."""
     if not isinstance(result, TaskResult):
         raise TypeError(
             f"Task {task.name!r} must give a cptk.evaluation.TaskResult, such as "

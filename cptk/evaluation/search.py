@@ -16,9 +16,10 @@ from cptk.evaluation.encoders import unit_rows
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-# Rows normalised or checked at a time, and floats gathered at a time when pairs are scored.
-ROWS = 8192
-GATHERED = 1 << 20
+# How many rows are normalised or checked at a time, and how many floats are gathered at a time to
+# score single pairs: both bound the memory.
+ROWS_AT_A_TIME = 8192
+FLOATS_GATHERED = 1 << 20
 
 
 def top_k(
@@ -82,7 +83,7 @@ def top_k(
         raise ValueError(f"`metric` must be 'cosine' or 'dot'. Received: {metric!r}.")
     size = checks.integer("block_size", block_size, 1)
     cosine = metric == "cosine"
-    collection = _Collection.of(_unit(document_matrix) if cosine else document_matrix)
+    collection = _Collection.of(_unit_in_blocks(document_matrix) if cosine else document_matrix)
     scores = np.empty((len(query_matrix), k), np.float32)
     indices = np.empty((len(query_matrix), k), np.int64)
 
@@ -111,11 +112,11 @@ class _Collection(NamedTuple):
 
     @classmethod
     def of(cls, vectors: Floats) -> _Collection:
-        extents = [_extent(vectors[i : i + ROWS]) for i in _steps(vectors)]
+        extents = [_extent(vectors[i : i + ROWS_AT_A_TIME]) for i in _block_starts(vectors)]
         return cls(vectors, max(e[0] for e in extents), max(e[1] for e in extents))
 
 
-class _Found(NamedTuple):
+class _Candidates(NamedTuple):
     """Candidates of a block of queries: the first `filled[i]` columns of row i."""
 
     scores: Floats
@@ -129,8 +130,8 @@ def _search_block(
     documents, count = collection.vectors, len(queries)
     size = min(size, len(documents))
     margin = _margin(queries, collection)
-    width = k + size  # after compaction k are left at most, so that a whole block always fits
-    found = _Found(
+    width = k + size  # `_drop_hopeless` leaves k or fewer, so that a whole block always fits beside
+    found = _Candidates(
         np.full((count, width), -np.inf, np.float32),
         np.empty((count, width), np.int64),
         np.zeros(count, np.int64),
@@ -144,54 +145,60 @@ def _search_block(
         mask = passed[: count * len(block)].reshape(shape)
         np.matmul(queries, block.T, out=scores)
         if start == 0 and len(block) > 4 * k:
-            threshold = _lowered(np.partition(scores, -k, axis=1)[:, -k], margin)
+            threshold = _lower_bound(np.partition(scores, -k, axis=1)[:, -k], margin)
         np.greater_equal(scores, threshold[:, None], out=mask)
-        places, rows, arrived = _places(mask)
+        places, rows, arrived = _true_places(mask)
         crowded = (found.filled + arrived).max() > width
         if crowded or found.filled.sum() > 3 * k * count:
-            least = _compact(found, queries, documents, k, margin, arrived)
+            least = _drop_hopeless(found, queries, documents, k, margin, arrived)
             threshold = np.maximum(threshold, least)
             np.greater_equal(scores, threshold[:, None], out=mask)
-            places, rows, arrived = _places(mask)
+            places, rows, arrived = _true_places(mask)
         _append(found, scores.reshape(-1)[places], places - rows * len(block) + start, arrived)
-    _compact(found, queries, documents, k, margin, np.zeros(count, np.int64))
-    _settle(found, np.arange(count), queries, documents, k)
+    _drop_hopeless(found, queries, documents, k, margin, np.zeros(count, np.int64))
+    _rescore_exactly(found, np.arange(count), queries, documents, k)
     return found.scores[:, :k], found.indices[:, :k]
 
 
-def _compact(
-    found: _Found,
+def _drop_hopeless(
+    found: _Candidates,
     queries: Floats,
     documents: Floats,
     k: int,
     margin: NDArray[np.float64],
     arriving: Integers,
 ) -> Floats:
-    """Drop what cannot be among the k best any more; the threshold that says so, by row."""
+    """Drop candidates that cannot be among the k best any more.
+
+    Returns:
+        For each query the score below which a document need not be looked at.
+    """
     top = found.filled.max()
     threshold = np.full(len(queries), -np.inf, np.float32)
     if top <= k:
         return threshold
     best = np.partition(found.scores[:, :top], top - k, axis=1)[:, top - k]
-    threshold = _lowered(best, margin)
+    threshold = _lower_bound(best, margin)
     keep = found.scores[:, :top] >= threshold[:, None]
     keep &= np.arange(top) < found.filled[:, None]
-    kept = _places(keep)[2]
+    kept = _true_places(keep)[2]
     scores, indices = found.scores[:, :top][keep], found.indices[:, :top][keep]
     found.scores[:, :top] = -np.inf
     found.filled[:] = 0
     _append(found, scores, indices, kept)
-    # More within the margin than there is room for: many documents alike.
+    # Many documents alike lie within the margin, more than there is room for.
     full = np.flatnonzero(kept + arriving > found.scores.shape[1])
     if len(full):
-        _settle(found, full, queries, documents, k)
+        _rescore_exactly(found, full, queries, documents, k)
     return threshold
 
 
-def _settle(found: _Found, rows: Integers, queries: Floats, documents: Floats, k: int) -> None:
+def _rescore_exactly(
+    found: _Candidates, rows: Integers, queries: Floats, documents: Floats, k: int
+) -> None:
     """Score the candidates of these rows again, each pair alone, and keep the k best in order."""
     top = found.filled[rows].max()
-    step = max(1, GATHERED // (top * documents.shape[1]))
+    step = max(1, FLOATS_GATHERED // (top * documents.shape[1]))
     for i in range(0, len(rows), step):
         part = rows[i : i + step]
         empty = np.arange(top) >= found.filled[part, None]
@@ -206,14 +213,14 @@ def _settle(found: _Found, rows: Integers, queries: Floats, documents: Floats, k
         found.filled[part] = np.minimum(found.filled[part], k)
 
 
-def _places(mask: NDArray[np.bool_]) -> tuple[Integers, Integers, Integers]:
+def _true_places(mask: NDArray[np.bool_]) -> tuple[Integers, Integers, Integers]:
     """Flat indices of what is true, the row of each, and how many there are in each row."""
     places = np.flatnonzero(mask)
     counts = np.diff(np.searchsorted(places, np.arange(len(mask) + 1) * mask.shape[1]))
     return places, np.repeat(np.arange(len(mask)), counts), counts
 
 
-def _append(found: _Found, scores: Floats, indices: Integers, counts: Integers) -> None:
+def _append(found: _Candidates, scores: Floats, indices: Integers, counts: Integers) -> None:
     """Add to each row its `counts` next candidates."""
     width = found.scores.shape[1]
     first = np.arange(len(counts)) * width + found.filled - (np.cumsum(counts) - counts)
@@ -250,10 +257,10 @@ def _margin(queries: Floats, collection: _Collection) -> NDArray[np.float64]:
     return np.asarray(2 * (gamma * lengths * collection.longest + terms * 2.0**-149))
 
 
-def _lowered(best: Floats, margin: NDArray[np.float64]) -> Floats:
-    """The least product that a document among the k best may have, `best` being the k-th's."""
-    # Once for the k-th best, which may be less in truth, and once for the document, which may be
-    # more; and down to the next float32.
+def _lower_bound(best: Floats, margin: NDArray[np.float64]) -> Floats:
+    """The least product that a document among the k best may have; `best` is that of the k-th."""
+    # The margin counts twice: the k-th best may in truth score less, the document may score more.
+    # The bound is then rounded down to a float32.
     lowered = (best - 2 * margin).astype(np.float32)
     return np.nextafter(lowered, np.float32(-np.inf))
 
@@ -263,15 +270,15 @@ def _extent(vectors: Floats) -> tuple[float, int]:
     return float(lengths.max()), int(np.count_nonzero(vectors, axis=1).max())
 
 
-def _unit(vectors: Floats) -> Floats:
+def _unit_in_blocks(vectors: Floats) -> Floats:
     unit = np.empty_like(vectors)
-    for i in _steps(vectors):
-        unit[i : i + ROWS] = unit_rows(vectors[i : i + ROWS])
+    for i in _block_starts(vectors):
+        unit[i : i + ROWS_AT_A_TIME] = unit_rows(vectors[i : i + ROWS_AT_A_TIME])
     return unit
 
 
-def _steps(vectors: Floats) -> range:
-    return range(0, len(vectors), ROWS)
+def _block_starts(vectors: Floats) -> range:
+    return range(0, len(vectors), ROWS_AT_A_TIME)
 
 
 @contextlib.contextmanager
@@ -293,7 +300,7 @@ def _matrix(values: ArrayLike, name: str) -> Floats:
         )
     with np.errstate(over="ignore"):
         matrix = np.ascontiguousarray(given, dtype=np.float32)
-    if not all(np.isfinite(matrix[i : i + ROWS]).all() for i in _steps(matrix)):
+    if not all(np.isfinite(matrix[i : i + ROWS_AT_A_TIME]).all() for i in _block_starts(matrix)):
         raise ValueError(
             f"`{name}` must be finite in float32. Received NaN or infinity among its values."
         )

@@ -1,21 +1,20 @@
-"""A table as text, Markdown and HTML; the figure of a report."""
+"""A table as text, Markdown and HTML."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple, TypeAlias
 
-import numpy as np
+Rows: TypeAlias = Sequence[Sequence[str]]
 
-if TYPE_CHECKING:
-    from cptk.evaluation.report import Report
 
-Rows = Sequence[Sequence[str]]
+class Table(NamedTuple):
+    """What a report or a comparison shows: a table, and notes below it."""
 
-# Okabe and Ito's colours, that colour-blind people tell apart; the first is ours.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "sD^vP*X<>"
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
 
 
 def as_text(header: Sequence[str], rows: Rows) -> str:
@@ -49,53 +48,6 @@ def as_html(header: Sequence[str], rows: Rows) -> str:
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def plot(report: Report, ax: Any = None) -> Any:
-    """What `Report.plot` draws."""
-    tasks = [task for task, result in report.results.items() if np.isfinite(result.score)]
-    if not tasks:
-        raise ValueError("This report has no result to draw.")
-    if ax is None:
-        from matplotlib import pyplot
-
-        size = (8, 1.6 + 0.32 * len(tasks))
-        ax = pyplot.subplots(figsize=size, layout="constrained")[1]
-    places = np.arange(len(tasks))
-    models = list(dict.fromkeys(p.model for t in tasks for p in report.published.get(t, ())))
-    for number, model in enumerate(models):
-        points = [
-            (100 * p.score, place)
-            for place, task in zip(places, tasks, strict=True)
-            for p in report.published.get(task, ())
-            if p.model == model
-        ]
-        colour = COLOURS[1 + number % (len(COLOURS) - 1)]
-        ax.scatter(
-            *zip(*points, strict=True), marker=MARKERS[number % len(MARKERS)], s=26,
-            facecolors="none", edgecolors=colour, label=f"{model} (published)", zorder=2,
-        )  # fmt: skip
-    scores = np.array([100 * report.results[task].score for task in tasks])
-    ends = np.array(
-        [report.intervals.get(task, (report.results[task].score,) * 2) for task in tasks]
-    )
-    # The interval of a mean of a few items need not hold the mean: no negative bar.
-    bars = np.maximum(0.0, [scores - 100 * ends[:, 0], 100 * ends[:, 1] - scores])
-    ax.errorbar(
-        scores, places, xerr=bars, fmt="o", color=COLOURS[0], markersize=5, capsize=3,
-        label=f"{report.name}, 95% interval" if report.intervals else report.name, zorder=3,
-    )  # fmt: skip
-    labels = [f"{task}  ({report.results[task].metric})" for task in tasks]
-    ax.set_yticks(places, labels)
-    ax.set_ylim(len(tasks) - 0.5, -0.5)
-    ax.grid(axis="both", color="#dddddd", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.set_xlabel("score × 100")
-    ax.legend(
-        loc="lower left", bbox_to_anchor=(0.0, 1.01), ncols=3, frameon=False, fontsize="small",
-        borderaxespad=0.0,
-    )  # fmt: skip
-    return ax
 
 
 def _numeric(cell: str) -> bool:

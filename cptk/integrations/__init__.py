@@ -4,14 +4,14 @@ A bridge is imported when its name is first read, and looks for its library when
 """
 
 from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 _BRIDGES = ("gguf", "mteb", "sentence_transformers")
 
 __all__ = ["gguf", "mteb", "sentence_transformers"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> ModuleType:
     if name in _BRIDGES:
         return import_module(f"cptk.integrations.{name}")
     raise AttributeError(f"module 'cptk.integrations' has no attribute {name!r}")

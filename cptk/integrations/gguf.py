@@ -4,35 +4,30 @@ GGUF is llama.cpp's file format: the weights, usually in 4 to 8 bits, and the to
 The file is mapped, and the `gguf` library undoes the quantisation, one tensor at a time.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras_hub
 import numpy as np
 
 from cptk import checks
 from cptk.checks import is_integer, shown
-from cptk.integrations.gguf_file import File
-from cptk.tokenizers import LlamaBPETokenizer, family_spec
+from cptk.integrations.gguf_file import GGUFFile
+from cptk.integrations.gguf_tokenizer import LoadedTokenizer, read_tokenizer
+from cptk.types import Config, DType, Layer, Model
 
-#: `tokenizer.ggml.pre` → family of `cptk.tokenizers.family_spec`.
-_PRE_TOKENIZERS = {
-    "gpt-2": "gpt2",
-    "llama-bpe": "llama3",
-    "llama-v3": "llama3",
-    "llama3": "llama3",
-    "qwen2": "qwen2",
-    "smollm": "smollm",
-}
-_CONTROL, _USER_DEFINED = 3, 4  # Values of `tokenizer.ggml.token_type`.
+if TYPE_CHECKING:
+    from cptk.models import DecoderTextEmbedder
 
 
 def load_backbone(
-    path: str | PathLike[str], num_layers: int | None = None, dtype: Any = None
-) -> Any:
+    path: str | PathLike[str], num_layers: int | None = None, dtype: DType = None
+) -> Model:
     """Read the weights of a GGUF file into a `keras_hub.models.Llama3Backbone`.
 
     llama.cpp stores the rows of the query and key matrices in pairs (x₀, x_h/2), (x₁, x_h/2+1), …
@@ -67,10 +62,10 @@ def load_backbone(
         - GGUF: docs/gguf.md in the ggml repository.
         - Permutation: `LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py.
     """
-    return _backbone(File.open(path), num_layers, dtype, output_embedding=True)
+    return _backbone(GGUFFile.open(path), num_layers, dtype, output_embedding=True)
 
 
-def load_tokenizer(path: str | PathLike[str]) -> tuple[Any, dict[str, Any]]:
+def load_tokenizer(path: str | PathLike[str]) -> LoadedTokenizer:
     """Read the tokenizer of a GGUF file.
 
     Args:
@@ -90,7 +85,7 @@ def load_tokenizer(path: str | PathLike[str]) -> tuple[Any, dict[str, Any]]:
     tokenizer, spec = cptk.integrations.gguf.load_tokenizer("SmolLM2.Q4_1.gguf")
     ```
     """
-    return _tokenizer(File.open(path))
+    return read_tokenizer(GGUFFile.open(path))
 
 
 def load_embedder(
@@ -99,8 +94,8 @@ def load_embedder(
     sequence_length: int = 256,
     roles: Mapping[str, Any] | None = None,
     pooling: str = "eos",
-    dtype: Any = None,
-) -> Any:
+    dtype: DType = None,
+) -> DecoderTextEmbedder:
     """Make a text embedder of a GGUF file.
 
     Args:
@@ -129,14 +124,14 @@ def load_embedder(
     from cptk.models import DecoderTextEmbedder, DecoderTextEmbedderPreprocessor
 
     sequence_length = checks.integer("sequence_length", sequence_length, 1)
-    file = File.open(path)
+    file = GGUFFile.open(path)
     longest = file.integer("llama.context_length", 1, 2**63, default=sequence_length)
     if sequence_length > longest:
         raise ValueError(
             f"`sequence_length` should be at most {longest}, the context length of {file.path}. "
             f"Received: {sequence_length}."
         )
-    tokenizer, spec = _tokenizer(file)
+    tokenizer, spec = read_tokenizer(file)
     preprocessor = DecoderTextEmbedderPreprocessor(
         tokenizer, sequence_length=sequence_length, roles=roles, tokenizer_spec=spec
     )
@@ -162,7 +157,9 @@ def smollm2_path() -> Path:
     )
 
 
-def _backbone(file: File, num_layers: int | None, dtype: Any, output_embedding: bool) -> Any:
+def _backbone(
+    file: GGUFFile, num_layers: int | None, dtype: DType, output_embedding: bool
+) -> Model:
     config = _config(file)
     total = config["num_layers"]
     if num_layers is None:
@@ -187,12 +184,14 @@ def _backbone(file: File, num_layers: int | None, dtype: Any, output_embedding: 
         embedding.reverse_embeddings.assign(file.tensor("output.weight", vocabulary, size).T)
     for index, layer in enumerate(backbone.transformer_layers):
         _assign_layer(file, f"blk.{index}", layer, config)
-    if whole:  # Else new, of ones: with L2 normalisation the same as no final norm at all. (Ours.)
+    # Without the last layers the final norm keeps its new scale of ones: with L2 normalisation the
+    # embeddings are those of no final norm at all. (Ours.)
+    if whole:
         backbone.layer_norm.scale.assign(file.tensor("output_norm.weight", size))
     return backbone
 
 
-def _config(file: File) -> dict[str, Any]:
+def _config(file: GGUFFile) -> Config:
     """Arguments of `Llama3Backbone`, from the metadata."""
     most = 2**31 - 1
     hidden = file.integer("llama.embedding_length", 1, most)
@@ -240,7 +239,7 @@ def _config(file: File) -> dict[str, Any]:
     }
 
 
-def _rope_scaling(file: File, theta: float, head: int) -> dict[str, Any]:
+def _rope_scaling(file: GGUFFile, theta: float, head: int) -> Config:
     """Llama 3.1's scaling of the rotation, which a file holds as one divisor a frequency.
 
     KerasHub wants the four numbers that they come from. Three are the same in every Llama 3.1 to
@@ -265,10 +264,10 @@ def _rope_scaling(file: File, theta: float, head: int) -> dict[str, Any]:
     }
 
 
-def _check_tensors(file: File, config: dict[str, Any], total: int, untied: bool) -> None:
+def _check_tensors(file: GGUFFile, config: Config, total: int, untied: bool) -> None:
     """Refuse missing weights, and those that `Llama3Backbone` has no place for, such as biases.
 
-    The backbone is built only then: its size is that of the file's weights.
+    This comes before the backbone is built: a damaged file could ask for one of any size.
     """
     size, inner = config["hidden_dim"], config["intermediate_dim"]
     keys = size // config["num_query_heads"] * config["num_key_value_heads"]
@@ -300,14 +299,14 @@ def _check_tensors(file: File, config: dict[str, Any], total: int, untied: bool)
         )
 
 
-def _assign_layer(file: File, prefix: str, layer: Any, config: dict[str, Any]) -> None:
+def _assign_layer(file: GGUFFile, prefix: str, layer: Layer, config: Config) -> None:
     size, inner = config["hidden_dim"], config["intermediate_dim"]
     heads, key_value_heads = config["num_query_heads"], config["num_key_value_heads"]
     head = size // heads
 
     def projection(name: str, count: int, rotated: bool) -> np.ndarray:
         rows = file.tensor(f"{prefix}.{name}.weight", count * head, size)
-        if rotated:  # Pairs of rows back into halves.
+        if rotated:  # llama.cpp has pairs of rows, KerasHub halves.
             rows = rows.reshape(count, head // 2, 2, size).swapaxes(1, 2)
         return rows.reshape(count * head, size).T.reshape(size, count, head)
 
@@ -325,60 +324,3 @@ def _assign_layer(file: File, prefix: str, layer: Any, config: dict[str, Any]) -
     layer._feedforward_output_dense.kernel.assign(matrix("ffn_down", size, inner))
     layer._self_attention_layernorm.scale.assign(file.tensor(f"{prefix}.attn_norm.weight", size))
     layer._feedforward_layernorm.scale.assign(file.tensor(f"{prefix}.ffn_norm.weight", size))
-
-
-def _tokenizer(file: File) -> tuple[Any, dict[str, Any]]:
-    model = file.get("tokenizer.ggml.model")
-    if model != "gpt2":
-        file.fail(
-            f"has a tokenizer of the kind {shown(model)}",
-            "cptk reads byte-pair ones ('gpt2'). Load the weights by `load_backbone` and the "
-            "tokenizer from the model's Hugging Face folder",
-        )
-    pre = file.get("tokenizer.ggml.pre", None)
-    if not isinstance(pre, str) or pre not in _PRE_TOKENIZERS:
-        file.fail(
-            f"has the pre-tokenizer {shown(pre)}",
-            f"cptk knows {sorted(_PRE_TOKENIZERS)}. Load the tokenizer from the model's Hugging "
-            "Face folder, or convert the model again with a current llama.cpp",
-        )
-    tokens, merges = file.texts("tokenizer.ggml.tokens"), file.texts("tokenizer.ggml.merges")
-    types = np.asarray(file.get("tokenizer.ggml.token_type", [1] * len(tokens)))
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    repeated = len(vocabulary) != len(tokens) or "" in vocabulary
-    if repeated or types.shape != (len(tokens),) or types.dtype.kind not in "iu":
-        file.fail(
-            "has a damaged vocabulary (repeated or empty tokens, or not a type for each)",
-            "Convert it again",
-        )
-    embedding = file.tensors.get("token_embd.weight")
-    if embedding is not None and len(tokens) > embedding.shape[0]:
-        file.fail(
-            f"has {len(tokens):,} tokens and embeddings of {embedding.shape[0]:,}",
-            "Convert it again",
-        )
-    for merge in merges:
-        first, _, second = merge.partition(" ")
-        if not {first, second, first + second} <= vocabulary.keys():
-            file.fail(
-                f"merges {shown(merge)}, of which the parts or the whole are no tokens",
-                "Convert it again",
-            )
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [
-        {"id": index, "content": token, "special": kind == _CONTROL, **flags}
-        for index, (token, kind) in enumerate(zip(tokens, types.tolist(), strict=True))
-        if kind in (_CONTROL, _USER_DEFINED)
-    ]
-    end = file.integer("tokenizer.ggml.eos_token_id", 0, len(tokens) - 1)
-    start = file.integer("tokenizer.ggml.bos_token_id", 0, len(tokens) - 1, default=end)
-    reserved = "<|reserved_special_token_"  # 247 of Llama 3; KerasHub leaves them out as well.
-    special = [token["content"] for token in added if not token["content"].startswith(reserved)]
-    tokenizer = LlamaBPETokenizer(
-        vocabulary=vocabulary,
-        merges=merges,
-        bos_token=tokens[start],
-        eos_token=tokens[end],
-        misc_special_tokens=special,
-    )
-    return tokenizer, {**family_spec(_PRE_TOKENIZERS[pre]), "added_tokens": added}

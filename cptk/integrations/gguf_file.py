@@ -9,19 +9,23 @@ import struct
 import sys
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 
 from cptk import checks, optional
 from cptk.checks import is_integer, is_number, shown
 
+Quantization: TypeAlias = Any
+"""A `gguf.GGMLQuantizationType`."""
+
 _REQUIRED = object()
 _STRING, _ARRAY = 8, 9  # Kinds of a value; the others are numbers, as `struct` and NumPy name them.
 _NUMBERS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 
 
-def library() -> Any:
+def library() -> ModuleType:
     """The `gguf` library, checked at the door."""
     return optional.load("gguf", "Reading a GGUF file", "gguf", "gguf")
 
@@ -31,13 +35,13 @@ class Tensor:
     """Where a tensor lies: its shape, rows first, its quantisation, and its bytes in the file."""
 
     shape: tuple[int, ...]
-    kind: Any
+    kind: Quantization
     start: int
     size: int
 
 
 @dataclass(frozen=True)
-class File:
+class GGUFFile:
     """Metadata and tensors of one file, mapped into memory: what is not asked for is not read."""
 
     path: str
@@ -46,7 +50,7 @@ class File:
     data: np.ndarray
 
     @classmethod
-    def open(cls, path: str | PathLike[str]) -> "File":
+    def open(cls, path: str | PathLike[str]) -> "GGUFFile":
         """Open and check a file."""
         gguf = library()
         file = checks.path(path, "path")
@@ -87,10 +91,11 @@ class File:
         """Raise `ValueError`: what the file has, and what to do."""
         raise ValueError(f"{self.path!r} {what}. {remedy}.")
 
-    def get(self, key: str, default: Any = _REQUIRED) -> Any:
-        """A value of the metadata, numbers in a list as an array; it must be there, or a default.
+    def get(self, key: str, default: object = _REQUIRED) -> object:
+        """A value of the metadata, or the default; without a default it must be there.
 
-        Texts are decoded here, so that one that nobody asks for does no harm.
+        A list of numbers comes as an array. Texts are decoded here and not when the file is opened:
+        a damaged text that nobody asks for does no harm.
         """
         if key not in self.fields:
             if default is _REQUIRED:
@@ -107,7 +112,7 @@ class File:
                 "Download or convert it again",
             )
 
-    def integer(self, key: str, least: int, most: int, default: Any = _REQUIRED) -> int:
+    def integer(self, key: str, least: int, most: int, default: object = _REQUIRED) -> int:
         """A whole number of the metadata within its limits."""
         value = self.get(key, default)
         if not is_integer(value) or not least <= value <= most:
@@ -118,7 +123,7 @@ class File:
             )
         return value
 
-    def number(self, key: str, low: float, high: float, default: Any = _REQUIRED) -> float:
+    def number(self, key: str, low: float, high: float, default: object = _REQUIRED) -> float:
         """A number of the metadata within its limits; NaN is not."""
         value = self.get(key, default)
         if not is_number(value) or not low <= value <= high:
@@ -152,7 +157,7 @@ class File:
         tensor = self.require(name, *shape)
         rows = self.data[tensor.start : tensor.start + tensor.size].reshape(*shape[:-1], -1)
         try:
-            with np.errstate(all="ignore"):  # What overflows is not finite, and found below.
+            with np.errstate(all="ignore"):  # A value that overflows is refused below.
                 values = library().quants.dequantize(rows, tensor.kind)
         except NotImplementedError:
             self.fail(
@@ -166,7 +171,17 @@ class File:
 
 
 class _Damaged(Exception):
-    """What a header cannot be."""
+    """What is wrong with a header."""
+
+
+class _Place(NamedTuple):
+    """What a header says of a tensor; the offset counts from the end of the header."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Quantization
+    offset: int
+    size: int
 
 
 class _Header:
@@ -176,9 +191,9 @@ class _Header:
         self.data, self.at = data, 4
         self.view: memoryview = data.data
 
-    def read(self, gguf: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The metadata, texts in bytes yet, and the tensors."""
-        version = self.one("I")
+    def read(self, gguf: ModuleType) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The metadata, whose texts are still bytes, and the tensors."""
+        version = self.integer("I")
         if version not in (2, 3):
             raise _Damaged(f"version {version}, and 2 and 3 are known")
         tensors = self.count("tensors", of_at_least=24)
@@ -204,13 +219,13 @@ class _Header:
             raise _Damaged("tensors lie upon one another")
         return fields, found
 
-    def place(self, gguf: Any) -> tuple[str, tuple[int, ...], Any, int, int]:
-        """Name, shape, quantisation, offset and bytes of the next tensor."""
-        name, dimensions = self.name(), self.one("I")
+    def place(self, gguf: ModuleType) -> _Place:
+        """What the header says of the next tensor."""
+        name, dimensions = self.name(), self.integer("I")
         if not 1 <= dimensions <= 4:
             raise _Damaged(f"the tensor {name!r} has {dimensions} dimensions")
-        columns, *rows = (self.one("Q") for _ in range(dimensions))
-        number, offset = self.one("I"), self.one("Q")
+        columns, *rows = (self.integer("Q") for _ in range(dimensions))
+        number, offset = self.integer("I"), self.integer("Q")
         try:
             kind = gguf.GGMLQuantizationType(number)
             block, block_size = gguf.GGML_QUANT_SIZES[kind]
@@ -219,15 +234,16 @@ class _Header:
         size = math.prod(rows) * columns // block * block_size
         if not size or columns % block:
             raise _Damaged(f"the tensor {name!r} has the shape {shown([*rows[::-1], columns])}")
-        return name, (*rows[::-1], columns), kind, offset, size
+        return _Place(name, (*rows[::-1], columns), kind, offset, size)
 
-    def value(self, key: str) -> Any:
-        kind = self.one("I")
+    def value(self, key: str) -> object:
+        """The next value: bytes, a number, a list of bytes or an array of numbers."""
+        kind = self.integer("I")
         if kind == _STRING:
             return self.raw()
         if kind != _ARRAY:
-            return self.one(self.number_kind(key, kind))
-        kind = self.one("I")
+            return self.number(self.number_kind(key, kind))
+        kind = self.integer("I")
         if kind == _ARRAY:
             raise _Damaged(f"{key!r} is a list of lists, and no Llama has one")
         if kind == _STRING:
@@ -244,7 +260,7 @@ class _Header:
 
     def count(self, what: str, of_at_least: int) -> int:
         """A count of things that take `of_at_least` bytes each, and must fit into the rest."""
-        count: int = self.one("Q")
+        count = self.integer("Q")
         if count * of_at_least > len(self.data) - self.at:
             raise _Damaged(f"a count of {count:,} for {what!r}")
         return count
@@ -257,10 +273,16 @@ class _Header:
             raise _Damaged(f"the name {shown(raw)}, which is not UTF-8") from None
 
     def raw(self) -> bytes:
-        return bytes(self.take(self.one("Q")))
+        return bytes(self.take(self.integer("Q")))
 
-    def one(self, code: str) -> Any:
-        return struct.unpack("=" + code, self.take(struct.calcsize("=" + code)))[0]
+    def integer(self, code: Literal["I", "Q"]) -> int:
+        """The next unsigned integer: of 4 bytes ("I") or of 8 ("Q")."""
+        return int(self.number(code))
+
+    def number(self, code: str) -> float:
+        """The next number, of a kind of `struct`'s."""
+        found: float = struct.unpack("=" + code, self.take(struct.calcsize("=" + code)))[0]
+        return found
 
     def take(self, size: int) -> memoryview:
         if size > len(self.data) - self.at:

@@ -1,16 +1,27 @@
 """Any embedder as an encoder of mteb 2, the Massive Text Embedding Benchmark's library."""
 
+from __future__ import annotations
+
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
 
 import keras
 import numpy as np
 
 from cptk import checks, optional
-from cptk.evaluation.encoders import Vectors, embed, embed_checked
+from cptk.evaluation.encoders import TextEncoder, Vectors, embed, embed_checked
 from cptk.evaluation.fingerprint import fingerprint
+from cptk.types import Model, Tensor, TensorLike
+
+if TYPE_CHECKING:
+    from mteb.models import ModelMeta
+    from mteb.types import PromptType
+
+Roles: TypeAlias = Mapping[str | None, str | None]
+"""mteb's "query", "document" or None -> the role of the embedder that stands for it."""
 
 #: What the default revision is taken from: prose, a question, code, another script. (Ours.)
 _PROBES = (
@@ -23,13 +34,13 @@ _FRAMEWORKS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 
 def as_encoder(
-    encoder: Any,
+    encoder: TextEncoder,
     name: str | None = None,
     *,
-    roles: Mapping[str | None, str | None] | None = None,
+    roles: Roles | None = None,
     revision: str | None = None,
-    **metadata: Any,
-) -> Any:
+    **metadata: object,
+) -> MTEBEncoder:
     """Wrap an embedder so that `mteb.evaluate` takes it.
 
     mteb says of a retrieval task's texts whether they are queries or documents; they are embedded
@@ -93,14 +104,14 @@ def as_encoder(
         )
     chosen |= roles or {}
     size, default_revision = _probe(encoder, chosen)
-    keras_model = isinstance(encoder, keras.Model)
-    fields: dict[str, Any] = {
+    keras_model: Model = encoder if isinstance(encoder, keras.Model) else None
+    fields: dict[str, object] = {
         "loader": None,
         "name": name,
         "revision": default_revision if revision is None else revision,
         "release_date": None,
         "languages": None,
-        "n_parameters": encoder.count_params() if keras_model else None,
+        "n_parameters": None if keras_model is None else keras_model.count_params(),
         "memory_usage_mb": None,
         "max_tokens": getattr(getattr(encoder, "preprocessor", None), "sequence_length", None),
         "embed_dim": size,
@@ -108,28 +119,30 @@ def as_encoder(
         "open_weights": None,
         "public_training_code": None,
         "public_training_data": None,
-        "framework": [_FRAMEWORKS[keras.backend.backend()]] if keras_model else [],
+        "framework": [] if keras_model is None else [_FRAMEWORKS[keras.backend.backend()]],
         "similarity_fn_name": "cosine",
         "use_instructions": None,
         "training_datasets": None,
         **metadata,
     }
-    return _Encoder(encoder, chosen, size, library.models.ModelMeta(**fields))
+    return MTEBEncoder(encoder, chosen, size, library.models.ModelMeta(**fields))
 
 
-class _Encoder:
-    """What mteb asks of an encoder."""
+class MTEBEncoder:
+    """An embedder with all that mteb asks of an encoder; `as_encoder` makes it."""
 
-    def __init__(
-        self, encoder: Any, roles: Mapping[str | None, str | None], size: int, meta: Any
-    ) -> None:
+    def __init__(self, encoder: TextEncoder, roles: Roles, size: int, meta: ModelMeta) -> None:
         self.encoder = encoder
         self.roles = roles
         self.size = size
         self.mteb_model_meta = meta
 
     def encode(
-        self, inputs: Iterable[Mapping[str, Any]], *, prompt_type: Any = None, **_: Any
+        self,
+        inputs: Iterable[Mapping[str, object]],
+        *,
+        prompt_type: PromptType | None = None,
+        **_: object,
     ) -> Vectors:
         """Embed the `"text"` of batches, as mteb's data loader gives them."""
         batches = [batch["text"] for batch in inputs if _has_text(batch)]
@@ -138,24 +151,25 @@ class _Encoder:
         rows = [row for row, text in enumerate(texts) if text.strip()]
         vectors = np.zeros((len(texts), self.size), np.float32)
         if rows:
-            role = self.roles[getattr(prompt_type, "value", prompt_type)]
+            kind = getattr(prompt_type, "value", prompt_type)
+            role = self.roles[kind]
             vectors[rows] = embed(self.encoder, [texts[row] for row in rows], role)
         return vectors
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+    def similarity(self, embeddings1: TensorLike, embeddings2: TensorLike) -> Tensor:
         """Cosine of each row of the one with each of the other, by mteb's own function."""
         from mteb.similarity_functions import cos_sim
 
         return cos_sim(embeddings1, embeddings2)
 
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+    def similarity_pairwise(self, embeddings1: TensorLike, embeddings2: TensorLike) -> Tensor:
         """Cosine of each row of the one with the same row of the other, by mteb's own function."""
         from mteb.similarity_functions import pairwise_cos_sim
 
         return pairwise_cos_sim(embeddings1, embeddings2)
 
 
-def _has_text(batch: Any) -> bool:
+def _has_text(batch: object) -> bool:
     if not isinstance(batch, Mapping) or "text" not in batch:
         raise TypeError(
             'A batch should be a mapping with "text", as of mteb\'s tasks on text. Received: '
@@ -164,18 +178,18 @@ def _has_text(batch: Any) -> bool:
     return True
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     """The `mteb` library, checked at the door."""
     return optional.load("mteb", "Running mteb's tasks", "mteb 2.26 or newer", "mteb")
 
 
-def _default_name(encoder: Any) -> str:
+def _default_name(encoder: TextEncoder) -> str:
     name = getattr(encoder, "name", None) or getattr(encoder, "__name__", None)
     name = name if isinstance(name, str) else type(encoder).__name__
     return "cptk/" + re.sub(r"\W+", "-", name).strip("-")
 
 
-def _probe(encoder: Any, roles: Mapping[str | None, str | None]) -> tuple[int, str]:
+def _probe(encoder: TextEncoder, roles: Roles) -> tuple[int, str]:
     """Size of the vectors, and a hash of some of them, rounded so that it holds across machines."""
     digest = hashlib.sha256((fingerprint(encoder) or "").encode())
     for role in (roles[None], roles["query"], roles["document"]):

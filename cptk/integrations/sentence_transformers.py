@@ -5,10 +5,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any
+from types import ModuleType
 
 from cptk import checks, optional
 from cptk.evaluation.encoders import Vectors, check_vectors, unit_rows
+from cptk.types import Config, Path, TorchModule
 
 
 class SentenceEncoder:
@@ -20,7 +21,7 @@ class SentenceEncoder:
         normalize: Whether vectors are divided by their length.
     """
 
-    def __init__(self, model: Any, batch_size: int, normalize: bool) -> None:
+    def __init__(self, model: TorchModule, batch_size: int, normalize: bool) -> None:
         self.model = model
         self.batch_size = batch_size
         self.normalize = normalize
@@ -67,7 +68,7 @@ class SentenceEncoder:
             ValueError: No texts, a blank one, an unknown role.
         """
         checked = checks.texts([texts] if isinstance(texts, str) else texts)
-        options: dict[str, Any] = {"batch_size": self.batch_size}
+        options: dict[str, object] = {"batch_size": self.batch_size}
         encode = self.model.encode
         if role in ("query", "document"):
             encode = getattr(self.model, f"encode_{role}")
@@ -84,7 +85,11 @@ class SentenceEncoder:
 
 
 def as_encoder(
-    model: Any, *, batch_size: int = 32, normalize: bool = False, device: str | None = None
+    model: TorchModule | Path,
+    *,
+    batch_size: int = 32,
+    normalize: bool = False,
+    device: str | None = None,
 ) -> SentenceEncoder:
     """Make an encoder of a sentence-transformers model, for everything in `cptk.evaluation`.
 
@@ -142,7 +147,7 @@ def as_encoder(
     return SentenceEncoder(model, batch_size, normalize)
 
 
-def _pipeline(tokenizer: Any) -> Any:
+def _pipeline(tokenizer: object) -> Config | None:
     """What a fast tokenizer does to a text, without the length of the last call."""
     to_str = getattr(getattr(tokenizer, "backend_tokenizer", None), "to_str", None)
     if to_str is None:
@@ -151,7 +156,7 @@ def _pipeline(tokenizer: Any) -> Any:
     return {key: value for key, value in spec.items() if key not in ("truncation", "padding")}
 
 
-def _library(name: str = "sentence_transformers") -> Any:
+def _library(name: str = "sentence_transformers") -> ModuleType:
     """The `sentence_transformers` library, or its torch, checked at the door."""
     package = "sentence-transformers 6.2 or newer"
     return optional.load(name, "Running a SentenceTransformer", package, "sentence-transformers")

@@ -1,15 +1,18 @@
-"""What the figures share: axes, colours, and checks of what is drawn."""
+"""What all figures use: axes, colours, and checks of what is drawn."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Okabe & Ito 2008, Color Universal Design; black last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -17,8 +20,8 @@ MARKERS = "os^DvP*X"
 GREY = "#777777"
 
 
-def make(ax: Any, width: float = 5.0, height: float = 4.0) -> Any:
-    """The axes given, untouched by pyplot, or new ones."""
+def axes_or_new(ax: Axes | None, width: float = 5.0, height: float = 4.0) -> Axes:
+    """The axes given, or new ones of `pyplot`'s, of which it shows the figure."""
     if ax is None:
         from matplotlib import pyplot
 
@@ -29,17 +32,26 @@ def make(ax: Any, width: float = 5.0, height: float = 4.0) -> Any:
     return ax
 
 
-def style(number: int) -> dict[str, Any]:
-    """Colour and marker of the n-th series, told apart in grey too."""
+class Look(TypedDict):
+    """Keywords of matplotlib's functions that draw a series."""
+
+    color: str
+    marker: str
+
+
+def look_of(number: int) -> Look:
+    """Colour and marker of the n-th series; printed in grey, the markers still differ."""
     return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
-def grid(ax: Any) -> None:
+def draw_grid(ax: Axes) -> None:
     """Thin lines behind what is drawn."""
     ax.grid(color="#dddddd", linewidth=0.6)
 
 
-def series(values: ArrayLike | Mapping[str, ArrayLike], size: int) -> dict[str, NDArray[Any]]:
+def series(
+    values: ArrayLike | Mapping[str, ArrayLike], size: int
+) -> dict[str, NDArray[np.float64]]:
     """One curve or several by name, each of `size` finite numbers."""
     named = values if isinstance(values, Mapping) else {"": values}
     if not named:
@@ -80,7 +92,7 @@ def matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
     return array
 
 
-def unit(values: ArrayLike, name: str) -> NDArray[np.float64]:
+def unit_rows(values: ArrayLike, name: str) -> NDArray[np.float64]:
     """Vectors of unit length."""
     array = matrix(values, name)
     lengths = np.linalg.norm(array, axis=1, keepdims=True)
@@ -90,8 +102,8 @@ def unit(values: ArrayLike, name: str) -> NDArray[np.float64]:
     return np.asarray(array / lengths)
 
 
-def named(values: Any, name: str, count: int, of: str = "entry") -> list[Any]:
-    """Labels or texts as a list of `count`: by their places, whatever index a column has."""
+def entries_of(values: object, name: str, count: int, of: str = "entry") -> list[Any]:
+    """Labels or texts as a list of `count`, in their order; a column's index is passed over."""
     entries = checks.items(values, name, "labels")
     if len(entries) != count:
         raise ValueError(
@@ -100,8 +112,8 @@ def named(values: Any, name: str, count: int, of: str = "entry") -> list[Any]:
     return entries
 
 
-def short(text: str, width: int = 40) -> str:
-    """A text that fits beside a point, dollars and newlines taken literally."""
+def shortened(text: str, width: int = 40) -> str:
+    """A text of one short line; matplotlib would take what stands between dollars for a formula."""
     return textwrap.shorten(" ".join(str(text).split()), width, placeholder=" …").replace(
         "$", r"\$"
     )

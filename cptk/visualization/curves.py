@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
-from cptk.visualization.axes import COLOURS, GREY, grid, make, numbers, series, style
+from cptk.visualization.axes import COLOURS, GREY, axes_or_new, draw_grid, look_of, numbers, series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def accuracy_against_k(
-    ks: Sequence[int], accuracies: ArrayLike | Mapping[str, ArrayLike], *, ax: Any = None
-) -> Any:
+    ks: Sequence[int], accuracies: ArrayLike | Mapping[str, ArrayLike], *, ax: Axes | None = None
+) -> Axes:
     """Accuracy of k-NN against the number of neighbours.
 
     Args:
@@ -44,9 +47,11 @@ def learning_curve(
     xlabel: str = "labelled training examples",
     ylabel: str = "accuracy (%)",
     log: bool = True,
-    ax: Any = None,
-) -> Any:
-    """Score against the number of examples, or steps: a probe's learning curve, task dynamics.
+    ax: Axes | None = None,
+) -> Axes:
+    """Score against the number of examples or steps.
+
+    The learning curve of a probe, for example, or how tasks move during training.
 
     Args:
         sizes: n numbers of examples.
@@ -72,17 +77,23 @@ def learning_curve(
 
 
 def _curves(
-    x: ArrayLike, ys: Any, xlabel: str, ylabel: str, ax: Any, scale: float, log: bool = True
-) -> Any:
+    x: ArrayLike,
+    ys: ArrayLike | Mapping[str, ArrayLike],
+    xlabel: str,
+    ylabel: str,
+    ax: Axes | None,
+    scale: float,
+    log: bool = True,
+) -> Axes:
     places = numbers(x, "The horizontal values")
     if places.ndim != 1:
         raise ValueError(f"The horizontal values must be a flat list. Received: {places.shape}.")
     curves = series(ys, len(places))
-    ax = make(ax)
+    ax = axes_or_new(ax)
     order = np.argsort(places)
     for number, (name, curve) in enumerate(curves.items()):
         runs = scale * np.atleast_2d(curve)[:, order]
-        look = style(number)
+        look = look_of(number)
         ax.plot(places[order], runs.mean(axis=0), **look, markersize=4, label=name or None)
         if len(runs) > 1:
             ends = runs.min(axis=0), runs.max(axis=0)
@@ -92,7 +103,7 @@ def _curves(
         if len(places) <= 12:
             ax.set_xticks(places[order], [f"{place:,.6g}" for place in places[order]])
             ax.minorticks_off()
-    grid(ax)
+    draw_grid(ax)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if any(curves):
         ax.legend(frameon=False)
@@ -130,13 +141,13 @@ def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike, bins:
 
 
 def reliability(
-    confidences: ArrayLike, correct: ArrayLike, *, bins: int = 10, ax: Any = None
-) -> Any:
+    confidences: ArrayLike, correct: ArrayLike, *, bins: int = 10, ax: Axes | None = None
+) -> Axes:
     """Accuracy against confidence: on the diagonal a classifier is as sure as it is right.
 
     Args:
-        confidences: (n,) probabilities of the predicted classes; of zero-shot the softmax of
-            cosines over a temperature, say.
+        confidences: (n,) probabilities of the predicted classes; for zero-shot, for example, the
+            softmax of the cosines over a temperature.
         correct: (n,) whether the predictions are right.
         bins: Number of equal bins of confidence.
         ax: Axes to draw on.
@@ -156,7 +167,7 @@ def reliability(
     Guo et al. 2017, On Calibration of Modern Neural Networks, figure 1.
     """
     share, accuracy, confidence = _bins(confidences, correct, bins)
-    ax = make(ax, 4.5, 4.5)
+    ax = axes_or_new(ax, 4.5, 4.5)
     used = share > 0
     places = (np.arange(bins) + 0.5) / bins
     ax.bar(places[used], accuracy[used], 0.94 / bins, color=COLOURS[5], label="accuracy of the bin")
@@ -196,7 +207,9 @@ def _bins(
     return counts / len(sure), accuracy, np.bincount(index, sure, bins) / many
 
 
-def roc(labels: ArrayLike, scores: ArrayLike | Mapping[str, ArrayLike], *, ax: Any = None) -> Any:
+def roc(
+    labels: ArrayLike, scores: ArrayLike | Mapping[str, ArrayLike], *, ax: Axes | None = None
+) -> Axes:
     """True against false positives, over all thresholds; the legend has the area under it.
 
     Args:
@@ -225,7 +238,7 @@ def roc(labels: ArrayLike, scores: ArrayLike | Mapping[str, ArrayLike], *, ax: A
             f"{np.unique(gold)[:5]}."
         )
     curves = series(scores, len(gold))
-    ax = make(ax, 4.5, 4.5)
+    ax = axes_or_new(ax, 4.5, 4.5)
     for number, (name, values) in enumerate(curves.items()):
         order = np.argsort(-values, kind="stable")
         # One point for each distinct score: equal scores fall under one threshold.
@@ -237,7 +250,7 @@ def roc(labels: ArrayLike, scores: ArrayLike | Mapping[str, ArrayLike], *, ax: A
         dash = ("-", "--", "-.", ":")[number % 4]
         ax.plot(false, true, color=COLOURS[number % len(COLOURS)], linestyle=dash, label=label)
     ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
-    grid(ax)
+    draw_grid(ax)
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     ax.set(xlabel="false positive rate", ylabel="true positive rate")
     ax.legend(frameon=False, loc="lower right")
@@ -245,8 +258,12 @@ def roc(labels: ArrayLike, scores: ArrayLike | Mapping[str, ArrayLike], *, ax: A
 
 
 def confusion_matrix(
-    gold: ArrayLike, predicted: ArrayLike, *, names: Sequence[str] | None = None, ax: Any = None
-) -> Any:
+    gold: ArrayLike,
+    predicted: ArrayLike,
+    *,
+    names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Which classes are taken for which: counts, coloured by the share of the true class.
 
     Args:
@@ -259,7 +276,7 @@ def confusion_matrix(
         The axes.
 
     Raises:
-        ValueError: Unequal lengths, or as many names as there are not classes.
+        ValueError: Unequal lengths, or another number of names than of classes.
 
     Example:
 
@@ -284,14 +301,17 @@ def confusion_matrix(
     counts = np.zeros((len(classes), len(classes)), int)
     np.add.at(counts, (index[: len(true)], index[len(true) :]), 1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    ax = make(ax, 2.2 + 0.9 * len(classes), 1.4 + 0.8 * len(classes))
+    ax = axes_or_new(ax, 2.2 + 0.9 * len(classes), 1.4 + 0.8 * len(classes))
     image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if share[row, column] > 0.55 else "black"
         ax.text(column, row, f"{count:,}", ha="center", va="center", color=colour)
     labels = [str(name) for name in (classes if names is None else names)]
-    tilt = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    ax.set_xticks(range(len(labels)), labels, **(tilt if max(map(len, labels)) > 8 else {}))
+    ax.set_xticks(range(len(labels)), labels)
+    if max(map(len, labels)) > 8:
+        ax.tick_params("x", labelrotation=45)
+        for text in ax.get_xticklabels():
+            text.set(ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(labels)), labels)
     ax.set(xlabel="predicted class", ylabel="true class")
     ax.figure.colorbar(image, ax=ax, label="share of the true class", shrink=0.8)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cptk.visualization.axes import COLOURS, grid, make, named, numbers, short, style, unit
+from cptk.visualization.axes import (
+    COLOURS,
+    axes_or_new,
+    draw_grid,
+    entries_of,
+    look_of,
+    numbers,
+    shortened,
+    unit_rows,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _BLOCK = 1024
 
@@ -40,7 +52,7 @@ def alignment(x: ArrayLike, y: ArrayLike, alpha: float = 2.0) -> float:
     Wang & Isola 2020, Understanding Contrastive Representation Learning through Alignment and
     Uniformity on the Hypersphere, equation 1.
     """
-    first, second = unit(x, "`x`"), unit(y, "`y`")
+    first, second = unit_rows(x, "`x`"), unit_rows(y, "`y`")
     if first.shape != second.shape:
         raise ValueError(
             f"`x` and `y` must have one shape. Received: {first.shape} and {second.shape}."
@@ -73,7 +85,7 @@ def uniformity(x: ArrayLike, t: float = 2.0) -> float:
 
     Wang & Isola 2020, equation 2 and figure 5's code: over pairs of different vectors.
     """
-    vectors = unit(x, "`x`")
+    vectors = unit_rows(x, "`x`")
     count = len(vectors)
     if count < 2:
         raise ValueError(f"`x` must have two vectors or more. Received {count}.")
@@ -87,8 +99,8 @@ def uniformity(x: ArrayLike, t: float = 2.0) -> float:
 
 
 def alignment_uniformity(
-    pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], *, ax: Any = None
-) -> Any:
+    pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], *, ax: Axes | None = None
+) -> Axes:
     """Alignment against uniformity, a point for each embedder: lower left is better.
 
     Args:
@@ -115,12 +127,12 @@ def alignment_uniformity(
         str(name): (uniformity(np.concatenate([x, y])), alignment(x, y))
         for name, (x, y) in pairs.items()
     }
-    ax = make(ax)
+    ax = axes_or_new(ax)
     for number, (name, point) in enumerate(points.items()):
-        ax.scatter(*point, **style(number), s=50)
+        ax.scatter(*point, **look_of(number), s=50)
         ax.annotate(name, point, xytext=(6, 5), textcoords="offset points")
     ax.margins(x=0.35, y=0.2)
-    grid(ax)
+    draw_grid(ax)
     ax.set(xlabel="uniformity (lower: more even)", ylabel="alignment (lower: pairs nearer)")
     return ax
 
@@ -131,8 +143,8 @@ def similarity_heatmap(
     *,
     texts: Sequence[str] | None = None,
     second_texts: Sequence[str] | None = None,
-    ax: Any = None,
-) -> Any:
+    ax: Axes | None = None,
+) -> Axes:
     """Cosine of each vector with each.
 
     Args:
@@ -146,8 +158,8 @@ def similarity_heatmap(
         The axes.
 
     Raises:
-        ValueError: Vectors of unequal size, a zero vector, or as many labels as there are not
-            vectors.
+        ValueError: Vectors of unequal size, a zero vector, or another number of labels than
+            of vectors.
 
     Example:
 
@@ -155,8 +167,8 @@ def similarity_heatmap(
     similarity_heatmap(embedder.encode_text(texts), texts=texts)
     ```
     """
-    rows = unit(first, "`first`")
-    columns = rows if second is None else unit(second, "`second`")
+    rows = unit_rows(first, "`first`")
+    columns = rows if second is None else unit_rows(second, "`second`")
     if rows.shape[1] != columns.shape[1]:
         raise ValueError(
             "`first` and `second` must have vectors of one size. Received: "
@@ -165,11 +177,11 @@ def similarity_heatmap(
     if second is None and second_texts is None:
         second_texts = texts
     if texts is not None:
-        texts = named(texts, "texts", len(rows), "label")
+        texts = entries_of(texts, "texts", len(rows), "label")
     if second_texts is not None:
-        second_texts = named(second_texts, "second_texts", len(columns), "label")
+        second_texts = entries_of(second_texts, "second_texts", len(columns), "label")
     cosines = np.clip(rows @ columns.T, -1, 1)
-    ax = make(ax, min(12, 3.5 + 0.45 * len(columns)), min(12, 2.2 + 0.4 * len(rows)))
+    ax = axes_or_new(ax, min(12, 3.5 + 0.45 * len(columns)), min(12, 2.2 + 0.4 * len(rows)))
     lowest = min(0.0, float(cosines.min()))
     image = ax.imshow(cosines, cmap="cividis", vmin=lowest, vmax=1)
     if cosines.size <= 150:
@@ -179,17 +191,17 @@ def similarity_heatmap(
             text = f"{cosine:.2f}"
             ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     if texts is not None:
-        ax.set_yticks(range(len(rows)), [short(text, 30) for text in texts])
+        ax.set_yticks(range(len(rows)), [shortened(text, 30) for text in texts])
     if second_texts is not None:
-        labels = [short(text, 30) for text in second_texts]
+        labels = [shortened(text, 30) for text in second_texts]
         ax.set_xticks(range(len(columns)), labels, rotation=45, ha="right", rotation_mode="anchor")
     ax.figure.colorbar(image, ax=ax, label="cosine", shrink=0.8)
     return ax
 
 
 def similarity_histogram(
-    positives: ArrayLike, negatives: ArrayLike, *, bins: int = 50, ax: Any = None
-) -> Any:
+    positives: ArrayLike, negatives: ArrayLike, *, bins: int = 50, ax: Axes | None = None
+) -> Axes:
     """How far the cosines of pairs that belong together lie from those of pairs that do not.
 
     Args:
@@ -217,11 +229,12 @@ def similarity_histogram(
     }
     every = np.concatenate(list(groups.values()))
     edges = np.linspace(every.min(), max(every.max(), every.min() + 1e-6), bins + 1)
-    ax = make(ax)
+    ax = axes_or_new(ax)
     for (name, values), colour, hatch in zip(groups.items(), COLOURS, ("", "///"), strict=False):
         ax.hist(
-            values, edges, density=True, alpha=0.55, color=colour, edgecolor=colour, hatch=hatch,
-            label=f"{name} ({len(values):,}), mean {values.mean():.2f}", histtype="stepfilled",
+            values, edges.tolist(), density=True, alpha=0.55, color=colour, edgecolor=colour,
+            hatch=hatch, label=f"{name} ({len(values):,}), mean {values.mean():.2f}",
+            histtype="stepfilled",
         )  # fmt: skip
         ax.axvline(values.mean(), color=colour, linestyle="--", linewidth=1)
     ax.set(xlabel="cosine", ylabel="density")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks, optional
-from cptk.visualization.axes import GREY, make, matrix, named, short, style
+from cptk.visualization.axes import GREY, axes_or_new, entries_of, look_of, matrix, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 METHODS = ("pca", "umap")
 
@@ -22,10 +25,10 @@ def embedding_map(
     texts: Sequence[str] | None = None,
     mistakes: ArrayLike | None = None,
     most_texts: int = 8,
-    method: str = "pca",
+    method: Literal["pca", "umap"] = "pca",
     seed: int = 0,
-    ax: Any = None,
-) -> Any:
+    ax: Axes | None = None,
+) -> Axes:
     """A two-dimensional map of embeddings, mistakes ringed and labelled by their text.
 
     PCA keeps directions and is the same each time; the axes say how much of the variance they
@@ -37,7 +40,7 @@ def embedding_map(
         names: Names of the classes, in the order of the sorted labels.
         texts: n texts.
         mistakes: (n,) booleans or indices of the points to ring; some are labelled by their texts.
-        most_texts: How many at most: those that lie farthest from each other.
+        most_texts: How many texts are written at most: those whose points lie farthest apart.
         method: `"pca"`, or `"umap"` (an extra).
         seed: Of UMAP.
         ax: Axes to draw on.
@@ -62,8 +65,8 @@ def embedding_map(
     points, axis_names = _plane(matrix(vectors, "`vectors`"), method, seed)
     count = len(points)
     if texts is not None:
-        texts = named(texts, "texts", count)
-    classes = np.asarray([0] * count if labels is None else named(labels, "labels", count))
+        texts = entries_of(texts, "texts", count)
+    classes = np.asarray([0] * count if labels is None else entries_of(labels, "labels", count))
     kinds = np.unique(classes)
     if names is not None:
         names = checks.items(names, "names", "names")
@@ -72,17 +75,19 @@ def embedding_map(
                 f"`names` must name the {len(kinds)} classes. Received: {checks.shown(names)}."
             )
     ringed = _indices(mistakes, len(points))
-    ax = make(ax, 6.5, 5.5)
+    ax = axes_or_new(ax, 6.5, 5.5)
     size = float(np.clip(3000 / len(points), 9, 40))
     for number, kind in enumerate(kinds):
         chosen = points[classes == kind]
         label = None if labels is None else str(kind if names is None else names[number])
-        look = {**style(number), "s": size, "alpha": 0.75, "linewidths": 0}
-        ax.scatter(*chosen.T, **look, label=label, rasterized=len(points) > 5000)
+        ax.scatter(
+            chosen[:, 0], chosen[:, 1], **look_of(number), s=size, alpha=0.75, linewidths=0,
+            label=label, rasterized=len(points) > 5000,
+        )  # fmt: skip
     if len(ringed):
         ax.scatter(
-            *points[ringed].T, s=2.5 * size + 12, facecolors="none", edgecolors="black",
-            linewidths=0.8 if len(ringed) < 100 else 0.4, zorder=3,
+            points[ringed, 0], points[ringed, 1], s=2.5 * size + 12, facecolors="none",
+            edgecolors="black", linewidths=0.8 if len(ringed) < 100 else 0.4, zorder=3,
             label=f"mistakes ({len(ringed):,})",
         )  # fmt: skip
     if texts is not None and len(ringed):
@@ -111,7 +116,7 @@ def _plane(
         )
         return np.asarray(reducer.fit_transform(vectors)), ("UMAP 1", "UMAP 2")
     centred = vectors - vectors.mean(axis=0)
-    # Of the smaller of the two square matrices: d is hundreds, n may be many thousands.
+    # Eigenvectors of the d x d matrix: d is some hundreds, where n may be many thousands.
     values, directions = np.linalg.eigh(centred.T @ centred)
     directions = directions[:, [-1, -2]]
     largest = np.abs(directions).argmax(axis=0)
@@ -141,7 +146,7 @@ def _indices(mistakes: ArrayLike | None, count: int) -> NDArray[np.int64]:
 
 
 def _apart(points: NDArray[np.float64], among: NDArray[np.int64], most: int) -> list[int]:
-    """Points far from each other: the outermost first, then whichever is farthest from those."""
+    """Points far from each other: the outermost, then each time the one farthest from those."""
     scaled = (points - points.mean(axis=0)) / np.maximum(points.std(axis=0), 1e-12)
     candidates = scaled[among]
     chosen: list[int] = []
@@ -156,14 +161,14 @@ def _apart(points: NDArray[np.float64], among: NDArray[np.int64], most: int) -> 
 
 
 def _write_texts(
-    ax: Any, points: NDArray[np.float64], chosen: list[int], texts: Sequence[str]
+    ax: Axes, points: NDArray[np.float64], chosen: list[int], texts: Sequence[str]
 ) -> None:
     """Texts in a column beside the map, in the order of their points' height, with thin lines."""
     chosen = sorted(chosen, key=lambda i: -points[i, 1])
     line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "relpos": (0, 0.5)}
     for place, index in zip(np.linspace(0.97, 0.03, len(chosen)), chosen, strict=True):
         ax.annotate(
-            short(texts[index], 44), points[index], xytext=(1.03, place),
+            shortened(texts[index], 44), points[index], xytext=(1.03, place),
             textcoords="axes fraction", va="center", fontsize=8, annotation_clip=False,
             arrowprops=line,
         )  # fmt: skip

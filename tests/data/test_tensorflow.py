@@ -6,6 +6,7 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="tests of tf.data need TensorFlow")
 
 from cptk.data import PairDataset  # noqa: E402
+from cptk.data.feeding import Feed  # noqa: E402
 from cptk.data.tensorflow import from_batches, is_dataset, prepare_dataset  # noqa: E402
 from tests import toys  # noqa: E402
 
@@ -87,7 +88,7 @@ def test_from_batches_with_a_length_that_changes(weighted):
     pairs = {"query": list("abcdef"), "document": list("uvwxyz")}
     weight = np.arange(6.0) if weighted else None
     batches = PairDataset(pairs, tokenize, 2, weight, shuffle=False)
-    data = from_batches(batches)
+    data = from_batches(Feed(batches, threads=0))
     assert is_dataset(data)
     assert not is_dataset(batches)
     assert int(data.cardinality()) == len(batches)

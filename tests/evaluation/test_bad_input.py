@@ -18,7 +18,7 @@ from cptk.datasets.records import (
     RetrievalData,
     ScoredPairs,
 )
-from cptk.evaluation._labels import label_array
+from cptk.evaluation.labels import label_array
 
 TEXTS = ["a 1", "b 2", "c 1", "d 2"]
 GOLD = [4.0, 1.0, 3.0, 0.5]

@@ -79,7 +79,7 @@ def test_a_constant_resample_has_no_correlation_and_is_left_out() -> None:
 def test_blocks_draw_what_one_block_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     items = {"x": np.random.default_rng(1).normal(size=50).tolist()}
     whole = bootstrap_interval(items, "mean", 100)
-    monkeypatch.setattr("cptk.evaluation.bootstrap._BLOCK", 120)
+    monkeypatch.setattr("cptk.evaluation.metrics.bootstrap._BLOCK", 120)
     assert bootstrap_interval(items, "mean", 100) == whole
 
 

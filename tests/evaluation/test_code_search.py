@@ -4,8 +4,8 @@ from scipy.spatial.distance import cdist
 
 from cptk import datasets
 from cptk.datasets.records import CodePairs
-from cptk.evaluation.code_search import TASKS, code_search, summary
 from cptk.evaluation.docstrings import LANGUAGES
+from cptk.evaluation.tasks.code_search import TASKS, code_search, summary
 
 
 def _pairs(n, language="go"):

@@ -115,7 +115,7 @@ def test_any_text_goes_through(code, language):
 def test_bad_input(monkeypatch):
     with pytest.raises(ValueError, match=r"'python', 'java'.*Received: 'cobol'"):
         strip_docstring("x", "cobol")
-    docstrings._grammar.cache_clear()
+    docstrings._known_parsers.cache_clear()
     monkeypatch.setitem(sys.modules, "tree_sitter_ruby", None)
     with pytest.raises(ImportError, match=r"cptk\[code\]"):
         strip_docstring("x", "ruby")

@@ -9,9 +9,9 @@ from hypothesis.extra import numpy as hnp
 from sklearn.neighbors import KNeighborsClassifier
 
 from cptk.datasets.records import LabeledTexts
-from cptk.evaluation.knn import knn, knn_accuracies
+from cptk.evaluation.tasks.knn import knn, knn_accuracies
 
-module = importlib.import_module("cptk.evaluation.knn")  # the name is the function's too
+module = importlib.import_module("cptk.evaluation.tasks.knn")
 
 
 def _data(n, classes=3, size=5, seed=0):

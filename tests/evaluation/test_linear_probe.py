@@ -13,8 +13,8 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import StratifiedKFold
 
 from cptk.datasets.records import LabeledPairs, LabeledTexts
-from cptk.evaluation import linear_probe_tasks
-from cptk.evaluation.linear_probe import cross_validated_probe, linear_probe, pair_features
+from cptk.evaluation.probe import cross_validated_probe, linear_probe, pair_features
+from cptk.evaluation.tasks import linear_probe as linear_probe_tasks
 
 
 def _data(rows, classes=2, size=6, seed=0, dtype=np.float64):

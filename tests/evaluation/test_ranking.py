@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from cptk.evaluation import ranking, trec
+from cptk.evaluation.metrics import trec_eval
+from cptk.evaluation.tasks import trec_scores as trec
 
 DOCUMENTS = ("d1", "d10", "d2", "é", "Z", "zz", "d3")
 # Scores that tie outright, and some that tie only in trec_eval's single precision.
@@ -32,11 +33,11 @@ def _trec(qrels, run, measure):
 @given(QRELS, RUNS, st.sampled_from([1, 2, 3, 5, 10]))
 def test_every_measure_equals_trec_eval(qrels, run, k):
     for ours, theirs in (
-        (ranking.ndcg_at_k(qrels, run, k), f"ndcg_cut.{k}"),
-        (ranking.average_precision(qrels, run), "map"),
-        (ranking.reciprocal_rank(qrels, run), "recip_rank"),
-        (ranking.recall(qrels, run, k), f"recall.{k}"),
-        (ranking.success(qrels, run, k), f"success.{k}"),
+        (trec_eval.ndcg_at_k(qrels, run, k), f"ndcg_cut.{k}"),
+        (trec_eval.average_precision(qrels, run), "map"),
+        (trec_eval.reciprocal_rank(qrels, run), "recip_rank"),
+        (trec_eval.recall(qrels, run, k), f"recall.{k}"),
+        (trec_eval.success(qrels, run, k), f"success.{k}"),
     ):
         assert ours == pytest.approx(_trec(qrels, run, theirs), abs=1e-9)
 
@@ -66,10 +67,10 @@ def test_long_graded_rankings(seed):
         q: dict(zip(names, random.normal(size=300).round(2).tolist(), strict=True)) for q in qrels
     }
     scores = trec.trec_scores(qrels, run)
-    assert scores["ndcg@10"] == pytest.approx(ranking.ndcg_at_k(qrels, run, 10), abs=1e-9)
-    assert scores["map"] == pytest.approx(ranking.average_precision(qrels, run), abs=1e-9)
-    assert scores["mrr@10"] == pytest.approx(ranking.reciprocal_rank(qrels, run, 10), abs=1e-9)
-    assert scores["recall@100"] == pytest.approx(ranking.recall(qrels, run, 100), abs=1e-9)
+    assert scores["ndcg@10"] == pytest.approx(trec_eval.ndcg_at_k(qrels, run, 10), abs=1e-9)
+    assert scores["map"] == pytest.approx(trec_eval.average_precision(qrels, run), abs=1e-9)
+    assert scores["mrr@10"] == pytest.approx(trec_eval.reciprocal_rank(qrels, run, 10), abs=1e-9)
+    assert scores["recall@100"] == pytest.approx(trec_eval.recall(qrels, run, 100), abs=1e-9)
 
 
 def test_the_gain_is_linear_as_scikit_learn_has_it():
@@ -78,25 +79,25 @@ def test_the_gain_is_linear_as_scikit_learn_has_it():
     qrels = {"q": {f"d{i}": int(g) for i, g in enumerate(gains[0])}}
     run = {"q": {f"d{i}": float(s) for i, s in enumerate(scores[0])}}
     expected = ndcg_score(gains, scores, k=10)
-    assert ranking.ndcg_at_k(qrels, run, 10)["q"] == pytest.approx(expected, abs=1e-12)
+    assert trec_eval.ndcg_at_k(qrels, run, 10)["q"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_worked_by_hand():
     qrels, run = {"q": {"a": 2, "b": 1, "gone": 1}}, {"q": {"b": 3.0, "x": 2.0, "a": 1.0}}
     best = 2 + 1 / math.log2(3) + 1 / 2
-    assert ranking.ndcg_at_k(qrels, run, 10)["q"] == pytest.approx((1 + 2 / 2) / best)
-    assert ranking.average_precision(qrels, run)["q"] == pytest.approx((1 + 2 / 3) / 3)
-    assert ranking.recall(qrels, run, 2)["q"] == pytest.approx(1 / 3)
-    assert ranking.reciprocal_rank(qrels, {"q": {"x": 2.0, "a": 1.0}}, 1)["q"] == 0.0
-    assert ranking.ranked({"a": 1.0, "b": 1.0, "c": 2.0}) == ["c", "b", "a"]
+    assert trec_eval.ndcg_at_k(qrels, run, 10)["q"] == pytest.approx((1 + 2 / 2) / best)
+    assert trec_eval.average_precision(qrels, run)["q"] == pytest.approx((1 + 2 / 3) / 3)
+    assert trec_eval.recall(qrels, run, 2)["q"] == pytest.approx(1 / 3)
+    assert trec_eval.reciprocal_rank(qrels, {"q": {"x": 2.0, "a": 1.0}}, 1)["q"] == 0.0
+    assert trec_eval.ranked({"a": 1.0, "b": 1.0, "c": 2.0}) == ["c", "b", "a"]
 
 
 def test_bad_input():
     with pytest.raises(ValueError, match="no judgement"):
-        ranking.average_precision({}, {})
+        trec_eval.average_precision({}, {})
     with pytest.raises(ValueError, match="'q' must be finite"):
-        ranking.recall({"q": {"a": 1}}, {"q": {"a": float("nan")}}, 1)
+        trec_eval.recall({"q": {"a": 1}}, {"q": {"a": float("nan")}}, 1)
     with pytest.raises(ValueError, match="'q' must be finite"):
         trec.trec_scores({"q": {"a": 1}}, {"q": {"a": float("inf")}})
     with pytest.raises(ValueError, match="`k` should be an integer of 1 or more"):
-        ranking.ndcg_at_k({"q": {"a": 1}}, {}, 0)
+        trec_eval.ndcg_at_k({"q": {"a": 1}}, {}, 0)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cptk import datasets
 from cptk.datasets.records import LabeledTexts, RetrievalData
-from cptk.evaluation.ranking import ranked
-from cptk.evaluation.retrieval import TASKS, beir_task, bm25, bm25_run, dense_run, retrieval
+from cptk.evaluation.metrics.trec_eval import ranked
+from cptk.evaluation.tasks.retrieval import TASKS, beir_task, bm25, bm25_run, dense_run, retrieval
 
 
 def _words(texts):
@@ -227,8 +227,7 @@ def test_a_beir_folder_is_a_task(monkeypatch):
     )
     assert result.scores == retrieval(_words, "some/where/scifact")
     assert result.details["bm25"] == bm25(data)
-    # By name: `cptk.evaluation.retrieval` is the function.
-    monkeypatch.setattr(import_module("cptk.evaluation.retrieval"), "_BM25", {})
+    monkeypatch.setattr(import_module("cptk.evaluation.tasks.retrieval"), "_BM25", {})
     monkeypatch.setitem(sys.modules, "bm25s", None)
     assert task.run(lambda texts, role=None: _words(texts), "dev").details["bm25"] is None
     assert [t.name for t in TASKS] == ["cranfield"]

@@ -4,8 +4,8 @@ from scipy import stats
 
 from cptk import datasets
 from cptk.datasets.records import ScoredPairs
-from cptk.evaluation import similarity as module
-from cptk.evaluation.similarity import TASKS, pair_cosines, similarity, similarity_scores
+from cptk.evaluation.tasks import similarity as module
+from cptk.evaluation.tasks.similarity import TASKS, pair_cosines, similarity, similarity_scores
 
 
 def _toy(n=12, seed=0):

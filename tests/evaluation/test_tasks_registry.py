@@ -6,12 +6,13 @@ import evaluation_toys as toys
 import pytest
 
 import cptk
-from cptk.evaluation import Task, find_tasks, list_groups, list_tasks, register_task, tasks
+from cptk.evaluation import Task, find_tasks, list_groups, list_tasks, register_task
+from cptk.evaluation.tasks import registry
 
 
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
     return
 
 

@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics.pairwise import cosine_similarity
 
 from cptk.datasets.records import LabeledTexts
-from cptk.evaluation.zero_shot import SST2_PROMPTS, zero_shot, zero_shot_vectors
+from cptk.evaluation.tasks.zero_shot import SST2_PROMPTS, zero_shot, zero_shot_vectors
 
-module = importlib.import_module("cptk.evaluation.zero_shot")  # the name is the function's too
+module = importlib.import_module("cptk.evaluation.tasks.zero_shot")
 
 
 def _random(n=50, classes=3, size=8, seed=0):

@@ -187,7 +187,7 @@ def test_k_quantisations(tmp_path, kind):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    values = integration.File.open(path).tensor("x", WIDTH, blocks)
+    values = integration.GGUFFile.open(path).tensor("x", WIDTH, blocks)
     assert np.array_equal(values, gguf.quants.dequantize(data, Type[kind]))
     assert np.ptp(values) > 0
 
@@ -197,9 +197,9 @@ def test_first_layers_only(tmp_path, num_layers, monkeypatch):
     path = write(tmp_path / "m.gguf", "Q8_0")
     assert_states(path, num_layers)
     asked = []
-    tensor = integration.File.tensor
+    tensor = integration.GGUFFile.tensor
     monkeypatch.setattr(
-        integration.File,
+        integration.GGUFFile,
         "tensor",
         lambda self, name, *s: asked.append(name) or tensor(self, name, *s),
     )

@@ -106,7 +106,7 @@ def by_hand(
 
 
 def test_a_file_by_hand_is_whole(tmp_path):
-    file = integration.File.open(by_hand(tmp_path / "m.gguf"))
+    file = integration.GGUFFile.open(by_hand(tmp_path / "m.gguf"))
     config = integration._config(file)
     integration._check_tensors(file, config, LAYERS, untied=False)
     assert (config["num_layers"], config["vocabulary_size"]) == (LAYERS, len(TOKENS))
@@ -279,7 +279,7 @@ def test_any_damaged_byte_is_a_value_error(tmp_path):
         path.write_bytes(damaged)
         try:
             integration.load_tokenizer(path)
-            file = integration.File.open(path)
+            file = integration.GGUFFile.open(path)
             config = integration._config(file)
             integration._check_tensors(file, config, LAYERS, untied=False)
         except ValueError as error:

@@ -285,7 +285,7 @@ def test_stsb_dev_gives_our_spearman(mteb, tfidf, tmp_path):
 @pytest.mark.slow
 def test_cosqa_dev_gives_our_ndcg(mteb, tfidf, tmp_path):
     from cptk import datasets
-    from cptk.evaluation.retrieval import retrieval
+    from cptk.evaluation.tasks.retrieval import retrieval
 
     data_folder("cosqa")
     data = datasets.load("cosqa", "validation")

@@ -13,16 +13,18 @@ A judged query that the run leaves out scores 0 here (trec_eval's option `-c`); 
 without judgements is passed over.
 """
 
+from __future__ import annotations
+
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cptk import checks
-from cptk.evaluation.metrics import _cutoff
+from cptk.evaluation.metrics.ranks import cutoff
 
 Qrels = Mapping[str, Mapping[str, int]]
 Run = Mapping[str, Mapping[str, float]]
@@ -56,12 +58,12 @@ def ndcg_at_k(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
 
     Järvelin & Kekäläinen, 2002, Cumulated gain-based evaluation of IR techniques.
     """
-    cut = _cutoff(k)
+    cut = cutoff(k)
 
     def measure(gains: Gains, ideal: Gains) -> float:
         return _dcg(gains[:cut]) / _dcg(ideal[:cut])
 
-    return _each(qrels, run, measure)
+    return _per_query(qrels, run, measure)
 
 
 def average_precision(qrels: Qrels, run: Run) -> dict[str, float]:
@@ -92,7 +94,7 @@ def average_precision(qrels: Qrels, run: Run) -> dict[str, float]:
         precision = np.cumsum(relevant) / np.arange(1, len(gains) + 1)
         return float(precision[relevant].sum()) / len(ideal)
 
-    return _each(qrels, run, measure)
+    return _per_query(qrels, run, measure)
 
 
 def reciprocal_rank(qrels: Qrels, run: Run, k: int | None = None) -> dict[str, float]:
@@ -116,13 +118,13 @@ def reciprocal_rank(qrels: Qrels, run: Run, k: int | None = None) -> dict[str, f
     reciprocal_rank({"q": {"a": 1}}, {"q": {"b": 0.9, "a": 0.1}})  # {"q": 0.5}
     ```
     """
-    cut = None if k is None else _cutoff(k)
+    cut = None if k is None else cutoff(k)
 
     def measure(gains: Gains, ideal: Gains) -> float:
         found = np.flatnonzero(gains[:cut] > 0)
         return 1.0 / float(found[0] + 1) if len(found) else 0.0
 
-    return _each(qrels, run, measure)
+    return _per_query(qrels, run, measure)
 
 
 def recall(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
@@ -144,8 +146,8 @@ def recall(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
     recall({"q": {"a": 1, "b": 1}}, {"q": {"a": 0.9}}, k=10)  # {"q": 0.5}
     ```
     """
-    cut = _cutoff(k)
-    return _each(qrels, run, lambda gains, ideal: float(np.sum(gains[:cut] > 0)) / len(ideal))
+    cut = cutoff(k)
+    return _per_query(qrels, run, lambda gains, ideal: float(np.sum(gains[:cut] > 0)) / len(ideal))
 
 
 def success(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
@@ -167,8 +169,8 @@ def success(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
     success({"q": {"a": 1, "b": 1}}, {"q": {"a": 0.9}}, k=1)  # {"q": 1.0}
     ```
     """
-    cut = _cutoff(k)
-    return _each(qrels, run, lambda gains, ideal: float((gains[:cut] > 0).any()))
+    cut = cutoff(k)
+    return _per_query(qrels, run, lambda gains, ideal: float((gains[:cut] > 0).any()))
 
 
 def ranked(scores: Mapping[str, float]) -> list[str]:
@@ -180,7 +182,7 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
     return sorted(scores, key=lambda document: (np.float32(scores[document]), document))[::-1]
 
 
-def checked_qrels(qrels: Any) -> dict[str, dict[str, int]]:
+def checked_qrels(qrels: object) -> dict[str, dict[str, int]]:
     """Judgements as trec_eval takes them: ids are strings, relevances whole numbers.
 
     A relevance of `1.0`, as some BEIR folders have it, is taken for 1. Queries without a judgement
@@ -205,7 +207,7 @@ def checked_qrels(qrels: Any) -> dict[str, dict[str, int]]:
     return checked
 
 
-def checked_run(run: Any, queries: Iterable[str]) -> dict[str, dict[str, float]]:
+def checked_run(run: object, queries: Iterable[str]) -> dict[str, dict[str, float]]:
     """The ranking of each of these queries, its scores as floats; empty where it is not there.
 
     Raises:
@@ -216,17 +218,17 @@ def checked_run(run: Any, queries: Iterable[str]) -> dict[str, dict[str, float]]
     checked = {}
     for query in queries:
         where = f"The ranking of query {query!r}"
-        scores = dict(_mapping(rankings.get(query, {}), where))
+        scores = cast(dict[str, float], dict(_mapping(rankings.get(query, {}), where)))
         if set(map(type, scores)) - {str} or set(map(type, scores.values())) - {float}:
             scores = {_id(d, where): _score(score, where) for d, score in scores.items()}
-        # The sum first, in a tenth of the time: where it is finite, so are all.
+        # The sum takes a tenth of the time. Where it is finite, all the scores are.
         if not math.isfinite(sum(scores.values())) and not np.isfinite(list(scores.values())).all():
             raise ValueError(f"The scores of query {query!r} must be finite; some are not.")
         checked[query] = scores
     return checked
 
 
-def _mapping(value: Any, where: str) -> Mapping[Any, Any]:
+def _mapping(value: object, where: str) -> Mapping[object, object]:
     if not isinstance(value, Mapping):
         raise TypeError(
             f"{where} should be a mapping of ids. Received: {checks.shown(value)} of type "
@@ -235,7 +237,7 @@ def _mapping(value: Any, where: str) -> Mapping[Any, Any]:
     return value
 
 
-def _id(value: Any, where: str) -> str:
+def _id(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise TypeError(
             f"{where}: ids should be strings, as trec_eval has them. Received: "
@@ -245,13 +247,13 @@ def _id(value: Any, where: str) -> str:
     return str(value)
 
 
-def _score(value: Any, where: str) -> float:
+def _score(value: object, where: str) -> float:
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{where} should hold numbers. Received: {checks.shown(value)}.")
     return float(value)
 
 
-def _relevance(value: Any, where: str, document: Any) -> int:
+def _relevance(value: object, where: str, document: object) -> int:
     if not isinstance(value, numbers.Real):
         raise TypeError(
             f"{where}: a relevance should be a whole number. Received for document "
@@ -267,7 +269,9 @@ def _relevance(value: Any, where: str, document: Any) -> int:
     return int(level)
 
 
-def _each(qrels: Qrels, run: Run, measure: Callable[[Gains, Gains], float]) -> dict[str, float]:
+def _per_query(
+    qrels: Qrels, run: Run, measure: Callable[[Gains, Gains], float]
+) -> dict[str, float]:
     values = {}
     judgements = checked_qrels(qrels)
     rankings = checked_run(run, judgements)

@@ -11,19 +11,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
 from cptk.datasets.records import LabeledTexts
-from cptk.evaluation._splits import load_split
 from cptk.evaluation.encoders import Embed
-from cptk.evaluation.logistic import Labeled, check_sets, labeled
+from cptk.evaluation.folds import check_sets
+from cptk.evaluation.labels import Labeled, labeled_vectors
 from cptk.evaluation.metrics import accuracy
 from cptk.evaluation.search import top_k
-from cptk.evaluation.tasks import Task, TaskResult
-from cptk.evaluation.zero_shot import SST2_PUBLISHED
+from cptk.evaluation.tasks.published import SST2_PUBLISHED
+from cptk.evaluation.tasks.registry import Task, TaskResult
+from cptk.evaluation.tasks.splits import load_split
 
 Weights = Literal["majority", "distance"]
 PAPER_K = 256
-ROWS = 8192
-# Cosines are float32 of unit vectors; two equal vectors may differ from 1 by this much.
-SAME = 1e-6
+QUERIES_AT_A_TIME = 8192
+# The cosine of two equal vectors, in float32, may differ from 1 by this much.
+COINCIDENT = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +94,9 @@ def knn(
     Neelakantan et al. (2022), arXiv 2201.10005, on SST-2, with k = 256. The rules for ties are
     scikit-learn's; that coinciding neighbours vote alone is too.
     """
-    train = labeled(train_vectors, train_labels, "train_", allow_zeros=allow_zeros)
-    test = labeled(test_vectors, test_labels, "test_", train=train, allow_zeros=allow_zeros)
-    chosen, on_validation = None, None
+    train = labeled_vectors(train_vectors, train_labels, "train_", allow_zeros=allow_zeros)
+    test = labeled_vectors(test_vectors, test_labels, "test_", train=train, allow_zeros=allow_zeros)
+    on_validation = None
     if isinstance(k, Sequence):
         if validation_vectors is None or validation_labels is None:
             raise ValueError(
@@ -112,8 +113,9 @@ def knn(
             weights=weights,
             allow_zeros=allow_zeros,
         )
-        chosen = min(on_validation, key=lambda each: (-on_validation[each], each))
-    (count,) = _counts([k if chosen is None else chosen], len(train.labels))
+        # The most accurate; of equally accurate ones the smallest.
+        k = min((-accurate, each) for each, accurate in on_validation.items())[1]
+    (count,) = _checked_ks([k], len(train.labels))
     predicted = _predictions(train, test.vectors, [count], weights)[:, 0]
     return KnnResult(accuracy(test.labels, predicted), predicted, count, on_validation)
 
@@ -153,9 +155,9 @@ def knn_accuracies(
     knn_accuracies(train, labels, [[1.0, 0.2]], ["a"], [1, 3])  # {1: 1.0, 3: 1.0}
     ```
     """
-    train = labeled(train_vectors, train_labels, "train_", allow_zeros=allow_zeros)
-    test = labeled(test_vectors, test_labels, "test_", train=train, allow_zeros=allow_zeros)
-    counts = _counts(ks, len(train.labels))
+    train = labeled_vectors(train_vectors, train_labels, "train_", allow_zeros=allow_zeros)
+    test = labeled_vectors(test_vectors, test_labels, "test_", train=train, allow_zeros=allow_zeros)
+    counts = _checked_ks(ks, len(train.labels))
     predicted = _predictions(train, test.vectors, counts, weights)
     return {k: accuracy(test.labels, predicted[:, i]) for i, k in enumerate(counts)}
 
@@ -170,8 +172,8 @@ def _predictions(
     cosines, neighbours = top_k(queries, train.vectors, max(counts))
     columns = np.asarray(counts) - 1
     winners = np.empty((len(queries), len(counts)), np.int64)
-    for start in range(0, len(queries), ROWS):
-        rows = slice(start, start + ROWS)
+    for start in range(0, len(queries), QUERIES_AT_A_TIME):
+        rows = slice(start, start + QUERIES_AT_A_TIME)
         votes = _votes(cosines[rows], weights)
         voted = classes[neighbours[rows]]
         totals = [
@@ -186,11 +188,11 @@ def _votes(cosines: NDArray[np.float32], weights: str) -> NDArray[np.float64]:
     if weights == "majority":
         return np.ones(cosines.shape)
     distances = 1.0 - cosines.astype(np.float64)
-    same = distances <= SAME
+    same = distances <= COINCIDENT
     return np.where(same.any(axis=1, keepdims=True), same, 1.0 / np.where(same, 1.0, distances))
 
 
-def _counts(ks: Sequence[Any], most: int) -> list[int]:
+def _checked_ks(ks: Sequence[int], most: int) -> list[int]:
     if not len(ks):
         raise ValueError("Give at least one `k`. Received none.")
     for k in ks:

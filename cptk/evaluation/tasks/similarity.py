@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
 from cptk.datasets.records import ScoredPairs
-from cptk.evaluation._splits import load_split
-from cptk.evaluation.encoders import Embed, check_vectors, embed
+from cptk.evaluation.encoders import Embed, TextEncoder, check_vectors, embed
 from cptk.evaluation.metrics import pearson, spearman
-from cptk.evaluation.tasks import Task, TaskResult
+from cptk.evaluation.tasks.registry import Task, TaskResult
+from cptk.evaluation.tasks.splits import load_split
 
 
-def similarity(encoder: Any, data: ScoredPairs) -> dict[str, float]:
+def similarity(encoder: TextEncoder, data: ScoredPairs) -> dict[str, float]:
     """Spearman's and Pearson's correlation of the pairs' cosines with the gold scores.
 
     Both sides are embedded in the encoder's default role (each distinct sentence once): the task is
@@ -49,7 +49,7 @@ def similarity(encoder: Any, data: ScoredPairs) -> dict[str, float]:
     ```
     """
     checked = _checked(data)
-    cosines = pair_cosines(*_sides(encoder, checked))
+    cosines = pair_cosines(*_side_vectors(encoder, checked))
     return similarity_scores(cosines, checked.scores, checked.subsets)
 
 
@@ -141,7 +141,7 @@ def pair_cosines(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     return np.asarray((u * v).sum(axis=1) / np.where(lengths == 0, 1.0, lengths))
 
 
-def _subsets(count: int, subsets: Sequence[str] | None) -> list[Any]:
+def _subsets(count: int, subsets: Sequence[str] | None) -> list[str]:
     """The subset of each pair, checked; each of several has two pairs or more."""
     if subsets is None:
         return ["all"] * count
@@ -160,7 +160,7 @@ def _subsets(count: int, subsets: Sequence[str] | None) -> list[Any]:
     return names
 
 
-def _checked(data: Any) -> ScoredPairs:
+def _checked(data: object) -> ScoredPairs:
     """The pairs as lists, before anything is embedded."""
     if not isinstance(data, ScoredPairs):
         raise TypeError(
@@ -185,7 +185,7 @@ def _checked(data: Any) -> ScoredPairs:
     return ScoredPairs(first, second, scores, _subsets(len(scores), subsets))
 
 
-def _sides(encoder: Any, data: ScoredPairs) -> tuple[NDArray[Any], NDArray[Any]]:
+def _side_vectors(encoder: TextEncoder, data: ScoredPairs) -> tuple[NDArray[Any], NDArray[Any]]:
     rows = {text: row for row, text in enumerate(dict.fromkeys([*data.first, *data.second]))}
     vectors = embed(encoder, list(rows))
     return vectors[[rows[t] for t in data.first]], vectors[[rows[t] for t in data.second]]
@@ -195,7 +195,7 @@ def _task(name: str, what: str) -> Task:
     def run(embed: Embed, split: str | None) -> TaskResult:
         data, chosen = load_split(ScoredPairs, name, split)
         data = _checked(data)
-        predicted = pair_cosines(*_sides(embed, data))
+        predicted = pair_cosines(*_side_vectors(embed, data))
         scores = similarity_scores(predicted, data.scores, data.subsets)
         subsets = list(dict.fromkeys(data.subsets))
         return TaskResult(

@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cptk import checks, datasets, optional
 from cptk.datasets.records import RetrievalData
-from cptk.evaluation._splits import load_split
-from cptk.evaluation.encoders import Embed, embed
-from cptk.evaluation.ranking import checked_qrels
+from cptk.evaluation.encoders import Embed, TextEncoder, Vectors, embed
+from cptk.evaluation.metrics.trec_eval import checked_qrels
 from cptk.evaluation.search import top_k
-from cptk.evaluation.tasks import Published, Task, TaskResult
-from cptk.evaluation.trec import MEASURES, trec_scores
+from cptk.evaluation.tasks.registry import Published, Task, TaskResult
+from cptk.evaluation.tasks.splits import load_split
+from cptk.evaluation.tasks.trec_scores import MEASURES, trec_scores
 
-Search = Callable[[Any, Any, int], tuple[Any, Any]]
+Search: TypeAlias = Callable[[Vectors, Vectors, int], tuple[ArrayLike, ArrayLike]]
+"""`search(queries, documents, k)` -> scores and indices of the best documents, (n, k) each."""
 
 
 def retrieval(
-    encoder: Any,
+    encoder: TextEncoder,
     data: RetrievalData | str | os.PathLike[str],
     *,
     depth: int = 1000,
@@ -115,7 +117,7 @@ def bm25(
 
 
 def dense_run(
-    encoder: Any,
+    encoder: TextEncoder,
     data: RetrievalData,
     *,
     depth: int = 1000,
@@ -133,7 +135,7 @@ def dense_run(
     queries, documents = list(data.qrels), [d for d, text in data.corpus.items() if text.strip()]
     if not documents:
         raise ValueError("Every document of the corpus is blank: there is nothing to find.")
-    if search is top_k:  # it keeps the first of equal ones
+    if search is top_k:  # which keeps the first of documents with equal scores
         documents.sort(reverse=True)
     asked = checks.texts([data.queries[query] for query in queries], "queries")
     found = [data.corpus[document] for document in documents]
@@ -238,7 +240,7 @@ def beir_task(
                 "ignore_identical_ids": ignore_identical_ids,
                 "documents": len(loaded.corpus),
                 "blank_documents": sum(not text.strip() for text in loaded.corpus.values()),
-                "bm25": _yardstick(loaded, ignore_identical_ids),
+                "bm25": _bm25_figures(loaded, ignore_identical_ids),
             },
         )
 
@@ -249,8 +251,8 @@ def beir_task(
 _BM25: dict[tuple[str, bool], dict[str, float]] = {}
 
 
-def _yardstick(data: RetrievalData, ignore_identical_ids: bool) -> dict[str, float] | None:
-    """BM25's figures, computed once in a process; `None` where `bm25s` is not installed."""
+def _bm25_figures(data: RetrievalData, ignore_identical_ids: bool) -> dict[str, float] | None:
+    """BM25's figures on the same data, computed once in a process; `None` without `bm25s`."""
     key = (data.sha256, ignore_identical_ids)
     try:
         if key not in _BM25:
@@ -261,7 +263,12 @@ def _yardstick(data: RetrievalData, ignore_identical_ids: bool) -> dict[str, flo
 
 
 def _as_run(
-    queries: list[str], documents: list[str], scores: Any, indices: Any, depth: int, ignore: bool
+    queries: list[str],
+    documents: list[str],
+    scores: ArrayLike,
+    indices: ArrayLike,
+    depth: int,
+    ignore: bool,
 ) -> dict[str, dict[str, float]]:
     run: dict[str, dict[str, float]] = {}
     scores, indices = np.asarray(scores), np.asarray(indices)
@@ -289,7 +296,7 @@ def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean(list(values.values()))) for name, values in scores.items()}
 
 
-def _loaded(data: RetrievalData | str | os.PathLike[str] | Any) -> RetrievalData:
+def _loaded(data: object) -> RetrievalData:
     if isinstance(data, str | os.PathLike):
         data = datasets.load(os.path.expanduser(data))
     if not isinstance(data, RetrievalData):

@@ -1,9 +1,9 @@
-"""Metrics over vectors, ranks, labels and scores, in NumPy alone.
+"""The rank of one relevant document for each query, and what is made of ranks.
 
-Those over rankings with judgements (nDCG, MAP and their like) are in `ranking.py`.
+For rankings with judgements of many documents (nDCG, MAP and their like) see `trec_eval.py`.
 """
 
-from typing import Any
+from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,16 +53,16 @@ def retrieval_ranks(
         )
     block_size = checks.integer("block_size", block_size, 1)
     targets = _targets(relevant, len(query_matrix), len(document_matrix))
-    # Equal vectors share a column: a matrix product may give two equal columns different last bits,
-    # and a tie would be decided by that.
+    # Equal vectors share a column. In two columns a matrix product may give them different last
+    # bits, and those would decide the tie.
     document_matrix, column, copies = _distinct_rows(document_matrix)
     targets = column[targets]
     ranks = np.empty(len(query_matrix), np.int64)
     for start in range(0, len(query_matrix), block_size):
         rows = slice(start, start + block_size)
         scores = query_matrix[rows] @ document_matrix.T
-        # The threshold is read from the same product: computed apart, it could differ in its last
-        # bit and lose the document its own place.
+        # The threshold is read from the same product. Computed apart, it could differ in the last
+        # bit, and the relevant document would not reach its own threshold.
         threshold = np.take_along_axis(scores, targets[rows, None], axis=1)
         ranks[rows] = (scores >= threshold) @ copies
     return ranks
@@ -87,7 +87,7 @@ def mrr(ranks: ArrayLike, k: int | None = None) -> float:
     ```
     """
     checked = _ranks(ranks)
-    found = np.ones(checked.shape, bool) if k is None else checked <= _cutoff(k)
+    found = np.ones(checked.shape, bool) if k is None else checked <= cutoff(k)
     return float(np.mean(found / checked))
 
 
@@ -109,141 +109,7 @@ def recall_at_k(ranks: ArrayLike, k: int) -> float:
     recall_at_k([1, 2, 40], k=10)  # 2 / 3
     ```
     """
-    return float(np.mean(_ranks(ranks) <= _cutoff(k)))
-
-
-def pearson(x: ArrayLike, y: ArrayLike) -> float:
-    """Pearson's correlation of two lists of scores.
-
-    `r = sum((x - mean x)(y - mean y)) / (|x - mean x| |y - mean y|)`
-
-    A list of which all values are equal has no correlation with anything: NaN, as SciPy gives.
-
-    Args:
-        x: (n,) scores, at least two.
-        y: (n,) scores.
-
-    Returns:
-        A float between -1 and 1, or NaN.
-
-    Raises:
-        ValueError: if the shapes differ, there are fewer than two, or a score is not finite.
-
-    Example:
-    ```python
-    pearson([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])  # 1.0
-    ```
-    """
-    return _correlation(*_pair(x, y))
-
-
-def spearman(x: ArrayLike, y: ArrayLike) -> float:
-    """Spearman's rank correlation: Pearson's of the ranks, equal scores sharing their mean rank.
-
-    A list of which all values are equal has no correlation with anything: NaN, as SciPy gives.
-    Arguments, result and errors are those of `pearson`.
-
-    Example:
-    ```python
-    spearman([1.0, 2.0, 3.0], [1.0, 10.0, 100.0])  # 1.0
-    ```
-    """
-    first, second = _pair(x, y)
-    return _correlation(_average_ranks(first), _average_ranks(second))
-
-
-def accuracy(gold: ArrayLike, predicted: ArrayLike) -> float:
-    """Share of the predictions that equal the gold label.
-
-    Args:
-        gold: (n,) labels, numbers or strings.
-        predicted: (n,) labels.
-
-    Returns:
-        A float between 0 and 1.
-
-    Raises:
-        ValueError: if the shapes differ or there is no label.
-
-    Example:
-    ```python
-    accuracy([0, 1, 1, 0], [0, 1, 0, 0])  # 0.75
-    ```
-    """
-    return float(np.mean(np.equal(*_labels(gold, predicted))))
-
-
-def f1(gold: ArrayLike, predicted: ArrayLike, positive: Any = 1) -> float:
-    """Harmonic mean of precision and recall of one class: `2 tp / (2 tp + fp + fn)`.
-
-    0 where the class is neither in `gold` nor in `predicted`, as scikit-learn has it.
-
-    Args:
-        gold: (n,) labels, numbers or strings.
-        predicted: (n,) labels.
-        positive: the class that counts as found.
-
-    Returns:
-        A float between 0 and 1.
-
-    Raises:
-        ValueError: if the shapes differ or there is no label.
-
-    Example:
-    ```python
-    f1([0, 1, 1, 0], [0, 1, 0, 0])  # 2 / 3
-    ```
-    """
-    is_gold, is_predicted = (labels == positive for labels in _labels(gold, predicted))
-    found = 2 * int(np.sum(is_gold & is_predicted))
-    return found / max(int(np.sum(is_gold)) + int(np.sum(is_predicted)), 1)
-
-
-def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    if (x == x[0]).all() or (y == y[0]).all():
-        return float("nan")
-    x, y = (v - v.mean() for v in (x, y))
-    x, y = (v / np.abs(v).max() for v in (x, y))  # no square overflows or vanishes
-    return float(np.clip((x / np.linalg.norm(x)) @ (y / np.linalg.norm(y)), -1.0, 1.0))
-
-
-def _average_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray(np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-
-def _pair(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    first, second = np.asarray(x), np.asarray(y)
-    kinds = first.dtype.kind + second.dtype.kind
-    if first.ndim != 1 or first.shape != second.shape or first.size < 2 or set(kinds) - set("fiub"):
-        raise ValueError(
-            "A correlation needs two flat lists of numbers of one length, at least two each. "
-            f"Received: {first.shape}, {first.dtype} and {second.shape}, {second.dtype}."
-        )
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise ValueError("Scores must be finite. Received NaN or infinity among them.")
-    return first.astype(np.float64), second.astype(np.float64)
-
-
-def _labels(gold: Any, predicted: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    first, second = (
-        np.asarray(each if isinstance(each, np.ndarray) else checks.items(each, name, "labels"))
-        for each, name in ((gold, "gold"), (predicted, "predicted"))
-    )
-    if first.ndim != 1 or first.shape != second.shape or not first.size:
-        raise ValueError(
-            "`gold` and `predicted` must be flat lists of labels of one length, not empty. "
-            f"Received shapes: {first.shape} and {second.shape}."
-        )
-    texts = [labels.dtype.kind in "US" for labels in (first, second)]
-    if texts[0] != texts[1]:
-        raise ValueError(
-            "`gold` and `predicted` must be labels of one kind. Received: "
-            f"{first.dtype} and {second.dtype}; are they coded alike?"
-        )
-    if any(labels.dtype.kind == "f" and np.isnan(labels).any() for labels in (first, second)):
-        raise ValueError("`gold` and `predicted` must be labels. Received NaN among them.")
-    return first, second
+    return float(np.mean(_ranks(ranks) <= cutoff(k)))
 
 
 def _distinct_rows(
@@ -304,5 +170,6 @@ def _ranks(ranks: ArrayLike) -> NDArray[np.int64]:
     return checked.astype(np.int64)
 
 
-def _cutoff(k: int) -> int:
+def cutoff(k: int) -> int:
+    """`k`, checked: how many of the first documents count."""
     return checks.integer("k", k, 1)

@@ -1,6 +1,6 @@
-"""Which split a task scores, and its records."""
+"""The records that a task scores, and the split that they are of."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cptk import datasets
 
@@ -8,11 +8,11 @@ Kind = TypeVar("Kind")
 
 
 def load_split(kind: type[Kind], name: str, split: str | None) -> tuple[Kind, str]:
-    """The records of the split asked for, else of the test split, else of validation; and its name.
+    """The records of a split of a data set, and the name of that split.
 
-    The test split is taken if it can be found here without a download, else the validation split.
-    Where neither is found it is the test split again, and `cptk.datasets.load` downloads it or says
-    what is missing.
+    Without a `split` the test split is taken, or the validation split where that one alone can be
+    found here without a download. Where neither is found, `cptk.datasets.load` downloads the test
+    split or says what is missing.
 
     Raises:
         TypeError: If the set is of another kind than the task scores.
@@ -21,7 +21,7 @@ def load_split(kind: type[Kind], name: str, split: str | None) -> tuple[Kind, st
         found = datasets.available_splits(name)
         split = next((each for each in ("test", "validation") if each in found), "test")
     split = {"dev": "validation"}.get(split, split)
-    data: Any = datasets.load(name, split)
+    data: object = datasets.load(name, split)
     if not isinstance(data, kind):
         raise TypeError(
             f"This task needs a data set of {kind.__name__}. {name!r} is one of "

@@ -10,40 +10,41 @@ from numpy.typing import NDArray
 
 from cptk import datasets
 from cptk.datasets.records import LabeledPairs, LabeledTexts
-from cptk.evaluation._splits import load_split
 from cptk.evaluation.encoders import Embed
-from cptk.evaluation.linear_probe import (
+from cptk.evaluation.folds import check_sets
+from cptk.evaluation.metrics import f1
+from cptk.evaluation.probe import (
     ProbeResult,
     cross_validated_probe,
     linear_probe,
     pair_features,
 )
-from cptk.evaluation.logistic import check_sets
-from cptk.evaluation.metrics import f1
-from cptk.evaluation.tasks import Task, TaskResult
-from cptk.evaluation.zero_shot import SST2_PUBLISHED
+from cptk.evaluation.tasks.published import SST2_PUBLISHED
+from cptk.evaluation.tasks.registry import Task, TaskResult
+from cptk.evaluation.tasks.splits import load_split
 
 Order = NDArray[np.int64]
 
-# SentEval's number, and the default of the probes.
+# The folds of SentEval's published figures, and the default of the probes.
 FOLDS = 10
 
 
-def _ordered(labels: Sequence[int], *sides: Sequence[str]) -> Order:
+def _senteval_order(labels: Sequence[int], *sides: Sequence[str]) -> Order:
     """SentEval's order of the rows, on which its folds depend: by words, then by label."""
     words = [[len(text.split()) for text in side] for side in sides]
     return np.lexsort([np.asarray(labels), *map(np.asarray, reversed(words))])
 
 
-def _nested(name: str) -> Callable[[Embed, str | None], TaskResult]:
+def _cross_validated(name: str) -> Callable[[Embed, str | None], TaskResult]:
     def run(embed: Embed, split: str | None) -> TaskResult:
         data, chosen = load_split(LabeledTexts, name, split or "all")
         check_sets(data, folds=FOLDS)
-        order = _ordered(data.labels, data.texts)
+        order = _senteval_order(data.labels, data.texts)
         labels = np.asarray(data.labels)
         probe = cross_validated_probe(embed(data.texts)[order], labels[order], allow_zeros=True)
         right = probe.predictions == labels[order]
-        # The figure is the mean of the folds' accuracies, so a row counts by its fold's size.
+        # The figure is the mean of the folds' accuracies. A row of a small fold counts for more:
+        # with these weights the mean over the rows is the figure.
         sizes = np.bincount(probe.folds)
         shares = np.empty(len(data))
         shares[order] = right * (len(data) / (len(sizes) * sizes[probe.folds]))
@@ -56,7 +57,7 @@ def _trec(embed: Embed, split: str | None) -> TaskResult:
     train, _ = load_split(LabeledTexts, "trec", "train")
     data, chosen = load_split(LabeledTexts, "trec", split)
     check_sets(train, data, folds=FOLDS)
-    order = _ordered(train.labels, train.texts)
+    order = _senteval_order(train.labels, train.texts)
     probe = linear_probe(
         embed(train.texts)[order],
         np.asarray(train.labels)[order],
@@ -64,14 +65,14 @@ def _trec(embed: Embed, split: str | None) -> TaskResult:
         data.labels,
         allow_zeros=True,
     )
-    return _tested("trec", chosen, data, probe, "10 folds of the training set")
+    return _result_on_test_set("trec", chosen, data, probe, "10 folds of the training set")
 
 
 def _mrpc(embed: Embed, split: str | None) -> TaskResult:
     train, _ = load_split(LabeledPairs, "mrpc", "train")
     data, chosen = load_split(LabeledPairs, "mrpc", split)
     check_sets(train, data, folds=FOLDS)
-    order = _ordered(train.labels, train.first, train.second)
+    order = _senteval_order(train.labels, train.first, train.second)
     probe = linear_probe(
         pair_features(embed(train.first), embed(train.second))[order],
         np.asarray(train.labels)[order],
@@ -80,7 +81,9 @@ def _mrpc(embed: Embed, split: str | None) -> TaskResult:
         allow_zeros=True,
     )
     harmonic = f1(data.labels, probe.predictions)
-    return _tested("mrpc", chosen, data, probe, "10 folds of the training set", f1=harmonic)
+    return _result_on_test_set(
+        "mrpc", chosen, data, probe, "10 folds of the training set", f1=harmonic
+    )
 
 
 def _sst2(embed: Embed, split: str | None) -> TaskResult:
@@ -105,10 +108,10 @@ def _sst2(embed: Embed, split: str | None) -> TaskResult:
         allow_zeros=True,
         **given,
     )
-    return _tested("sst2", chosen, data, probe, chosen_on)
+    return _result_on_test_set("sst2", chosen, data, probe, chosen_on)
 
 
-def _tested(
+def _result_on_test_set(
     name: str,
     split: str,
     data: LabeledTexts | LabeledPairs,
@@ -158,7 +161,7 @@ TASKS = (
     *(
         Task(
             f"{name}_linear_probe",
-            _nested(name),
+            _cross_validated(name),
             _GROUPS,
             f"{what}: accuracy, nested 10-fold cross-validation.",
         )

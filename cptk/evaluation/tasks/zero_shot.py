@@ -12,23 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
 from cptk.datasets.records import LabeledTexts
-from cptk.evaluation._labels import label_array
-from cptk.evaluation._splits import load_split
-from cptk.evaluation.encoders import Embed, check_vectors, embed, unit_rows
-from cptk.evaluation.tasks import Published, Task, TaskResult
+from cptk.evaluation.encoders import Embed, TextEncoder, check_vectors, embed, unit_rows
+from cptk.evaluation.labels import label_array
+from cptk.evaluation.tasks.published import SST2_PUBLISHED
+from cptk.evaluation.tasks.registry import Task, TaskResult
+from cptk.evaluation.tasks.splits import load_split
 
 SST2_LABELS = ("negative", "positive")
 """The paper's bare labels, by class number."""
 SST2_PROMPTS = tuple(f"this is an example of a {label} movie review." for label in SST2_LABELS)
 """The paper's prompts, by class number."""
-SST2_PUBLISHED = (
-    Published(
-        "supervised network (Socher et al. 2013)",
-        0.854,
-        "Socher et al. 2013, as cited in Neelakantan et al. 2022, Table 3",
-    ),
-)
-"""What the paper holds its own figures on SST-2 against."""
 
 Scores = NDArray[np.float64]
 
@@ -55,7 +48,7 @@ class ZeroShotResult:
 
 
 def zero_shot(
-    encoder: Any,
+    encoder: TextEncoder,
     texts: Sequence[str],
     labels: Sequence[int],
     label_texts: Sequence[str | Sequence[str]],
@@ -99,9 +92,9 @@ def zero_shot(
     Neelakantan et al. (2022), arXiv 2201.10005, on SST-2, for labels and the prompt; Radford et
     al. (2021), CLIP, section 3.1.4, for ensembles of prompts. The calibration is ours.
     """
-    groups = _groups(label_texts)
+    groups = _texts_by_class(label_texts)
     texts, calibration_is_texts = checks.texts(texts), calibration_texts is texts
-    classes = _classes(labels, len(texts), len(groups))
+    classes = _class_numbers(labels, len(texts), len(groups))
     if calibration_texts is not None and not calibration_is_texts:
         calibration_texts = checks.texts(calibration_texts, "calibration_texts")
     flat = [text for group in groups for text in group]
@@ -117,7 +110,7 @@ def zero_shot(
         classes,
         by_class,
         calibration_vectors=calibration,
-        allow_zeros=True,  # `embed` has refused those that are not meant
+        allow_zeros=True,  # `embed` has refused those of a trained encoder
     )
 
 
@@ -153,17 +146,17 @@ def zero_shot_vectors(
     """
     if len(label_vectors) < 2:
         raise ValueError(f"There must be two classes or more. Received: {len(label_vectors)}.")
-    texts = _checked(vectors, "`vectors`", allow_zeros)
+    texts = _checked_vectors(vectors, "`vectors`", allow_zeros)
     prototypes = np.concatenate(
         [_prototype(each, c, allow_zeros) for c, each in enumerate(label_vectors)]
     )
-    classes = _classes(labels, len(texts), len(prototypes))
+    classes = _class_numbers(labels, len(texts), len(prototypes))
     scores = _cosines(texts, prototypes)
     predictions = scores.argmax(axis=1)
     plain = ZeroShotResult(float(np.mean(predictions == classes)), predictions, scores)
     if calibration_vectors is None:
         return plain
-    unlabelled = _checked(calibration_vectors, "`calibration_vectors`", allow_zeros)
+    unlabelled = _checked_vectors(calibration_vectors, "`calibration_vectors`", allow_zeros)
     offsets = _cosines(unlabelled, prototypes).mean(axis=0)
     calibrated = (scores - offsets).argmax(axis=1)
     return dataclasses.replace(
@@ -180,15 +173,15 @@ def _cosines(texts: NDArray[np.float32], prototypes: Scores) -> Scores:
             "Texts and labels must have vectors of one size. "
             f"Received: {texts.shape[1]} and {prototypes.shape[1]}."
         )
-    # Each pair alone: equal labels have equal cosines to the last bit, which in a matrix product
-    # depends on their place.
+    # One label at a time: equal labels then have equal cosines. In one matrix product the last bit
+    # would depend on the label's place.
     unit = unit_rows(texts).astype(np.float64)
     return np.stack([np.vecdot(unit, prototype) for prototype in prototypes], axis=1)
 
 
 def _prototype(vectors: ArrayLike, number: int, allow_zeros: bool) -> Scores:
     name = f"`label_vectors[{number}]`"
-    prompts = unit_rows(_checked(np.atleast_2d(np.asarray(vectors)), name, allow_zeros))
+    prompts = unit_rows(_checked_vectors(np.atleast_2d(np.asarray(vectors)), name, allow_zeros))
     mean = prompts.astype(np.float64).mean(axis=0)
     length = np.linalg.norm(mean)
     if length < 1e-6 and not allow_zeros:
@@ -196,14 +189,14 @@ def _prototype(vectors: ArrayLike, number: int, allow_zeros: bool) -> Scores:
     return np.asarray(mean / max(length, 1e-12))[None]
 
 
-def _checked(vectors: ArrayLike, name: str, allow_zeros: bool) -> NDArray[np.float32]:
+def _checked_vectors(vectors: ArrayLike, name: str, allow_zeros: bool) -> NDArray[np.float32]:
     array = np.asarray(vectors)
     if not array.size:
         raise ValueError(f"{name} must not be empty. Received: shape={array.shape}.")
     return check_vectors(array, len(array) if array.ndim else 0, name, allow_zeros=allow_zeros)
 
 
-def _classes(labels: Any, count: int, classes: int) -> NDArray[Any]:
+def _class_numbers(labels: object, count: int, classes: int) -> NDArray[Any]:
     """(count,) class numbers below `classes`."""
     numbers = label_array(labels, "labels", "class numbers")
     if numbers.shape != (count,):
@@ -221,7 +214,7 @@ def _classes(labels: Any, count: int, classes: int) -> NDArray[Any]:
     return numbers
 
 
-def _groups(label_texts: Any) -> list[list[str]]:
+def _texts_by_class(label_texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
     if isinstance(label_texts, str):
         raise TypeError(
             "`label_texts` must hold a text, or several, for each class. Received: "

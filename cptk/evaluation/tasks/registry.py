@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 from cptk import checks
 from cptk.evaluation.encoders import Embed
@@ -44,7 +44,7 @@ class TaskResult:
     split: str = ""
     size: int = 0
     sha256: str = ""
-    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not hasattr(self.score, "__float__"):
@@ -53,7 +53,8 @@ class TaskResult:
                 'TaskResult("accuracy", 0.75). Received: '
                 f"{checks.shown(self.metric)} and {checks.shown(self.score)}."
             )
-        object.__setattr__(self, "score", float(self.score))  # NumPy's or a tensor's, it may be
+        # The number may be one of NumPy's, or a tensor.
+        object.__setattr__(self, "score", float(self.score))
         if not self.scores:
             object.__setattr__(self, "scores", {self.metric: self.score})
         if not self.size and self.items:
@@ -67,6 +68,10 @@ class Published:
     model: str
     score: float
     source: str
+
+
+Run: TypeAlias = Callable[[Embed, str | None], TaskResult]
+"""`run(embed, split)`: embeds the texts of a split and scores them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Task:
     """
 
     name: str
-    run: Callable[[Embed, str | None], TaskResult]
+    run: Run
     groups: tuple[str, ...] = ()
     description: str = ""
     published: tuple[Published, ...] = ()

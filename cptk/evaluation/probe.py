@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cptk.checks import is_number
-from cptk.evaluation.logistic import (
-    Fitting,
-    Labeled,
-    Solver,
-    best,
-    fitting,
-    labeled,
-    stratified,
-)
+from cptk.evaluation.folds import stratified_folds
+from cptk.evaluation.labels import Labeled, labeled_vectors
+from cptk.evaluation.logistic import FitOptions, Solver, best_c, fit_options
 from cptk.evaluation.metrics import accuracy
 
 SPLIT_GRID = tuple(2.0**t for t in range(-2, 4))
@@ -120,28 +114,28 @@ def linear_probe(
     `SplitClassifier` (lines 184-245) and `KFoldClassifier` (lines 110-182); the seed is 1111
     (senteval/engine.py, line 32).
     """
-    train = labeled(train_vectors, train_labels, "train_", allow_zeros=allow_zeros)
-    test = labeled(test_vectors, test_labels, "test_", train=train, allow_zeros=allow_zeros)
-    options = fitting(solver, max_iter, n_jobs)
+    train = labeled_vectors(train_vectors, train_labels, "train_", allow_zeros=allow_zeros)
+    test = labeled_vectors(test_vectors, test_labels, "test_", train=train, allow_zeros=allow_zeros)
+    options = fit_options(solver, max_iter, n_jobs)
     if (validation_vectors is None) != (validation_labels is None):
         raise ValueError("Give both `validation_vectors` and `validation_labels`, or neither.")
     selection = None
     if c is not None:
-        c = _positive(c)
+        c = _positive_c(c)
     elif validation_vectors is not None and validation_labels is not None:
-        validation = labeled(
+        validation = labeled_vectors(
             validation_vectors,
             validation_labels,
             "validation_",
             train=train,
             allow_zeros=allow_zeros,
         )
-        predictions = options.run((train, validation, value) for value in SPLIT_GRID)
+        predictions = options.fit_and_predict((train, validation, value) for value in SPLIT_GRID)
         accuracies = [[accuracy(validation.labels, each)] for each in predictions]
-        c, selection = best(SPLIT_GRID, np.array(accuracies))
+        c, selection = best_c(SPLIT_GRID, np.array(accuracies))
     else:
-        ((c, selection),) = _choose(options, FOLDS_GRID, folds, [train])
-    (predicted,) = options.run([(train, test, c)])
+        ((c, selection),) = _choose_c(options, FOLDS_GRID, folds, [train])
+    (predicted,) = options.fit_and_predict([(train, test, c)])
     folded = np.zeros(len(predicted), np.int64)
     return ProbeResult(accuracy(test.labels, predicted), predicted, (c,), selection, folded)
 
@@ -195,16 +189,16 @@ def cross_validated_probe(
     `InnerKFoldClassifier` (lines 39-107; the seed of both cuts is 1111 whatever the user's, lines
     63-65); the order of the rows: senteval/binary.py, lines 39-43.
     """
-    data = labeled(vectors, labels, "", allow_zeros=allow_zeros)
-    options = fitting(solver, max_iter, n_jobs)
-    cuts = stratified(data.labels, folds)
-    chosen, selection = [0.0 if c is None else _positive(c)] * folds, None
+    data = labeled_vectors(vectors, labels, "", allow_zeros=allow_zeros)
+    options = fit_options(solver, max_iter, n_jobs)
+    cuts = stratified_folds(data.labels, folds)
+    chosen, selection = [0.0 if c is None else _positive_c(c)] * folds, None
     if c is None:
         parts = (data.take(train) for train, _ in cuts)
-        choices = _choose(options, SPLIT_GRID, folds, parts)
+        choices = _choose_c(options, SPLIT_GRID, folds, parts)
         chosen = [value for value, _ in choices]
         selection = float(np.mean([score for _, score in choices]))
-    predictions = options.run(
+    predictions = options.fit_and_predict(
         (data.take(train), data.take(test), value)
         for (train, test), value in zip(cuts, chosen, strict=True)
     )
@@ -246,27 +240,27 @@ def pair_features(first: ArrayLike, second: ArrayLike) -> NDArray[Any]:
     return np.concatenate([np.abs(u - v), u * v], axis=1)
 
 
-def _choose(
-    options: Fitting, grid: tuple[float, ...], folds: int, parts: Any
+def _choose_c(
+    options: FitOptions, grid: tuple[float, ...], folds: int, parts: Iterable[Labeled]
 ) -> list[tuple[float, float]]:
     """The best C for each training set by cross-validation inside it; all fits in one go."""
     truths: list[NDArray[Any]] = []
 
     def jobs() -> Iterator[tuple[Labeled, Labeled, float]]:
         for part in parts:
-            cuts = stratified(part.labels, folds)
+            cuts = stratified_folds(part.labels, folds)
             for value in grid:
                 for train, test in cuts:
                     truths.append(part.labels[test])
                     yield part.take(train), part.take(test), value
 
-    predictions = options.run(jobs())
+    predictions = options.fit_and_predict(jobs())
     right = [accuracy(*pair) for pair in zip(truths, predictions, strict=True)]
     shape = (-1, len(grid), folds)
-    return [best(grid, each) for each in np.reshape(right, shape)]
+    return [best_c(grid, each) for each in np.reshape(right, shape)]
 
 
-def _positive(c: Any) -> float:
+def _positive_c(c: object) -> float:
     if not is_number(c) or not 0 < c < np.inf:
         raise ValueError(f"`c` must be a positive number. Received: {c!r}.")
     return float(c)

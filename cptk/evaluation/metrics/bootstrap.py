@@ -1,18 +1,18 @@
-"""How sure a score is, and whether two differ: the percentile bootstrap over a task's items."""
+"""The percentile bootstrap over a task's items: how sure a score is, and whether two differ."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cptk import checks
-from cptk.evaluation.metrics import pearson, spearman
+from cptk.evaluation.metrics.correlation import pearson, spearman
 
 LEVEL = 0.95
-# Numbers drawn at a time; bounds the memory.
+# How many numbers are drawn at a time: bounds the memory.
 _BLOCK = 1 << 22
 _CORRELATIONS: dict[str, Callable[..., float]] = {"pearson": pearson, "spearman": spearman}
 
@@ -172,7 +172,7 @@ def _statistic(columns: NDArray[np.float64], metric: str) -> float:
 
 
 def _resampled(
-    samples: list[NDArray[np.float64]], metric: str, n_bootstrap: Any, seed: int
+    samples: list[NDArray[np.float64]], metric: str, n_bootstrap: int, seed: int
 ) -> list[NDArray[np.float64]]:
     """Scores of the resamples, the same resamples for each."""
     n_bootstrap = checks.integer("n_bootstrap", n_bootstrap, 1)

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cptk import checks, datasets
 from cptk.datasets.records import CodePairs
-from cptk.evaluation._splits import load_split
 from cptk.evaluation.docstrings import LANGUAGES, strip_docstrings
-from cptk.evaluation.encoders import Embed, embed, unit_rows
+from cptk.evaluation.encoders import Embed, TextEncoder, embed, unit_rows
 from cptk.evaluation.metrics import mrr, recall_at_k, retrieval_ranks
-from cptk.evaluation.retrieval import beir_task
-from cptk.evaluation.tasks import Published, Task, TaskResult
+from cptk.evaluation.tasks.published import codesearchnet_published
+from cptk.evaluation.tasks.registry import Task, TaskResult
+from cptk.evaluation.tasks.retrieval import beir_task
+from cptk.evaluation.tasks.splits import load_split
 
 POOL = 1000
 LARGE_POOL = 10_000
 _MARKS = re.compile(r"^[ \t]*(?:/\*\*?|\*/|//+|\*(?!\*))[ \t]?|[ \t]*\*/[ \t]*$", re.M)
 
 
-def code_search(encoder: Any, data: CodePairs) -> dict[str, float]:
+def code_search(encoder: TextEncoder, data: CodePairs) -> dict[str, float]:
     r"""CodeSearchNet's code search: the mean reciprocal rank of each docstring's own function.
 
     The published protocol (Husain et al. 2019, section 4.3; github/CodeSearchNet,
@@ -67,15 +68,15 @@ def code_search(encoder: Any, data: CodePairs) -> dict[str, float]:
 
     Neelakantan et al. 2022, Text and Code Embeddings by Contrastive Pre-Training, section 3.3.
     """
-    return _search(encoder, data)[0]
+    return _search(encoder, data).scores
 
 
 def summary(docstring: str) -> str:
-    r"""The first paragraph of a docstring, or what stands before its first `@`; comment signs off.
+    r"""The first paragraph of a docstring, or what stands before its first `@`.
 
-    CodeSearchNet's rule (`get_docstring_summary`). Its Go docstrings keep their `//`: those go, as
-    in `strip_c_style_comment_delimiters`. Ours: where nothing is left (a docstring that starts with
-    `@param`), it is the whole docstring.
+    The rule is CodeSearchNet's (`get_docstring_summary`). Comment signs are taken off first, as in
+    `strip_c_style_comment_delimiters`: published Go docstrings keep their `//`. Where nothing is
+    left (a docstring that starts with `@param`), the summary is the whole docstring. (Ours.)
 
     Args:
         docstring: A docstring or documentation comment.
@@ -95,10 +96,21 @@ def summary(docstring: str) -> str:
     return head.strip() or text
 
 
-def _search(
-    encoder: Any, data: CodePairs
-) -> tuple[dict[str, float], NDArray[np.float64], dict[str, Any]]:
-    """The figures, the reciprocal ranks that `mrr` is the mean of, and what was done."""
+class _Found(NamedTuple):
+    """What a search gave.
+
+    Attributes:
+        scores: Figures by name.
+        reciprocal_ranks: For each docstring 1 / rank of its function; their mean is `mrr`.
+        details: How many pairs there were, and what was done with them.
+    """
+
+    scores: dict[str, float]
+    reciprocal_ranks: NDArray[np.float64]
+    details: dict[str, int]
+
+
+def _search(encoder: TextEncoder, data: CodePairs) -> _Found:
     if not isinstance(data, CodePairs):
         raise TypeError(
             f"`data` should be a cptk.datasets.CodePairs. Received: {checks.shown(data)}."
@@ -118,16 +130,18 @@ def _search(
     order = np.arange(len(kept))
     np.random.RandomState(0).shuffle(order)
     queries, functions = (list(side) for side in zip(*(kept[i] for i in order), strict=True))
-    u = _embed_once(encoder, queries, "query")
-    v = _embed_once(encoder, functions, "document")
+    query_vectors = _unit_vectors(encoder, queries, "query")
+    code_vectors = _unit_vectors(encoder, functions, "document")
     size = min(POOL, len(kept))
     pools = [slice(start, start + size) for start in range(0, len(kept) - size + 1, size)]
-    ranks = np.concatenate([retrieval_ranks(u[pool], v[pool]) for pool in pools])
-    backward = np.concatenate([retrieval_ranks(v[pool], u[pool]) for pool in pools])
+    ranks = np.concatenate([retrieval_ranks(query_vectors[p], code_vectors[p]) for p in pools])
+    reversed_ranks = np.concatenate(
+        [retrieval_ranks(code_vectors[p], query_vectors[p]) for p in pools]
+    )
     scores = {
         "mrr": mrr(ranks),
-        "mrr_10000": mrr(retrieval_ranks(u[:LARGE_POOL], v[:LARGE_POOL])),
-        "mrr_reversed": mrr(backward),
+        "mrr_10000": mrr(retrieval_ranks(query_vectors[:LARGE_POOL], code_vectors[:LARGE_POOL])),
+        "mrr_reversed": mrr(reversed_ranks),
         "recall@1": recall_at_k(ranks, 1),
         "recall@10": recall_at_k(ranks, 10),
     }
@@ -142,11 +156,11 @@ def _search(
         "equal_docstrings": len(kept) - len(set(queries)),
         "equal_functions": len(kept) - len(set(functions)),
     }
-    return scores, 1.0 / ranks, details
+    return _Found(scores, 1.0 / ranks, details)
 
 
-def _embed_once(encoder: Any, texts: list[str], role: str) -> NDArray[np.float32]:
-    """Unit vectors of texts, equal texts having the very same one."""
+def _unit_vectors(encoder: TextEncoder, texts: list[str], role: str) -> NDArray[np.float32]:
+    """Unit vectors of texts; equal texts have the same vector, to the last bit."""
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     return unit_rows(embed(encoder, list(rows), role=role))[[rows[text] for text in texts]]
 
@@ -156,22 +170,31 @@ def _language_task(language: str) -> Task:
 
     def run(embed: Embed, split: str | None) -> TaskResult:
         data, chosen = load_split(CodePairs, name, split)
-        scores, reciprocal, details = _search(embed, data)
-        items = {"reciprocal_rank": reciprocal.tolist()}
+        found = _search(embed, data)
         return TaskResult(
-            "mrr", scores["mrr"], scores, items, name, chosen, len(reciprocal), data.sha256, details
+            metric="mrr",
+            score=found.scores["mrr"],
+            scores=found.scores,
+            items={"reciprocal_rank": found.reciprocal_ranks.tolist()},
+            dataset=name,
+            split=chosen,
+            size=len(found.reciprocal_ranks),
+            sha256=data.sha256,
+            details=found.details,
         )
 
     described = f"CodeSearchNet, {language}: docstring to function among 1,000, MRR."
-    return Task(name, run, ("code_search",), described, _published(LANGUAGES.index(language)))
+    return Task(name, run, ("code_search",), described, codesearchnet_published(language))
+
+
+_LANGUAGE_TASKS = {language: _language_task(language) for language in LANGUAGES}
 
 
 def _all_languages(embed: Embed, split: str | None) -> TaskResult:
     """The plain mean of the languages that are there; the details say which."""
     results = {}
     missing = None
-    for task in TASKS[1:7]:
-        language = task.name.removeprefix("codesearchnet_")
+    for language, task in _LANGUAGE_TASKS.items():
         if datasets.available_splits(task.name):
             results[language] = task.run(embed, split)
         else:
@@ -179,7 +202,7 @@ def _all_languages(embed: Embed, split: str | None) -> TaskResult:
     if not results:
         assert missing is not None
         return missing.run(embed, split)  # downloads, or says what is missing
-    # So weighted, the mean of the items is the mean of the languages.
+    # With these weights the mean over all items is the mean over the languages.
     total = sum(result.size for result in results.values())
     items = [
         value * total / (len(results) * result.size)
@@ -206,36 +229,15 @@ def _all_languages(embed: Embed, split: str | None) -> TaskResult:
     )
 
 
-# Neelakantan et al. 2022, Table 7: 1,000 candidates, in the order of `LANGUAGES`, then the average.
-_CPT_CODE = {
-    "cpt-code S": (0.998, 0.940, 0.977, 0.967, 0.863, 0.860, 0.934),
-    "cpt-code M": (0.999, 0.944, 0.975, 0.972, 0.855, 0.865, 0.935),
-}
-
-
-# Husain et al. 2019, Table 3: trained on the task. Its average pools the languages: not ours.
-_SELF_ATTENTION = (0.6922, 0.5866, 0.6809, 0.6011, 0.3651, 0.4506)
-
-
-def _published(column: int) -> tuple[Published, ...]:
-    source = "Neelakantan et al. 2022, Table 7"
-    ours = [Published(model, row[column], source) for model, row in _CPT_CODE.items()]
-    theirs = [
-        Published("self-attention (CodeSearchNet)", score, "Husain et al. 2019, Table 3")
-        for score in _SELF_ATTENTION[column : column + 1]
-    ]
-    return (*ours, *theirs)
-
-
 TASKS = (
     Task(
         "codesearchnet",
         _all_languages,
         ("code_search",),
         "CodeSearchNet: mean MRR of the languages that are there, 1,000 candidates.",
-        _published(len(LANGUAGES)),
+        codesearchnet_published(),
     ),
-    *(_language_task(language) for language in LANGUAGES),
+    *_LANGUAGE_TASKS.values(),
     # CoSQA as published: the functions keep their docstrings, and every function of the corpus is
     # a candidate. The rank of one beyond 1,000 counts as none, as in Microsoft's own script
     # (microsoft/CodeBERT, UniXcoder/downstream-tasks/code-search/run.py, `sort_id[:1000]`).

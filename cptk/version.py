@@ -1,0 +1,3 @@
+"""The version of cptk, for whoever must not import the package itself."""
+
+__version__ = "0.1.0"
