@@ -105,13 +105,22 @@ class Pairs:
     # === Files ===
 
     @classmethod
-    def from_csv(cls, path: Path, *, delimiter: str | None = None, **names: Unpack[Names]) -> Pairs:
+    def from_csv(
+        cls,
+        path: Path,
+        *,
+        delimiter: str | None = None,
+        quoted: bool = True,
+        **names: Unpack[Names],
+    ) -> Pairs:
         r"""Pairs of a CSV or TSV file (or `.gz`) whose first line has the names of the columns.
 
         Args:
             path: The file, in UTF-8. Fields may stand in double quotes, and hold line ends there.
             delimiter: What stands between fields. Default: a tab where the name ends in `.tsv` or
                 `.tab`, else a comma.
+            quoted: Whether fields may stand in double quotes. In a file of False, as some TSV
+                files are, quotes are letters.
             **names: Names of the file's own columns by role, as `Pairs` takes them.
 
         Raises:
@@ -131,7 +140,9 @@ class Pairs:
 
         ```
         """
-        return cls._read("from_csv", path, reading.csv(path, delimiter, _texts(names)), names)
+        return cls._read(
+            "from_csv", path, reading.csv(path, delimiter, quoted, _texts(names)), names
+        )
 
     @classmethod
     def from_jsonl(cls, path: Path, **names: Unpack[Names]) -> Pairs:

@@ -180,3 +180,22 @@ def test_bad_arguments(tmp_path: Path) -> None:
         Pairs.from_csv(path).to_parquet(tmp_path / "none" / "a.parquet")
     with pytest.raises(ValueError, match="is a folder"):
         Pairs.from_csv(path).to_parquet(tmp_path)
+
+
+def test_a_quote_that_is_never_closed_does_not_swallow_the_file(tmp_path):
+    path = tmp_path / "open.csv"
+    path.write_text('query,document\na,"b\nc,d\ne,f\n')
+    with pytest.raises(ValueError, match=r"open.csv.*quote is never closed; with quoted=False"):
+        Pairs.from_csv(path)
+    assert Pairs.from_csv(path, quoted=False)["document"] == ['"b', "d", "f"]
+    packed = tmp_path / "open.csv.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(ValueError, match="never closed"):
+        Pairs.from_csv(packed)
+
+
+def test_one_quote_in_the_middle_of_a_field_is_a_letter(tmp_path):
+    path = tmp_path / "inches.tsv"
+    path.write_text('query\tdocument\nhow long?\t5" long\n"a ""b"""\tc\n')
+    pairs = Pairs.from_csv(path)
+    assert (pairs["query"], pairs["document"]) == (["how long?", 'a "b"'], ['5" long', "c"])
