@@ -21,7 +21,8 @@ import pytest
 import toys
 
 import cptk
-from cptk.evaluation import tasks
+from cptk.datasets import specs
+from cptk.evaluation.tasks import registry
 from cptk.models import presets
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +159,8 @@ def elsewhere(
         raise urllib.error.URLError("no network in tests")
 
     monkeypatch.setattr(urllib.request, "urlopen", offline)
-    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))  # one page registers its own
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))  # one page registers its own
+    monkeypatch.setitem(specs.SPECS, "two_reviews", None)  # and a set; both are gone after it
 
     load, names = presets.load_embedder, {"gpt2_base_en": str(gpt2_base_en)}
     monkeypatch.setattr(
