@@ -53,7 +53,7 @@ def make_loss(contender, ids, tile):
     from keras import ops
 
     from cptk.losses import same_text_mask, symmetric_info_nce
-    from cptk.losses.tiled import streamed_info_nce
+    from cptk.losses.tiles import streamed_info_nce
 
     def plain(query, document, scale):
         logits = (query * scale) @ ops.transpose(document)

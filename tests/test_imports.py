@@ -186,7 +186,7 @@ def test_tensorflow_is_imported_by_its_own_module_alone() -> None:
         not in (
             "data/tensorflow.py",
             "training/gradient_cache/tensorflow.py",
-            "losses/tiled.py",
+            "losses/rows.py",
             "models/forward.py",
             "processes.py",
             "training/distribution.py",

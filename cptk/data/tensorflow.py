@@ -1,6 +1,6 @@
 """Everything that needs `tf.data`: the only module that imports TensorFlow when it is imported."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, cast
 
 import keras
@@ -73,28 +73,9 @@ def prepare_dataset(
             is too small, there is an error.
         columns: Number columns that elements hold beside the two sides.
     """
-    x_spec, y_spec, _ = keras.utils.unpack_x_y_sample_weight(data.element_spec)
-    names = set(x_spec) if isinstance(x_spec, Mapping) else set()
-    if names - {*NUMBERS} != {*SIDES} or not names >= {*columns}:
-        more = "".join(f', "{name}": …' for name in columns)
-        raise ValueError(
-            f'Elements of the dataset should be {{"query": …, "document": …{more}}}, or a tuple '
-            f"that begins with that. Received: {checks.shown(data.element_spec, 300)}."
-        )
-    if y_spec is not None and not isinstance(y_spec, tf.NoneTensorSpec):
-        raise ValueError(
-            "A pair is its own label: leave `y` out of the dataset. With weights, its elements are "
-            "(pairs, None, sample_weight). Received: "
-            f"{checks.shown(data.element_spec, 300)}."
-        )
-    singles = {_is_single(x_spec[side], side) for side in SIDES}
-    if len(singles) > 1:
-        raise ValueError(
-            "Both sides of the dataset should be single or batched. Received: "
-            f"{checks.shown(data.element_spec, 300)}."
-        )
+    single = _check_elements(data.element_spec, columns)
     count, left_out = int(data.cardinality()), []
-    if singles == {True}:
+    if single:
         if batch_size is None:
             raise ValueError(
                 "The dataset holds single pairs. Pass `batch_size=`, or batch it yourself with "
@@ -114,6 +95,43 @@ def prepare_dataset(
         known = False
     count = int(data.cardinality())
     stays_known = known or (replicas > 1 and count >= 0)
+    filtered = least > 1 and not stays_known
+    if filtered:
+        data = data.filter(_large_enough(least, left_out))
+    prepare = _prepare(preprocessor, roles, least, columns)
+    data = data.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    if filtered and count >= 0:
+        # A dataset that was filtered does not know its size; Keras, which shows and
+        # counts steps by it, does well with one that is too large.
+        data.cardinality = lambda: tf.constant(count, tf.int64)
+    data.left_out = left_out
+    return data
+
+
+def _check_elements(spec: KerasBatch, columns: Sequence[str]) -> bool:
+    """Whether elements of this spec are single pairs; an error if they are no pairs."""
+    received = f"Received: {checks.shown(spec, 300)}."
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
+    names = set(x) if isinstance(x, Mapping) else set()
+    if names - {*NUMBERS} != {*SIDES} or not names >= {*columns}:
+        more = "".join(f', "{name}": …' for name in columns)
+        raise ValueError(
+            f'Elements of the dataset should be {{"query": …, "document": …{more}}}, or a tuple '
+            f"that begins with that. {received}"
+        )
+    if y is not None and not isinstance(y, tf.NoneTensorSpec):
+        raise ValueError(
+            "A pair is its own label: leave `y` out of the dataset. With weights, its elements are "
+            f"(pairs, None, sample_weight). {received}"
+        )
+    singles = {_is_single(x[side], side) for side in SIDES}
+    if len(singles) > 1:
+        raise ValueError(f"Both sides of the dataset should be single or batched. {received}")
+    return singles == {True}
+
+
+def _large_enough(least: int, left_out: list[int]) -> Callable[..., Tensor]:
+    """A filter of batches that writes into `left_out` how many pairs those had that it drops."""
 
     def note(pairs: np.integer) -> np.bool_:
         left_out.append(int(pairs))
@@ -127,9 +145,16 @@ def prepare_dataset(
             lambda: tf.numpy_function(note, [pairs], tf.bool),
         )
 
-    filtered = least > 1 and not stays_known
-    if filtered:
-        data = data.filter(large_enough)
+    return large_enough
+
+
+def _prepare(
+    preprocessor: Preprocessor | None,
+    roles: Mapping[str, str],
+    least: int,
+    columns: Sequence[str],
+) -> Callable[..., KerasBatch]:
+    """A function of a batch that gives it tokenised and checked, in the graph."""
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def prepare(*element: KerasBatch) -> KerasBatch:
@@ -169,13 +194,7 @@ def prepare_dataset(
             x = tf.nest.map_structure(tf.identity, {**x, **numbers})
         return x if weight is None else (x, None, weight)
 
-    data = data.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    if filtered and count >= 0:
-        # A dataset that was filtered does not know its size; Keras, which shows and
-        # counts steps by it, does well with one that is too large.
-        data.cardinality = lambda: tf.constant(count, tf.int64)
-    data.left_out = left_out
-    return data
+    return prepare  # type: ignore[no-any-return]
 
 
 def _is_single(spec: tf.TypeSpec | Mapping[str, tf.TypeSpec], side: str) -> bool:

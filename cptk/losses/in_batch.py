@@ -9,7 +9,7 @@ from keras import ops
 from cptk.losses.matrix import info_nce
 from cptk.losses.objective import Batch
 from cptk.losses.scores import in_batch_scores
-from cptk.losses.tiled import streamed_info_nce
+from cptk.losses.tiles import streamed_info_nce
 from cptk.ops import l2_normalize
 from cptk.types import Tensor
 

@@ -19,7 +19,7 @@ from cptk.compilation_cache import keep_compiled_programs
 from cptk.data.batching import SIDES, PairDataset, check_batch_size
 from cptk.data.columns import is_pairs
 from cptk.layers import ContrastiveHead
-from cptk.losses.tiled import DEFAULT_TILE_SIZE
+from cptk.losses.tiles import DEFAULT_TILE_SIZE
 from cptk.models.forward import forward, holds, kept
 from cptk.ops import float32_or_higher
 from cptk.progress import verbosity

@@ -21,7 +21,7 @@ from cptk.losses import (
     tiled_symmetric_info_nce,
 )
 from cptk.losses.scores import in_batch_scores
-from cptk.losses.tiled import streamed_info_nce
+from cptk.losses.tiles import streamed_info_nce
 
 LOSSES = {tiled_info_nce: info_nce, tiled_symmetric_info_nce: symmetric_info_nce}
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)

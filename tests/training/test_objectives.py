@@ -262,7 +262,10 @@ def test_micro_batches_change_nothing(kind):
     assert set(logs) == {"mrr", "recall@1", "recall@10", *history}
 
 
-@each_kind
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize(
+    "kind", [Hinge, *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k is not Hinge)]
+)
 def test_saved_and_loaded_training_goes_on(kind, tmp_path):
     trainer, _ = trained(kind)
     trainer.save(tmp_path / "trainer.keras")
@@ -306,7 +309,9 @@ def expected_loss(trainer: Any) -> float:
 
 
 @pytest.mark.slow_on_jax
-@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize(
+    "kind", [k if k == "Pairs" else pytest.param(k, marks=pytest.mark.slow) for k in DATA]
+)
 def test_number_columns_reach_the_loss(kind):
     trainer = graded()
     trainer.optimizer.learning_rate.assign(0.0)
@@ -321,7 +326,7 @@ def test_number_columns_reach_the_loss(kind):
     assert trainer.test_on_batch(batch) is not None
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_number_columns_in_tf_data():
     import tensorflow as tf
 
@@ -447,6 +452,7 @@ def test_an_objective_without_call_says_so():
         Objective()(batch_of(*vectors.values(), ids))
 
 
+@pytest.mark.slow_on_jax
 def test_compiled_again_with_another_loss():
     trainer, _ = trained(cptk.losses.InfoNCE, epochs=1)
     toys.compiled(trainer, loss=Hinge())
