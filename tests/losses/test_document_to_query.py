@@ -10,6 +10,7 @@ import cptk
 SCALE = 5.0
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("tile_size", [None, 2])
 def test_equals_the_loops_of_the_columns(tile_size):
     rng = np.random.default_rng(0)
