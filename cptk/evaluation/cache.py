@@ -64,9 +64,21 @@ class CachedEncoder:
 
     Example:
 
-    ```python
-    encoder = CachedEncoder(embedder, cache_dir="embeddings")
-    report = evaluate(encoder, "sst2").merge(evaluate(encoder, "sts"))
+    ```pycon
+    >>> import tempfile
+    >>> from cptk.evaluation import CachedEncoder
+    >>> def encode(texts):
+    ...     return [[len(text), text.count("a")] for text in texts]
+    >>> folder = tempfile.mkdtemp()
+    >>> encoder = CachedEncoder(encode, cache_dir=folder, name="letters")
+    >>> encoder(["a film", "rain", "a film"]).tolist()
+    [[6.0, 1.0], [4.0, 1.0], [6.0, 1.0]]
+    >>> encoder.embedded  # each distinct text once
+    2
+    >>> later = CachedEncoder(encode, cache_dir=folder, name="letters")
+    >>> later(["rain"]).tolist(), later.embedded  # read from the disk
+    ([[4.0, 1.0]], 0)
+
     ```
     """
 
@@ -116,9 +128,16 @@ class CachedEncoder:
 
         Example:
 
-        ```python
-        with encoder.steady():
-            vectors = [encoder(batch) for batch in batches]
+        ```pycon
+        >>> from cptk.evaluation import CachedEncoder
+        >>> encoder = CachedEncoder(lambda texts: [[len(text), 1] for text in texts])
+        >>> with encoder.steady():
+        ...     vectors = [encoder(batch) for batch in (["a", "bb"], ["bb", "ccc"])]
+        >>> [each.tolist() for each in vectors]
+        [[[1.0, 1.0], [2.0, 1.0]], [[2.0, 1.0], [3.0, 1.0]]]
+        >>> encoder.embedded
+        3
+
         ```
         """
         if self._is_steady:

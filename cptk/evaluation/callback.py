@@ -60,12 +60,27 @@ class EvaluationCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     Example:
 
-    ```python
-    dynamics = cptk.evaluation.EvaluationCallback(
-        ["sst2_knn", "stsb"], every_n_steps=50, file="dynamics.csv", split="validation"
-    )
-    trainer.fit(pairs, batch_size=64, epochs=1, callbacks=[dynamics])
-    dynamics.history[-1]  # {"step": 150, "epoch": 0, "task": "stsb", "score": 0.749, ...}
+    ```pycon
+    >>> import cptk, keras, numpy as np
+    >>> dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    >>> model = keras.Sequential([dense])
+    >>> model.compile(keras.optimizers.SGD(1.0), loss="mse")
+    >>> def encode(texts):
+    ...     return model(np.array([[text.count("a"), text.count("b")] for text in texts]))
+    >>> def run(embed, split):
+    ...     right = (embed(["aa", "bb"])[:, 0] > 0) == [True, False]
+    ...     items = {"correct": right.tolist()}
+    ...     return cptk.evaluation.TaskResult("accuracy", right.mean(), items=items)
+    >>> dynamics = cptk.evaluation.EvaluationCallback(
+    ...     cptk.evaluation.Task("a_or_b", run), encoder=encode, file="dynamics.csv", at_start=True
+    ... )
+    >>> x, y = np.eye(2), np.array([[1.0], [-1.0]])  # "a" and "b"
+    >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[dynamics])
+    >>> [(row["step"], row["task"], row["score"]) for row in dynamics.history]
+    [(0, 'a_or_b', 0.5), (1, 'a_or_b', 1.0), (2, 'a_or_b', 1.0)]
+    >>> history.history["a_or_b"]  # in the logs too
+    [1.0, 1.0]
+
     ```
 
     Neelakantan et al. 2022, figures of "training dynamics": linear probe against search.

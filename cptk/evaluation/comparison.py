@@ -81,8 +81,17 @@ def compare(first: Report, second: Report, *, n_bootstrap: int = 1000, seed: int
 
     Example:
 
-    ```python
-    print(compare(Report.from_json("before.json"), Report.from_json("after.json")))
+    ```pycon
+    >>> from cptk.evaluation import Report, TaskResult, compare
+    >>> first = TaskResult("accuracy", 0.5, items={"correct": [1, 0, 1, 0] * 25})
+    >>> second = TaskResult("accuracy", 0.75, items={"correct": [1, 0, 1, 1] * 25})
+    >>> comparison = compare(Report({"films": first}), Report({"films": second}))
+    >>> comparison.scores
+    {'films': (0.5, 0.75)}
+    >>> change = comparison.differences["films"]
+    >>> change.value, round(change.p_value, 4)  # 2 / 1001: better in every resample
+    (0.25, 0.002)
+
     ```
 
     The method is that of `cptk.evaluation.paired_bootstrap`.

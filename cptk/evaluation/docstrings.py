@@ -122,8 +122,12 @@ def strip_docstring(code: str, language: str) -> str:
 
     Example:
 
-    ```python
-    strip_docstring('def f():\n    "One."\n    return 1', "python")  # "def f():\n    return 1"
+    ```pycon
+    >>> from cptk.evaluation import strip_docstring
+    >>> print(strip_docstring('def f():\n    "One."\n    return 1', "python"))
+    def f():
+        return 1
+
     ```
     """
     return _strip(code, language).code
@@ -146,8 +150,15 @@ def strip_docstrings(codes: Sequence[str], language: str) -> Stripped:
 
     Example:
 
-    ```python
-    strip_docstrings(["// F is one.\nfunc F() int { return 1 }"], "go").stripped  # 1
+    ```pycon
+    >>> from cptk.evaluation.docstrings import strip_docstrings
+    >>> codes = ["// F is one.\nfunc F() int { return 1 }", "func G() {}"]
+    >>> found = strip_docstrings(codes, "go")
+    >>> found.codes
+    ['func F() int { return 1 }', 'func G() {}']
+    >>> found.stripped, found.unparsed
+    (1, 0)
+
     ```
     """
     results = [_strip(code, language) for code in checks.items(codes, "codes", "functions")]

@@ -91,11 +91,15 @@ def embed(encoder: TextEncoder, texts: Sequence[str], role: str | None = None) -
 
     Example:
 
-    ```python
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    ```pycon
+    >>> from sklearn.feature_extraction.text import CountVectorizer
+    >>> from cptk.evaluation import embed
+    >>> vectorizer = CountVectorizer().fit(["a good film", "a bad film"])
+    >>> embed(vectorizer, ["good film", "bad"]).tolist()  # counts of bad, film and good
+    [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]
+    >>> embed(lambda texts: [[len(text), 1] for text in texts], ["good film", "bad"]).tolist()
+    [[9.0, 1.0], [3.0, 1.0]]
 
-    vectorizer = TfidfVectorizer().fit(["a good film", "a bad film"])
-    embed(vectorizer, ["good", "bad"]).shape  # (2, 3)
     ```
     """
     if getattr(encoder, "is_embed", False):  # what `evaluate` gives to tasks: it checks by itself

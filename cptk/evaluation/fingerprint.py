@@ -36,8 +36,19 @@ def fingerprint(encoder: TextEncoder) -> str | None:
 
     Example:
 
-    ```python
-    fingerprint(embedder) == fingerprint(from_the_same_preset)  # True
+    ```pycon
+    >>> import cptk
+    >>> from cptk.evaluation.fingerprint import fingerprint
+    >>> backbone, preprocessor = embedder.backbone, embedder.preprocessor
+    >>> same = cptk.models.GPT2TextEmbedder(backbone, preprocessor, name="another_name")
+    >>> fingerprint(same) == fingerprint(embedder)
+    True
+    >>> other = cptk.models.GPT2TextEmbedder(backbone, preprocessor, pooling="mean")
+    >>> fingerprint(other) == fingerprint(embedder)
+    False
+    >>> fingerprint(lambda texts: [[len(text), 1] for text in texts]) is None
+    True
+
     ```
     """
     own = getattr(encoder, "fingerprint", None)

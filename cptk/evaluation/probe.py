@@ -104,10 +104,16 @@ def linear_probe(
 
     Example:
 
-    ```python
-    x, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
-    x[:, 0] += 4 * y
-    linear_probe(x[:40], y[:40], x[40:], y[40:], c=1.0).accuracy
+    ```pycon
+    >>> from cptk.evaluation import linear_probe
+    >>> train = [[4.0, 0.0], [3.0, 1.0], [0.0, 4.0], [1.0, 3.0]]
+    >>> names = ["film", "film", "weather", "weather"]
+    >>> probe = linear_probe(train, names, [[5.0, 2.0], [1.0, 2.0]], ["film", "weather"], c=1.0)
+    >>> probe.predictions.tolist()
+    ['film', 'weather']
+    >>> probe.accuracy
+    1.0
+
     ```
 
     Conneau & Kiela, SentEval (2018), at commit 102d319, senteval/tools/validation.py:
@@ -179,10 +185,17 @@ def cross_validated_probe(
 
     Example:
 
-    ```python
-    x, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
-    x[:, 0] += 4 * y
-    cross_validated_probe(x, y, folds=3).chosen
+    ```pycon
+    >>> import numpy as np
+    >>> from cptk.evaluation import cross_validated_probe
+    >>> labels = np.arange(12) % 2
+    >>> vectors = np.stack([8.0 * labels - 4.0, np.arange(12) / 12], axis=1)  # the first tells
+    >>> probe = cross_validated_probe(vectors, labels, folds=2)
+    >>> probe.accuracy
+    1.0
+    >>> probe.chosen  # of equally good values of C the smallest
+    (0.25, 0.25)
+
     ```
 
     Conneau & Kiela, SentEval (2018), at commit 102d319, senteval/tools/validation.py:
@@ -225,8 +238,11 @@ def pair_features(first: ArrayLike, second: ArrayLike) -> NDArray[Any]:
 
     Example:
 
-    ```python
-    pair_features([[1.0, 2.0]], [[3.0, 1.0]])  # [[2, 1, 3, 2]]
+    ```pycon
+    >>> from cptk.evaluation import pair_features
+    >>> pair_features([[1.0, 2.0]], [[3.0, 1.0]]).tolist()
+    [[2.0, 1.0, 3.0, 2.0]]
+
     ```
 
     Conneau & Kiela, SentEval (2018), senteval/mrpc.py, lines 80-90 (after Tai et al., 2015).

@@ -41,11 +41,19 @@ class Report:
 
     Example:
 
-    ```python
-    report = cptk.evaluation.evaluate(embedder, "sst2")
-    print(report)
-    report["sst2_knn"].score
-    report.to_json("report.json")
+    ```pycon
+    >>> from cptk.evaluation import Report, TaskResult
+    >>> report = Report({"films": TaskResult("accuracy", 0.75, items={"correct": [1, 0, 1, 1]})})
+    >>> print(report.to_markdown().rstrip())
+    | task | metric | score ×100 [95%] | data | n | s |
+    | --- | --- | ---: | --- | ---: | ---: |
+    | films | accuracy | 75.0 |   | 4 | 0.0 |
+    >>> report["films"].score
+    0.75
+    >>> text = report.to_json("report.json")
+    >>> Report.from_json("report.json")["films"].size
+    4
+
     ```
     """
 

@@ -65,9 +65,20 @@ def evaluate(
 
     Example:
 
-    ```python
-    report = cptk.evaluation.evaluate(embedder, ["sst2_linear_probe", "sst2_knn"])
-    report["sst2_knn"].score  # a fraction: 0.79
+    ```pycon
+    >>> import cptk
+    >>> def encode(texts):
+    ...     return [[text.count("good"), text.count("bad"), 1.0] for text in texts]
+    >>> def run(embed, split):
+    ...     train, test = embed(["good", "bad"]), embed(["good film", "so bad", "not good", "bad"])
+    ...     gold = ["positive", "negative", "negative", "negative"]
+    ...     found = cptk.evaluation.knn(train, ["positive", "negative"], test, gold, k=1)
+    ...     items = {"correct": (found.predictions == gold).tolist()}
+    ...     return cptk.evaluation.TaskResult("accuracy", found.accuracy, items=items)
+    >>> report = cptk.evaluation.evaluate(encode, cptk.evaluation.Task("films", run))
+    >>> report["films"].score  # a fraction
+    0.75
+
     ```
     """
     chosen = find_tasks(tasks)

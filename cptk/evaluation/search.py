@@ -60,9 +60,15 @@ def top_k(
 
     Example:
 
-    ```python
-    scores, indices = top_k([[1.0, 0.0]], [[0.0, 1.0], [2.0, 0.1], [1.0, 0.0]], k=2)
-    indices.tolist()  # [[2, 1]]
+    ```pycon
+    >>> from cptk.evaluation import top_k
+    >>> documents = [[0.0, 1.0], [2.0, 0.1], [1.0, 0.0]]
+    >>> scores, indices = top_k([[1.0, 0.0]], documents, k=2)
+    >>> indices.tolist()
+    [[2, 1]]
+    >>> top_k([[1.0, 0.0]], documents, k=2, metric="dot")[1].tolist()  # the longer one first
+    [[1, 2]]
+
     ```
 
     The bound on rounding is Higham's (Accuracy and Stability of Numerical Algorithms, 2002,

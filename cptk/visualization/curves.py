@@ -33,8 +33,16 @@ def accuracy_against_k(
 
     Example:
 
-    ```python
-    accuracy_against_k([1, 16, 256], {"raw": [0.6, 0.7, 0.7], "trained": [0.7, 0.8, 0.8]})
+    ```pycon
+    >>> import cptk
+    >>> axes = cptk.visualization.accuracy_against_k(
+    ...     [1, 16, 256], {"raw": [0.6, 0.7, 0.7], "trained": [0.7, 0.8, 0.8]}
+    ... )
+    >>> axes.get_xlabel(), axes.get_ylabel()
+    ('neighbours k', 'accuracy (%)')
+    >>> [text.get_text() for text in axes.get_legend().get_texts()]
+    ['raw', 'trained']
+
     ```
     """
     return _curves(ks, accuracies, "neighbours k", "accuracy (%)", ax, scale=100.0)
@@ -69,8 +77,14 @@ def learning_curve(
 
     Example:
 
-    ```python
-    learning_curve([100, 1000, 6920], {"trained": [0.70, 0.80, 0.86]})
+    ```pycon
+    >>> import cptk
+    >>> axes = cptk.visualization.learning_curve([100, 1000, 6920], [0.70, 0.80, 0.86])
+    >>> axes.get_xlabel()
+    'labelled training examples'
+    >>> axes.lines[0].get_ydata().round(1).tolist()
+    [70.0, 80.0, 86.0]
+
     ```
     """
     return _curves(sizes, scores, xlabel, ylabel, ax, scale=100.0, log=log)
@@ -130,8 +144,11 @@ def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike, bins:
 
     Example:
 
-    ```python
-    expected_calibration_error([0.9, 0.9], [True, False])  # 0.4
+    ```pycon
+    >>> import cptk
+    >>> round(cptk.visualization.expected_calibration_error([0.9, 0.9], [True, False]), 4)
+    0.4
+
     ```
 
     Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3.
@@ -160,8 +177,12 @@ def reliability(
 
     Example:
 
-    ```python
-    reliability([0.9, 0.8, 0.6], [True, True, False])
+    ```pycon
+    >>> import cptk
+    >>> axes = cptk.visualization.reliability([0.9, 0.8, 0.6], [True, True, False])
+    >>> axes.get_title()  # (0.1 + 0.2 + 0.6) / 3
+    'expected calibration error 30.0%'
+
     ```
 
     Guo et al. 2017, On Calibration of Modern Neural Networks, figure 1.
@@ -225,8 +246,12 @@ def roc(
 
     Example:
 
-    ```python
-    roc([0, 0, 1, 1], {"zero-shot": [0.1, 0.4, 0.35, 0.8]})  # area 0.75
+    ```pycon
+    >>> import cptk
+    >>> axes = cptk.visualization.roc([0, 0, 1, 1], {"zero-shot": [0.1, 0.4, 0.35, 0.8]})
+    >>> axes.get_legend().get_texts()[0].get_text()
+    'zero-shot: area 0.750'
+
     ```
 
     Fawcett 2006, An introduction to ROC analysis, algorithm 1.
@@ -280,8 +305,14 @@ def confusion_matrix(
 
     Example:
 
-    ```python
-    confusion_matrix([0, 1, 1], [0, 1, 0], names=["negative", "positive"])
+    ```pycon
+    >>> import cptk
+    >>> axes = cptk.visualization.confusion_matrix(
+    ...     [0, 1, 1], [0, 1, 0], names=["negative", "positive"]
+    ... )
+    >>> [text.get_text() for text in axes.texts]  # row by row
+    ['1', '0', '1', '1']
+
     ```
     """
     true, taken = np.asarray(gold), np.asarray(predicted)

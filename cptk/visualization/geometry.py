@@ -45,8 +45,11 @@ def alignment(x: ArrayLike, y: ArrayLike, alpha: float = 2.0) -> float:
 
     Example:
 
-    ```python
-    alignment([[1.0, 0.0]], [[0.0, 1.0]])  # 2.0
+    ```pycon
+    >>> import cptk
+    >>> round(cptk.visualization.alignment([[1.0, 0.0]], [[0.0, 1.0]]), 4)
+    2.0
+
     ```
 
     Wang & Isola 2020, Understanding Contrastive Representation Learning through Alignment and
@@ -79,8 +82,11 @@ def uniformity(x: ArrayLike, t: float = 2.0) -> float:
 
     Example:
 
-    ```python
-    uniformity([[1.0, 0.0], [0.0, 1.0]])  # -4.0
+    ```pycon
+    >>> import cptk
+    >>> round(cptk.visualization.uniformity([[1.0, 0.0], [0.0, 1.0]]), 4)
+    -4.0
+
     ```
 
     Wang & Isola 2020, equation 2 and figure 5's code: over pairs of different vectors.
@@ -115,8 +121,16 @@ def alignment_uniformity(
 
     Example:
 
-    ```python
-    alignment_uniformity({"raw": (queries, documents), "trained": (queries_2, documents_2)})
+    ```pycon
+    >>> import cptk
+    >>> queries, documents = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.9], [0.9, 1.0]]
+    >>> nearer = [[1.0, 0.1], [0.1, 1.0]]
+    >>> axes = cptk.visualization.alignment_uniformity(
+    ...     {"raw": (queries, documents), "trained": (queries, nearer)}
+    ... )
+    >>> [text.get_text() for text in axes.texts]
+    ['raw', 'trained']
+
     ```
 
     Wang & Isola 2020, figure 3; Gao et al. 2021, SimCSE, figure 3.
@@ -163,8 +177,15 @@ def similarity_heatmap(
 
     Example:
 
-    ```python
-    similarity_heatmap(embedder.encode_text(texts), texts=texts)
+    ```pycon
+    >>> import cptk
+    >>> texts = ["a good film", "a fine film"]
+    >>> axes = cptk.visualization.similarity_heatmap([[1.0, 0.0], [1.0, 1.0]], texts=texts)
+    >>> [label.get_text() for label in axes.get_yticklabels()]
+    ['a good film', 'a fine film']
+    >>> [text.get_text() for text in axes.texts]  # row by row
+    ['1.00', '0.71', '0.71', '1.00']
+
     ```
     """
     rows = unit_rows(first, "`first`")
@@ -218,9 +239,17 @@ def similarity_histogram(
 
     Example:
 
-    ```python
-    cosines = queries @ documents.T
-    similarity_histogram(np.diag(cosines), cosines[~np.eye(len(cosines), dtype=bool)])
+    ```pycon
+    >>> import cptk, numpy as np
+    >>> queries = np.eye(3)
+    >>> documents = np.array([[0.8, 0.6, 0.0], [0.0, 0.8, 0.6], [0.6, 0.0, 0.8]])
+    >>> cosines = queries @ documents.T
+    >>> axes = cptk.visualization.similarity_histogram(
+    ...     np.diag(cosines), cosines[~np.eye(len(cosines), dtype=bool)]
+    ... )
+    >>> [text.get_text() for text in axes.get_legend().get_texts()]
+    ['belong together (3), mean 0.80', 'do not (6), mean 0.30']
+
     ```
     """
     groups = {

@@ -55,9 +55,20 @@ def embedding_map(
 
     Example:
 
-    ```python
-    embedding_map(vectors, labels, names=["negative", "positive"], texts=texts,
-                  mistakes=predicted != labels)
+    ```pycon
+    >>> import cptk
+    >>> axes = cptk.visualization.embedding_map(
+    ...     [[0.0, 1.0], [1.0, 1.5], [4.0, 0.0], [5.0, 0.5]],
+    ...     [0, 0, 1, 1],
+    ...     names=["negative", "positive"],
+    ...     texts=["dull", "not bad", "good", "a joy"],
+    ...     mistakes=[False, True, False, False],
+    ... )
+    >>> [text.get_text() for text in axes.get_legend().get_texts()]
+    ['negative', 'positive', 'mistakes (1)']
+    >>> [text.get_text() for text in axes.texts]
+    ['not bad']
+
     ```
 
     McInnes et al. 2018, UMAP, arXiv:1802.03426.

@@ -45,8 +45,14 @@ def item_score(items: Items, metric: str) -> float:
 
     Example:
 
-    ```python
-    item_score({"correct": [1, 0, 1, 1]}, "accuracy")  # 0.75
+    ```pycon
+    >>> from cptk.evaluation import item_score
+    >>> item_score({"correct": [1, 0, 1, 1]}, "accuracy")
+    0.75
+    >>> items = {"predicted": [0.1, 0.2, 0.9], "gold": [0.0, 2.0, 5.0]}
+    >>> round(item_score(items, "spearman"), 4)
+    1.0
+
     ```
     """
     return _statistic(_columns(items), metric)
@@ -76,8 +82,13 @@ def bootstrap_interval(
 
     Example:
 
-    ```python
-    bootstrap_interval({"correct": [1, 0, 1, 1] * 25}, "accuracy")  # (0.66, 0.83)
+    ```pycon
+    >>> from cptk.evaluation import bootstrap_interval
+    >>> items = {"correct": [1, 0, 1, 1] * 25}
+    >>> low, high = bootstrap_interval(items, "accuracy", n_bootstrap=20_000)
+    >>> round(low, 2), round(high, 2)
+    (0.66, 0.83)
+
     ```
 
     Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
@@ -111,8 +122,15 @@ def paired_bootstrap(
 
     Example:
 
-    ```python
-    paired_bootstrap({"correct": [1, 0] * 50}, {"correct": [1, 1] * 50}, "accuracy").value  # 0.5
+    ```pycon
+    >>> from cptk.evaluation import paired_bootstrap
+    >>> first, second = {"correct": [1, 0] * 50}, {"correct": [1, 1] * 50}
+    >>> difference = paired_bootstrap(first, second, "accuracy")
+    >>> difference.value
+    0.5
+    >>> round(difference.p_value, 4)  # 2 / 1001: the second is better in every resample
+    0.002
+
     ```
 
     Koehn 2004, Statistical Significance Tests for Machine Translation Evaluation, section 3;

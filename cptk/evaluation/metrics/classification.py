@@ -22,8 +22,12 @@ def accuracy(gold: ArrayLike, predicted: ArrayLike) -> float:
         ValueError: if the shapes differ or there is no label.
 
     Example:
-    ```python
-    accuracy([0, 1, 1, 0], [0, 1, 0, 0])  # 0.75
+
+    ```pycon
+    >>> from cptk.evaluation import accuracy
+    >>> accuracy([0, 1, 1, 0], [0, 1, 0, 0])
+    0.75
+
     ```
     """
     return float(np.mean(np.equal(*_labels(gold, predicted))))
@@ -46,8 +50,14 @@ def f1(gold: ArrayLike, predicted: ArrayLike, positive: int | str | bool = 1) ->
         ValueError: if the shapes differ or there is no label.
 
     Example:
-    ```python
-    f1([0, 1, 1, 0], [0, 1, 0, 0])  # 2 / 3
+
+    ```pycon
+    >>> from cptk.evaluation import f1
+    >>> round(f1([0, 1, 1, 0], [0, 1, 0, 0]), 4)  # precision 1, recall 1/2
+    0.6667
+    >>> round(f1([0, 1, 1, 0], [0, 1, 0, 0], positive=0), 4)  # precision 2/3, recall 1
+    0.8
+
     ```
     """
     is_gold, is_predicted = (labels == positive for labels in _labels(gold, predicted))

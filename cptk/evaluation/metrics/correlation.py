@@ -24,8 +24,14 @@ def pearson(x: ArrayLike, y: ArrayLike) -> float:
         ValueError: if the shapes differ, there are fewer than two, or a score is not finite.
 
     Example:
-    ```python
-    pearson([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])  # 1.0
+
+    ```pycon
+    >>> from cptk.evaluation import pearson
+    >>> round(pearson([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]), 4)
+    1.0
+    >>> round(pearson([1.0, 2.0, 3.0], [1.0, 10.0, 100.0]), 4)  # rising, but on no line
+    0.9042
+
     ```
     """
     return _correlation(*_pair(x, y))
@@ -38,8 +44,12 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
     Arguments, result and errors are those of `pearson`.
 
     Example:
-    ```python
-    spearman([1.0, 2.0, 3.0], [1.0, 10.0, 100.0])  # 1.0
+
+    ```pycon
+    >>> from cptk.evaluation import spearman
+    >>> round(spearman([1.0, 2.0, 3.0], [1.0, 10.0, 100.0]), 4)  # the order alone counts
+    1.0
+
     ```
     """
     first, second = _pair(x, y)

@@ -40,9 +40,15 @@ def retrieval_ranks(
         ValueError: if shapes do not fit, a vector is not finite, or an index is out of range.
 
     Example:
-    ```python
-    ranks = retrieval_ranks([[1.0, 0.0], [0.0, 1.0]], [[0.9, 0.1], [0.8, 0.2]])
-    ranks.tolist()  # [1, 1]
+
+    ```pycon
+    >>> from cptk.evaluation import retrieval_ranks
+    >>> queries, documents = [[1.0, 0.0], [0.0, 1.0]], [[0.9, 0.1], [0.8, 0.2]]
+    >>> retrieval_ranks(queries, documents).tolist()
+    [1, 1]
+    >>> retrieval_ranks(queries, documents, relevant=[0, 0]).tolist()
+    [1, 2]
+
     ```
     """
     query_matrix, document_matrix = _matrix(queries, "queries"), _matrix(documents, "documents")
@@ -82,8 +88,14 @@ def mrr(ranks: ArrayLike, k: int | None = None) -> float:
         ValueError: if `ranks` is empty or holds anything but whole numbers from 1, or `k` < 1.
 
     Example:
-    ```python
-    mrr([1, 2, 4])  # (1 + 1/2 + 1/4) / 3
+
+    ```pycon
+    >>> from cptk.evaluation import mrr
+    >>> round(mrr([1, 2, 4]), 4)  # (1 + 1/2 + 1/4) / 3
+    0.5833
+    >>> mrr([1, 2, 4], k=2)  # (1 + 1/2 + 0) / 3
+    0.5
+
     ```
     """
     checked = _ranks(ranks)
@@ -105,8 +117,12 @@ def recall_at_k(ranks: ArrayLike, k: int) -> float:
         ValueError: if `ranks` is empty or holds anything but whole numbers from 1, or `k` < 1.
 
     Example:
-    ```python
-    recall_at_k([1, 2, 40], k=10)  # 2 / 3
+
+    ```pycon
+    >>> from cptk.evaluation import recall_at_k
+    >>> round(recall_at_k([1, 2, 40], k=10), 4)  # two of three
+    0.6667
+
     ```
     """
     return float(np.mean(_ranks(ranks) <= cutoff(k)))

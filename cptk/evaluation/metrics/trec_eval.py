@@ -52,8 +52,13 @@ def ndcg_at_k(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
         ValueError: if there is no judgement, a score is not finite, or `k` < 1.
 
     Example:
-    ```python
-    ndcg_at_k({"q": {"a": 2, "b": 1}}, {"q": {"b": 0.9, "a": 0.1}}, k=10)  # {"q": 0.8597}
+
+    ```pycon
+    >>> from cptk.evaluation.metrics.trec_eval import ndcg_at_k
+    >>> values = ndcg_at_k({"q": {"a": 2, "b": 1}}, {"q": {"b": 0.9, "a": 0.1}}, k=10)
+    >>> round(values["q"], 4)  # (1 + 2 / log2(3)) / (2 + 1 / log2(3))
+    0.8597
+
     ```
 
     Järvelin & Kekäläinen, 2002, Cumulated gain-based evaluation of IR techniques.
@@ -83,9 +88,13 @@ def average_precision(qrels: Qrels, run: Run) -> dict[str, float]:
         ValueError: if there is no judgement or a score is not finite.
 
     Example:
-    ```python
-    average_precision({"q": {"a": 1, "b": 1}}, {"q": {"a": 0.9, "c": 0.5, "b": 0.1}})
-    # {"q": 5 / 6}
+
+    ```pycon
+    >>> from cptk.evaluation.metrics.trec_eval import average_precision
+    >>> qrels, run = {"q": {"a": 1, "b": 1}}, {"q": {"a": 0.9, "c": 0.5, "b": 0.1}}
+    >>> round(average_precision(qrels, run)["q"], 4)  # (1/1 + 2/3) / 2
+    0.8333
+
     ```
     """
 
@@ -114,8 +123,15 @@ def reciprocal_rank(qrels: Qrels, run: Run, k: int | None = None) -> dict[str, f
         ValueError: if there is no judgement, a score is not finite, or `k` < 1.
 
     Example:
-    ```python
-    reciprocal_rank({"q": {"a": 1}}, {"q": {"b": 0.9, "a": 0.1}})  # {"q": 0.5}
+
+    ```pycon
+    >>> from cptk.evaluation.metrics.trec_eval import reciprocal_rank
+    >>> qrels, run = {"q": {"a": 1}}, {"q": {"b": 0.9, "a": 0.1}}
+    >>> reciprocal_rank(qrels, run)
+    {'q': 0.5}
+    >>> reciprocal_rank(qrels, run, k=1)
+    {'q': 0.0}
+
     ```
     """
     cut = None if k is None else cutoff(k)
@@ -142,8 +158,12 @@ def recall(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
         ValueError: if there is no judgement, a score is not finite, or `k` < 1.
 
     Example:
-    ```python
-    recall({"q": {"a": 1, "b": 1}}, {"q": {"a": 0.9}}, k=10)  # {"q": 0.5}
+
+    ```pycon
+    >>> from cptk.evaluation.metrics.trec_eval import recall
+    >>> recall({"q": {"a": 1, "b": 1}}, {"q": {"a": 0.9}}, k=10)
+    {'q': 0.5}
+
     ```
     """
     cut = cutoff(k)
@@ -165,8 +185,12 @@ def success(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
         ValueError: if there is no judgement, a score is not finite, or `k` < 1.
 
     Example:
-    ```python
-    success({"q": {"a": 1, "b": 1}}, {"q": {"a": 0.9}}, k=1)  # {"q": 1.0}
+
+    ```pycon
+    >>> from cptk.evaluation.metrics.trec_eval import success
+    >>> success({"q": {"a": 1, "b": 1}}, {"q": {"a": 0.9}}, k=1)
+    {'q': 1.0}
+
     ```
     """
     cut = cutoff(k)

@@ -60,10 +60,20 @@ def code_search(encoder: TextEncoder, data: CodePairs) -> dict[str, float]:
 
     Example:
 
-    ```python
-    code = 'def f(x):\n    "Add one."\n    return x + 1'
-    data = CodePairs(["Add one."], [code], "python")
-    code_search(encoder, data)["mrr"]  # 1.0, of one candidate
+    ```pycon
+    >>> from cptk.datasets import CodePairs
+    >>> from cptk.evaluation import code_search
+    >>> def encode(texts):
+    ...     return [[text.count("path"), text.count("+"), 1.0] for text in texts]
+    >>> codes = [
+    ...     'def read(path):\n    "Read a path."\n    return open(path).read()',
+    ...     'def f(x):\n    "Add one: x + 1."\n    return x + 1',
+    ... ]
+    >>> data = CodePairs(["Read a path.", "Add one: x + 1."], codes, "python")
+    >>> scores = code_search(encode, data)
+    >>> scores["mrr"], scores["recall@1"]
+    (1.0, 1.0)
+
     ```
 
     Neelakantan et al. 2022, Text and Code Embeddings by Contrastive Pre-Training, section 3.3.
@@ -86,8 +96,13 @@ def summary(docstring: str) -> str:
 
     Example:
 
-    ```python
-    summary("Add one.\n\nArgs: x")  # "Add one."
+    ```pycon
+    >>> from cptk.evaluation.tasks.code_search import summary
+    >>> summary("Add one.\n\nArgs: x")
+    'Add one.'
+    >>> summary("// Add one. @param x")
+    'Add one.'
+
     ```
     """
     text = _MARKS.sub("", docstring) if docstring.lstrip().startswith(("//", "/*")) else docstring

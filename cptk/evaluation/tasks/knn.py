@@ -86,9 +86,16 @@ def knn(
 
     Example:
 
-    ```python
-    train, labels = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], ["a", "a", "b"]
-    knn(train, labels, [[1.0, 0.2]], ["a"], k=1).predictions  # ["a"]
+    ```pycon
+    >>> from cptk.evaluation import knn
+    >>> train, labels = [[1.0, 0.0], [0.1, 0.9], [0.0, 1.0]], ["a", "b", "b"]
+    >>> knn(train, labels, [[1.0, 0.2]], ["a"], k=1).predictions.tolist()
+    ['a']
+    >>> knn(train, labels, [[1.0, 0.2]], ["a"], k=3).predictions.tolist()  # two votes against one
+    ['b']
+    >>> knn(train, labels, [[1.0, 0.2]], ["a"], k=3, weights="distance").predictions.tolist()
+    ['a']
+
     ```
 
     Neelakantan et al. (2022), arXiv 2201.10005, on SST-2, with k = 256. The rules for ties are
@@ -150,9 +157,12 @@ def knn_accuracies(
 
     Example:
 
-    ```python
-    train, labels = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], ["a", "a", "b"]
-    knn_accuracies(train, labels, [[1.0, 0.2]], ["a"], [1, 3])  # {1: 1.0, 3: 1.0}
+    ```pycon
+    >>> from cptk.evaluation import knn_accuracies
+    >>> train, labels = [[1.0, 0.0], [0.1, 0.9], [0.0, 1.0]], ["a", "b", "b"]
+    >>> knn_accuracies(train, labels, [[1.0, 0.2], [0.2, 1.0]], ["a", "b"], [1, 3])
+    {1: 1.0, 3: 0.5}
+
     ```
     """
     train = labeled_vectors(train_vectors, train_labels, "train_", allow_zeros=allow_zeros)

@@ -31,8 +31,12 @@ class TaskResult:
 
     Example:
 
-    ```python
-    TaskResult("accuracy", 0.75, items={"correct": [1, 0, 1, 1]}).size  # 4
+    ```pycon
+    >>> from cptk.evaluation import TaskResult
+    >>> result = TaskResult("accuracy", 0.75, items={"correct": [1, 0, 1, 1]})
+    >>> result.size, result.scores
+    (4, {'accuracy': 0.75})
+
     ```
     """
 
@@ -107,11 +111,15 @@ def register_task(task: Task) -> Task:
 
     Example:
 
-    ```python
-    def run(embed, split):
-        ...
+    ```pycon
+    >>> from cptk.evaluation import Task, TaskResult, list_tasks, register_task
+    >>> def run(embed, split):
+    ...     question, answer = embed(["open a file", "open(path)"])
+    ...     return TaskResult("dot", float(question @ answer))
+    >>> task = register_task(Task("one_dot_product", run, groups=("dot_products",)))
+    >>> list_tasks("dot_products")
+    ['one_dot_product']
 
-    register_task(Task("my_task", run, groups=("mine",)))
     ```
     """
     if not isinstance(task, Task):
@@ -147,8 +155,11 @@ def list_tasks(group: str | None = None) -> list[str]:
 
     Example:
 
-    ```python
-    list_tasks("sst2")  # ['sst2_knn', 'sst2_linear_probe', 'sst2_zero_shot', ...]
+    ```pycon
+    >>> from cptk.evaluation import list_tasks
+    >>> list_tasks("sst2")
+    ['sst2_knn', 'sst2_linear_probe', 'sst2_zero_shot', 'sst2_zero_shot_prompt']
+
     ```
     """
     return sorted(_TASKS) if group is None else [task.name for task in find_tasks([group])]

@@ -58,11 +58,22 @@ def retrieval(
 
     Example:
 
-    ```python
-    data = RetrievalData(
-        {"q": "how to sort"}, {"a": "sorted(values)", "b": "open(path)"}, {"q": {"a": 1}}
-    )
-    retrieval(encoder, data)["ndcg@10"]
+    ```pycon
+    >>> from cptk.datasets import RetrievalData
+    >>> from cptk.evaluation import retrieval
+    >>> def encode(texts):
+    ...     return [[text.count("sort"), text.count("open"), 1.0] for text in texts]
+    >>> data = RetrievalData(
+    ...     {"q": "how to sort", "r": "open and sort"},
+    ...     {"a": "sorted(values)", "b": "open(path)", "c": "sorted(open(path))"},
+    ...     {"q": {"a": 1}, "r": {"b": 1}},
+    ... )
+    >>> scores = retrieval(encode, data)
+    >>> scores["recall@1"]  # "r" finds "c" first
+    0.5
+    >>> scores["recall@10"]
+    1.0
+
     ```
 
     Thakur et al. 2021, BEIR, section 3.
@@ -104,9 +115,17 @@ def bm25(
 
     Example:
 
-    ```python
-    data = RetrievalData({"q": "sort values"}, {"a": "sort the values"}, {"q": {"a": 1}})
-    bm25(data)["map"]  # 1.0
+    ```pycon
+    >>> from cptk.datasets import RetrievalData
+    >>> from cptk.evaluation import bm25
+    >>> data = RetrievalData(
+    ...     {"q": "sort values"},
+    ...     {"a": "sort the values", "b": "open the path"},
+    ...     {"q": {"a": 1}},
+    ... )
+    >>> bm25(data)["map"]
+    1.0
+
     ```
 
     Robertson & Zaragoza 2009, The Probabilistic Relevance Framework; Lù 2024, BM25S.
@@ -196,7 +215,7 @@ def beir_task(
     published: tuple[Published, ...] = (),
     ignore_identical_ids: bool = True,
 ) -> Task:
-    """A task out of any set in BEIR's form, for `evaluate` and `register_task`.
+    r"""A task out of any set in BEIR's form, for `evaluate` and `register_task`.
 
     Args:
         data: The folder, or the name of a set that `cptk.datasets.load` knows.
@@ -215,8 +234,24 @@ def beir_task(
 
     Example:
 
-    ```python
-    evaluate(encoder, [beir_task("data/scifact")])
+    ```pycon
+    >>> import pathlib, tempfile
+    >>> from cptk.evaluation import beir_task, evaluate
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> documents = '{"_id": "a", "text": "sorted(x)"}\n{"_id": "b", "text": "open(x)"}\n'
+    >>> (folder / "qrels").mkdir()
+    >>> for name, text in {
+    ...     "corpus.jsonl": documents,
+    ...     "queries.jsonl": '{"_id": "q", "text": "how to sort"}\n',
+    ...     "qrels/test.tsv": "query-id\tcorpus-id\tscore\nq\ta\t1\n",
+    ... }.items():
+    ...     size = (folder / name).write_text(text)
+    >>> def encode(texts):
+    ...     return [[text.count("sort"), text.count("open"), 1.0] for text in texts]
+    >>> report = evaluate(encode, beir_task(folder, name="mine"))
+    >>> report["mine"].metric, report["mine"].score
+    ('ndcg@10', 1.0)
+
     ```
     """
     checks.choice("headline", headline, MEASURES)

@@ -38,14 +38,23 @@ def similarity(encoder: TextEncoder, data: ScoredPairs) -> dict[str, float]:
 
     Example:
 
-    ```python
-    pairs = ScoredPairs(
-        ["a cat", "a dog", "rain"],
-        ["a kitten", "a lorry", "wet weather"],
-        [4.5, 0.5, 3.5],
-        ["mine", "mine", "mine"],
-    )
-    similarity(encoder, pairs)["spearman"]
+    ```pycon
+    >>> from cptk.datasets import ScoredPairs
+    >>> from cptk.evaluation import similarity
+    >>> def encode(texts):
+    ...     return [[text.count("cat"), text.count("rain"), 1.0] for text in texts]
+    >>> pairs = ScoredPairs(
+    ...     ["a cat", "a cat", "rain"],
+    ...     ["the cat", "a lorry", "my cat"],  # cosines 1, 0.71 and 0.5
+    ...     [5.0, 1.0, 0.0],
+    ...     ["mine", "mine", "mine"],
+    ... )
+    >>> scores = similarity(encode, pairs)
+    >>> round(scores["spearman"], 4)
+    1.0
+    >>> round(scores["pearson"], 4)
+    0.9726
+
     ```
     """
     checked = _checked(data)
@@ -83,8 +92,12 @@ def similarity_scores(
 
     Example:
 
-    ```python
-    similarity_scores([0.9, 0.1, 0.5], [5.0, 0.0, 2.0])  # {"spearman": 1.0, "pearson": 0.99...}
+    ```pycon
+    >>> from cptk.evaluation import similarity_scores
+    >>> scores = similarity_scores([0.9, 0.1, 0.5], [5.0, 0.0, 2.0])
+    >>> {name: round(score, 4) for name, score in scores.items()}
+    {'spearman': 1.0, 'pearson': 0.9934}
+
     ```
 
     SentEval: facebookresearch/SentEval, `senteval/sts.py`, `STSEval.run`.
@@ -122,8 +135,11 @@ def pair_cosines(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
 
     Example:
 
-    ```python
-    pair_cosines([[1.0, 0.0]], [[1.0, 1.0]])  # [0.7071]
+    ```pycon
+    >>> from cptk.evaluation.tasks.similarity import pair_cosines
+    >>> pair_cosines([[1.0, 0.0], [0.0, 2.0]], [[1.0, 1.0], [0.0, 1.0]]).round(4).tolist()
+    [0.7071, 1.0]
+
     ```
     """
     u, v = np.asarray(first), np.asarray(second)

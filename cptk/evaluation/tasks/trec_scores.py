@@ -43,8 +43,14 @@ def trec_scores(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
 
     Example:
 
-    ```python
-    trec_scores({"q": {"a": 1}}, {"q": {"a": 0.5, "b": 0.9}})["mrr"]  # {"q": 0.5}
+    ```pycon
+    >>> from cptk.evaluation.tasks.trec_scores import trec_scores
+    >>> scores = trec_scores({"q": {"a": 1}}, {"q": {"a": 0.5, "b": 0.9}})
+    >>> scores["mrr"]
+    {'q': 0.5}
+    >>> scores["recall@1"], scores["recall@10"]
+    ({'q': 0.0}, {'q': 1.0})
+
     ```
     """
     judged = trec_eval.checked_qrels(qrels)

@@ -85,8 +85,17 @@ def zero_shot(
 
     Example:
 
-    ```python
-    zero_shot(embedder, ["what a film"], [1], ["negative", ["positive", "good"]]).accuracy
+    ```pycon
+    >>> from cptk.evaluation import zero_shot
+    >>> def encode(texts):
+    ...     return [[text.count("good"), text.count("bad"), 1.0] for text in texts]
+    >>> label_texts = ["bad", ["good", "very good"]]
+    >>> result = zero_shot(encode, ["a good film", "so bad"], [1, 0], label_texts)
+    >>> result.predictions.tolist()
+    [1, 0]
+    >>> result.accuracy
+    1.0
+
     ```
 
     Neelakantan et al. (2022), arXiv 2201.10005, on SST-2, for labels and the prompt; Radford et
@@ -140,8 +149,14 @@ def zero_shot_vectors(
 
     Example:
 
-    ```python
-    zero_shot_vectors([[1.0, 0.1]], [0], [[1.0, 0.0], [0.0, 1.0]]).scores
+    ```pycon
+    >>> from cptk.evaluation import zero_shot_vectors
+    >>> result = zero_shot_vectors([[1.0, 0.1]], [0], [[1.0, 0.0], [0.0, 1.0]])
+    >>> result.scores.round(4).tolist()
+    [[0.995, 0.0995]]
+    >>> result.accuracy
+    1.0
+
     ```
     """
     if len(label_vectors) < 2:
