@@ -138,7 +138,7 @@ def _layer(layer: Layer) -> list[object]:
 
 def _layer_config(config: Mapping[str, object]) -> dict[str, object]:
     """A layer's configuration without what differs between two layers that compute the same."""
-    kept = {k: v for k, v in config.items() if not k.endswith(_ACCIDENTAL)}
+    kept = {k: v for k, v in _wired(config).items() if not k.endswith(_ACCIDENTAL)}
     # A name tells nothing: Keras numbers its layers as they are made.
     kept = {k: v for k, v in kept.items() if k not in ("name", "trainable")}
     # KerasHub makes the list from a set: its order is another in each process.
@@ -147,13 +147,34 @@ def _layer_config(config: Mapping[str, object]) -> dict[str, object]:
     return {k: _essential(v) for k, v in kept.items()} | {"unsplittable": _essential(unordered)}
 
 
+def _wired(config: Mapping[str, object]) -> dict[str, object]:
+    """A model's configuration with places in it for the names to which its wires lead."""
+    layers = config.get("layers")
+    if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
+        return dict(config)
+    places = {layer.get("name"): f"layer {place}" for place, layer in enumerate(layers)}
+
+    def moved(value: object) -> object:
+        if isinstance(value, dict):
+            return {k: moved(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [moved(each) for each in value]
+        return places.get(value, value) if isinstance(value, str) else value
+
+    wires = ("inbound_nodes", "input_layers", "output_layers")
+    found = [{k: moved(v) if k in wires else v for k, v in layer.items()} for layer in layers]
+    return {k: moved(v) if k in wires else v for k, v in config.items()} | {"layers": found}
+
+
 def _essential(value: object) -> object:
     """A value of a configuration as JSON: lists in their order, sets in none."""
     if isinstance(value, dict):
         inner = value.get("config")
         if isinstance(value.get("class_name"), str) and isinstance(inner, dict):  # Keras's form
-            inner = _layer_config(inner) if "trainable" in inner else _essential(inner)
-            return [value.get("module"), value["class_name"], inner]
+            named = "trainable" in inner or value["class_name"] == "InputLayer"
+            inner = _layer_config(inner) if named else _essential(inner)
+            wires = _essential(value.get("inbound_nodes"))
+            return [value.get("module"), value["class_name"], inner, wires]
         return {repr(k): _essential(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_essential(each) for each in value]

@@ -289,6 +289,25 @@ def test_fingerprint_follows_lora_and_its_scale() -> None:
     assert len(seen) == 3
 
 
+def _wired(*order: int) -> Any:
+    """A model of two branches, subtracted in this order."""
+    x = keras.Input((2,))
+    parts = [keras.layers.Dense(2, "relu")(x), keras.layers.Dense(2)(x)]
+    total = keras.layers.Subtract()([parts[place] for place in order])
+    model = keras.Model(x, total)
+    model.set_weights([np.full(w.shape, 0.1 * i) for i, w in enumerate(model.get_weights())])
+    return model
+
+
+def test_fingerprint_follows_the_wires_of_a_model_and_no_names() -> None:
+    plain = fingerprint(_wired(0, 1))
+    assert fingerprint(_wired(0, 1)) == plain  # Keras has numbered its layers on.
+    assert len({plain, fingerprint(_wired(1, 0))}) == 2
+    sequential = [keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]) for _ in range(2)]
+    sequential[1].set_weights(sequential[0].get_weights())
+    assert len(set(map(fingerprint, sequential))) == 1
+
+
 def test_set_has_no_order_and_a_list_has() -> None:
     module = importlib.import_module("cptk.evaluation.fingerprint")
     assert module._essential({"tokens": {"<b>", "<a>"}}) == module._essential(
