@@ -21,11 +21,13 @@ from types import ModuleType
 from typing import Any
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import toys
 
 import cptk
+from cptk.evaluation.tasks import registry
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 FENCE = re.compile(r"^ *```(?P<language>\w+)(?P<title>[^\n]*)$", re.MULTILINE)
@@ -78,8 +80,11 @@ def names(example: doctest.DocTest) -> dict[str, Any]:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of its own with a small SST-2, whose dev set begins as SST-2's does; no network."""
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder of its own with a small SST-2, whose dev set begins as SST-2's does; no network.
+
+    Tasks that an example registers are gone after it, and its figures too.
+    """
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "data" / "SST-2"
     folder.mkdir(parents=True)
@@ -95,12 +100,15 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise urllib.error.URLError("no network in tests")
 
     monkeypatch.setattr(urllib.request, "urlopen", offline)
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
     trainer: Any = cptk.ContrastiveTrainer
     compiled = trainer.compile
     eager = keras.backend.backend() == "tensorflow"  # tracing is most of a toy's training
     monkeypatch.setattr(
         trainer, "compile", lambda *args, **kw: compiled(*args, **kw, run_eagerly=eager)
     )
+    yield
+    plt.close("all")
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda test: test.name)
