@@ -2,8 +2,8 @@
 
 An example is a `pycon` block, which doctest reads. Names that need a model or data are given to it
 by the fixture `names`, on toys; nothing else is, but a small SST-2 in `CPTK_DATA_DIR`. A block that
-cannot run here is a `python` block whose title says what it needs: ```python title="Needs the
-network". Every public name has one or the other, and stands in the API reference.
+cannot run here is a `python` block whose title says so: ```python title="Needs the network". Every
+public name has one or the other, and stands in the API reference.
 """
 
 from __future__ import annotations
@@ -129,15 +129,20 @@ def test_every_block_runs_or_says_what_it_needs() -> None:
 # === What is public ===
 
 
+def own_functions(module: ModuleType) -> dict[str, Any]:
+    """The public functions that a module makes itself."""
+    found = inspect.getmembers(module, inspect.isfunction)
+    return {n: f for n, f in found if f.__module__ == module.__name__ and not n.startswith("_")}
+
+
 def public() -> Iterator[tuple[str, Any]]:
     """Classes and functions of every room; of a bridge, which is a module, its functions."""
     for room in ROOMS:
         for name in room.__all__:
             thing = getattr(room, name)
             if inspect.ismodule(thing):
-                for inner, function in inspect.getmembers(thing, inspect.isfunction):
-                    if function.__module__ == thing.__name__ and not inner.startswith("_"):
-                        yield f"{thing.__name__}.{inner}", function
+                for inner, function in own_functions(thing).items():
+                    yield f"{thing.__name__}.{inner}", function
             elif inspect.isclass(thing) or inspect.isfunction(thing):
                 yield f"{room.__name__}.{name}", thing
 
@@ -162,12 +167,14 @@ def in_the_reference() -> list[Any]:
     for page in sorted(API.glob("*.md")):
         for entry in ENTRY.finditer(page.read_text(encoding="utf-8")):
             thing = pkgutil.resolve_name(entry["name"])
-            shown = vars(thing) if inspect.ismodule(thing) else ()
             if entry["members"] is not None:
-                shown = re.findall(r"\w+", entry["members"])
+                found += [getattr(thing, name) for name in entry["members"].split(", ")]
+            elif not inspect.ismodule(thing):
+                found.append(thing)
             elif hasattr(thing, "__all__"):
-                shown = thing.__all__
-            found += [thing, *(getattr(thing, name) for name in shown)]
+                found += [getattr(thing, name) for name in thing.__all__]
+            else:
+                found += own_functions(thing).values()
     return found
 
 
@@ -176,7 +183,7 @@ REFERENCE = in_the_reference()
 
 @each_public
 def test_every_public_name_has_an_example(name: str) -> None:
-    assert has_an_example(vars(PUBLIC[name]).get("__doc__") or PUBLIC[name].__doc__ or "")
+    assert has_an_example(PUBLIC[name].__doc__ or "")
 
 
 @each_public
