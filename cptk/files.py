@@ -33,9 +33,14 @@ def replacing(path: Path, suffix: str = "") -> Iterator[IO[bytes]]:
 
     Example:
 
-    ```python
-    with cptk.files.replacing(Path("report.json")) as file:
-        file.write(b"{}")
+    ```pycon
+    >>> from pathlib import Path
+    >>> from cptk.files import replacing
+    >>> with replacing(Path("report.json")) as file:
+    ...     written = file.write(b"{}")
+    >>> Path("report.json").read_text()
+    '{}'
+
     ```
     """
     scratch = path.with_name(f".scratch-{uuid.uuid4().hex[:12]}{suffix}")
@@ -66,9 +71,17 @@ class Lock:
 
     Example:
 
-    ```python
-    lock = cptk.files.Lock(Path("runs"))
-    lock.release()
+    ```pycon
+    >>> from pathlib import Path
+    >>> from cptk.files import Lock
+    >>> Path("runs").mkdir()
+    >>> lock = Lock(Path("runs"))
+    >>> lock.held
+    True
+    >>> lock.release()
+    >>> lock.held
+    False
+
     ```
     """
 

@@ -21,9 +21,13 @@ def is_chief(model: Model | Strategy | None = None) -> bool:
 
     Example:
 
-    ```python
-    if cptk.training.distribution.is_chief(trainer):
-        trainer.embedder.save_to_preset("my_embedder")
+    ```pycon
+    >>> import cptk
+    >>> if cptk.training.distribution.is_chief(embedder):
+    ...     embedder.save_to_preset("my_embedder")
+    >>> cptk.training.distribution.is_chief(embedder)  # the only process there is
+    True
+
     ```
     """
     if keras.config.backend() == "jax":

@@ -20,8 +20,11 @@ def is_terminal() -> bool:
 
     Example:
 
-    ```python
-    trainer.fit(pairs, verbose=1 if cptk.progress.is_terminal() else 2)
+    ```pycon
+    >>> from cptk.progress import is_terminal
+    >>> 1 if is_terminal() else 2  # here the output goes into a pipe
+    2
+
     ```
     """
     if type(sys.stdout).__module__.startswith("ipykernel"):
@@ -37,8 +40,13 @@ def verbosity(verbose: str | int) -> str | int:
 
     Example:
 
-    ```python
-    cptk.progress.verbosity("auto")  # 1 in a terminal or notebook, 2 in a file or pipe
+    ```pycon
+    >>> from cptk.progress import verbosity
+    >>> verbosity("auto")  # 1 in a terminal or notebook, 2 in a file or pipe
+    2
+    >>> verbosity(0)
+    0
+
     ```
     """
     if isinstance(verbose, str) and verbose == "auto":
@@ -55,9 +63,12 @@ def progress(total: int, unit: str) -> Progress:
 
     Example:
 
-    ```python
-    bar = cptk.progress.progress(1000, "text")
-    bar.add(100)
+    ```pycon
+    >>> from cptk.progress import progress
+    >>> bar = progress(1000, "text")
+    >>> bar.add(100)
+    100/1,000 texts
+
     ```
     """
     if is_terminal():

@@ -1,8 +1,9 @@
 """Every example of a docstring runs, and gives what it says.
 
 An example is a `pycon` block, which doctest reads. Names that need a model or data are given to it
-by the fixture `names`, on toys; nothing else is. A block that cannot run here is a `python` block
-whose title says what it needs: ```python title="Needs the network".
+by the fixture `names`, on toys; nothing else is, but a small SST-2 in `CPTK_DATA_DIR`. A block that
+cannot run here is a `python` block whose title says so: ```python title="Needs the network". Every
+public name has one or the other, and stands in the API reference.
 """
 
 from __future__ import annotations
@@ -12,23 +13,33 @@ import importlib
 import inspect
 import pkgutil
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import toys
 
 import cptk
+from cptk.evaluation.tasks import registry
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 FENCE = re.compile(r"^ *```(?P<language>\w+)(?P<title>[^\n]*)$", re.MULTILINE)
 NEEDS = re.compile(r' title="Needs [^"]+"')
-#: What needs more than the package itself; its examples run where that is installed.
-EXTRAS = {"cptk.integrations.mteb": "mteb"}
+ROOMS = [
+    getattr(cptk, name) for name in cptk.__all__ if isinstance(getattr(cptk, name), ModuleType)
+]
+API = Path(__file__).parents[1] / "docs" / "api"
+ENTRY = re.compile(
+    r"^::: (?P<name>[\w.]+)$(?:\n    options:\n      members: \[(?P<members>[^\]]*)\])?",
+    re.MULTILINE,
+)
 
 
 def modules() -> Iterator[ModuleType]:
@@ -50,32 +61,58 @@ def examples() -> list[doctest.DocTest]:
     ]
 
 
-@pytest.fixture(scope="module")
-def names() -> dict[str, Any]:
-    """What an example may use without saying where it comes from."""
-    reader = cptk.models.GPT2TextEmbedderPreprocessor(toys.tokenizer(), 32)
-    embedder = cptk.models.GPT2TextEmbedder(toys.backbone("GPT2", 1), reader)
+@pytest.fixture
+def names(example: doctest.DocTest) -> dict[str, Any]:
+    """What an example may use without saying where it comes from. Some train it: it is new."""
     queries = ["read a file", "add two numbers", "sort a list", "open a socket", "parse a date"]
     documents = ["open(path).read()", "a + b", "sorted(xs)", "socket.socket()", "strptime(text)"]
-    return {
+    given = {
         "cptk": cptk,
         "keras": keras,
         "np": np,
-        "embedder": embedder,
         "queries": queries,
         "documents": documents,
     }
+    if any("embedder" in line.source for line in example.examples):
+        reader = cptk.models.GPT2TextEmbedderPreprocessor(toys.tokenizer(), 32)
+        given["embedder"] = cptk.models.GPT2TextEmbedder(toys.backbone("GPT2", 1), reader)
+    return given
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder of its own with a small SST-2, whose dev set begins as SST-2's does; no network.
+
+    Tasks that an example registers are gone after it, and its figures too.
+    """
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data" / "SST-2"
+    folder.mkdir(parents=True)
+    for index, split in enumerate(("train", "dev", "test")):
+        rows = [f"film {index}{i} was {'bad' if i % 2 else 'good'}\t{1 - i % 2}" for i in range(24)]
+        if split == "dev":
+            rows[0] = "one long string of cliches .\t0"
+        (folder / f"{split}.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
+    monkeypatch.setenv("CPTK_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("CPTK_CACHE_DIR", str(tmp_path / "cache"))
+
+    def offline(*_: Any, **__: Any) -> Any:
+        raise urllib.error.URLError("no network in tests")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    trainer: Any = cptk.ContrastiveTrainer
+    compiled = trainer.compile
+    eager = keras.backend.backend() == "tensorflow"  # tracing is most of a toy's training
+    monkeypatch.setattr(
+        trainer, "compile", lambda *args, **kw: compiled(*args, **kw, run_eagerly=eager)
+    )
+    yield
+    plt.close("all")
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda test: test.name)
-def test_example(
-    example: doctest.DocTest, names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for start, extra in EXTRAS.items():
-        if example.name.startswith(start):
-            pytest.importorskip(extra)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CPTK_CACHE_DIR", str(tmp_path / "cache"))
+def test_example(example: doctest.DocTest, names: dict[str, Any], elsewhere: None) -> None:
     example.globs = dict(names)
     output: list[str] = []
     doctest.DocTestRunner(optionflags=OPTIONS, verbose=False).run(example, out=output.append)
@@ -87,3 +124,68 @@ def test_every_block_runs_or_says_what_it_needs() -> None:
         for fence in FENCE.finditer(file.read_text(encoding="utf-8")):
             if fence["language"] == "python":
                 assert NEEDS.fullmatch(fence["title"]), f"{file}: a block that nobody runs"
+
+
+# === What is public ===
+
+
+def own_functions(module: ModuleType) -> dict[str, Any]:
+    """The public functions that a module makes itself."""
+    found = inspect.getmembers(module, inspect.isfunction)
+    return {n: f for n, f in found if f.__module__ == module.__name__ and not n.startswith("_")}
+
+
+def public() -> Iterator[tuple[str, Any]]:
+    """Classes and functions of every room; of a bridge, which is a module, its functions."""
+    for room in ROOMS:
+        for name in room.__all__:
+            thing = getattr(room, name)
+            if inspect.ismodule(thing):
+                for inner, function in own_functions(thing).items():
+                    yield f"{thing.__name__}.{inner}", function
+            elif inspect.isclass(thing) or inspect.isfunction(thing):
+                yield f"{room.__name__}.{name}", thing
+
+
+PUBLIC = dict(public())
+each_public = pytest.mark.parametrize("name", PUBLIC)
+
+
+def has_an_example(docstring: str) -> bool:
+    """Whether an example runs, or says what it needs."""
+    titles = (
+        fence["title"] for fence in FENCE.finditer(docstring) if fence["language"] == "python"
+    )
+    return bool(doctest.DocTestParser().get_examples(docstring)) or any(
+        NEEDS.fullmatch(title) for title in titles
+    )
+
+
+def in_the_reference() -> list[Any]:
+    """What the pages of the API show: a name, the public names of a module, or its `members`."""
+    found: list[Any] = []
+    for page in sorted(API.glob("*.md")):
+        for entry in ENTRY.finditer(page.read_text(encoding="utf-8")):
+            thing = pkgutil.resolve_name(entry["name"])
+            if entry["members"] is not None:
+                found += [getattr(thing, name) for name in entry["members"].split(", ")]
+            elif not inspect.ismodule(thing):
+                found.append(thing)
+            elif hasattr(thing, "__all__"):
+                found += [getattr(thing, name) for name in thing.__all__]
+            else:
+                found += own_functions(thing).values()
+    return found
+
+
+REFERENCE = in_the_reference()
+
+
+@each_public
+def test_every_public_name_has_an_example(name: str) -> None:
+    assert has_an_example(PUBLIC[name].__doc__ or "")
+
+
+@each_public
+def test_every_public_name_stands_in_the_reference(name: str) -> None:
+    assert any(thing is PUBLIC[name] for thing in REFERENCE), f"add `::: {name}` to docs/api"

@@ -57,6 +57,7 @@ ONCE = [
     "models/test_saving.py",
     "models/test_tokenization.py",
     "models/test_tokenizer_bounds.py",
+    "test_docstring_examples.py",
 ]
 
 #: Folders whose files take longest.

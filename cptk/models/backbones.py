@@ -32,8 +32,15 @@ def keep_first_layers(
 
     Example:
 
-    ```python
-    embedder = cptk.models.DecoderTextEmbedder(cptk.models.keep_first_layers(backbone, 2))
+    ```pycon
+    >>> import cptk, keras_hub
+    >>> backbone = keras_hub.models.GPT2Backbone(
+    ...     vocabulary_size=256, num_layers=3, num_heads=2, hidden_dim=16, intermediate_dim=32
+    ... )
+    >>> embedder = cptk.models.DecoderTextEmbedder(cptk.models.keep_first_layers(backbone, 2))
+    >>> embedder.backbone.num_layers
+    2
+
     ```
     """
     total = getattr(backbone, "num_layers", None)

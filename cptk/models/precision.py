@@ -19,9 +19,16 @@ def fastest_dtype() -> str:
 
     Example:
 
-    ```python
-    dtype = cptk.models.fastest_dtype()
-    embedder = cptk.models.GPT2TextEmbedder.from_preset("gpt2_base_en", dtype=dtype)
+    ```pycon
+    >>> import cptk
+    >>> dtype = cptk.models.fastest_dtype()
+    >>> dtype in ("float32", "mixed_bfloat16")
+    True
+    >>> embedder.save_to_preset("my_embedder")
+    >>> loaded = cptk.models.DecoderTextEmbedder.from_preset("my_embedder", dtype=dtype)
+    >>> loaded.backbone.dtype_policy.name == dtype
+    True
+
     ```
     """
     backend = keras.backend.backend()

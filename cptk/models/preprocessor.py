@@ -23,6 +23,19 @@ class Role(NamedTuple):
     """What stands before and after a text: two strings, or two lists of token ids.
 
     A string is tokenised once, on its own, so that the ids of the text never depend on its role.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> role = cptk.models.Role(prefix="[", suffix="]")
+    >>> preprocessor = cptk.models.DecoderTextEmbedderPreprocessor(
+    ...     embedder.preprocessor.tokenizer, sequence_length=128, roles={"text": role}
+    ... )
+    >>> preprocessor.tokenize(["a"], role="text")
+    [[58, 64, 60]]
+
+    ```
     """
 
     prefix: Affix = ""
@@ -75,11 +88,18 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
 
     Example:
 
-    ```python
-    preprocessor = cptk.models.DecoderTextEmbedderPreprocessor(
-        tokenizer, sequence_length=128, roles={"text": ("", ' means in one word: "')}
-    )
-    features = preprocessor(["a fine film"], role="text")
+    ```pycon
+    >>> import cptk
+    >>> tokenizer = embedder.preprocessor.tokenizer
+    >>> preprocessor = cptk.models.DecoderTextEmbedderPreprocessor(
+    ...     tokenizer, sequence_length=128, roles={"text": ("", ' means in one word: "')}
+    ... )
+    >>> features = preprocessor(["a fine film"], role="text")
+    >>> tuple(features["token_ids"].shape)
+    (1, 128)
+    >>> tokenizer.detokenize(preprocessor.tokenize(["a fine film"], role="text"))
+    ['a fine film means in one word: "']
+
     ```
 
     References:
@@ -245,7 +265,19 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
 
 @keras.saving.register_keras_serializable(package="cptk")
 class GPT2TextEmbedderPreprocessor(DecoderTextEmbedderPreprocessor):
-    """`DecoderTextEmbedderPreprocessor` for GPT-2, so that KerasHub finds it by its backbone."""
+    """`DecoderTextEmbedderPreprocessor` for GPT-2, so that KerasHub finds it by its backbone.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> tokenizer = embedder.preprocessor.tokenizer
+    >>> preprocessor = cptk.models.GPT2TextEmbedderPreprocessor(tokenizer, sequence_length=128)
+    >>> preprocessor.tokenize(["a"], role="query")  # [a]
+    [[58, 64, 60]]
+
+    ```
+    """
 
     backbone_cls = keras_hub.models.GPT2Backbone
     tokenizer_cls = keras_hub.models.GPT2Tokenizer

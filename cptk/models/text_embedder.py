@@ -60,14 +60,17 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
 
     Example:
 
-    ```python
-    backbone = keras_hub.models.GPT2Backbone(
-        vocabulary_size=50257, num_layers=2, num_heads=2, hidden_dim=64, intermediate_dim=128
-    )
-    embedder = cptk.models.DecoderTextEmbedder(backbone)
-    vectors = embedder.predict(
-        {"token_ids": np.ones((1, 4), "int32"), "padding_mask": np.ones((1, 4), "bool")}
-    )
+    ```pycon
+    >>> import cptk, keras_hub
+    >>> import numpy as np
+    >>> backbone = keras_hub.models.GPT2Backbone(
+    ...     vocabulary_size=256, num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32
+    ... )
+    >>> embedder = cptk.models.DecoderTextEmbedder(backbone)
+    >>> tokens = {"token_ids": np.ones((1, 4), "int32"), "padding_mask": np.ones((1, 4), "bool")}
+    >>> embedder.predict(tokens, verbose=0).shape
+    (1, 16)
+
     ```
 
     References:
@@ -164,8 +167,14 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
 
         Example:
 
-        ```python
-        vectors = embedder.encode_text(["how do I open a file?"], role="query")
+        ```pycon
+        >>> import numpy as np
+        >>> vectors = embedder.encode_text(["how do I open a file?", "sort"], role="query")
+        >>> vectors.shape  # this embedder's backbone has a `hidden_dim` of 16
+        (2, 16)
+        >>> [round(float(length), 4) for length in np.linalg.norm(vectors, axis=1)]
+        [1.0, 1.0]
+
         ```
         """
         return encode(self, texts, role, batch_size, verbose)
@@ -205,7 +214,18 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
 
         Example:
 
-        ```python
+        ```pycon
+        >>> import cptk
+        >>> embedder.save_to_preset("my_embedder")
+        >>> loaded = cptk.models.DecoderTextEmbedder.from_preset("my_embedder", sequence_length=16)
+        >>> type(loaded).__name__, loaded.preprocessor.sequence_length
+        ('GPT2TextEmbedder', 16)
+
+        ```
+
+        By the name of a decoder:
+
+        ```python title="Needs the network"
         embedder = cptk.models.GPT2TextEmbedder.from_preset("gpt2_base_en", sequence_length=128)
         ```
         """
@@ -246,9 +266,14 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
 
         Example:
 
-        ```python
-        embedder.quantize("int8")
-        embedder.save_to_preset("my_embedder_int8")
+        ```pycon
+        >>> import cptk
+        >>> embedder.quantize("int8")
+        >>> embedder.save_to_preset("my_embedder_int8")
+        >>> loaded = cptk.models.DecoderTextEmbedder.from_preset("my_embedder_int8")
+        >>> "int8" in {weight.dtype for weight in loaded.weights}
+        True
+
         ```
         """
         kwargs.setdefault("filters", _can_be_quantized)
@@ -273,8 +298,14 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
 
         Example:
 
-        ```python
-        embedder.export("my_embedder_onnx/model.onnx", format="onnx")
+        ```pycon
+        >>> import tensorflow as tf
+        >>> embedder.export("my_embedder", verbose=False)
+        >>> served = tf.saved_model.load("my_embedder")
+        >>> features = embedder.preprocessor(["how do I open a file?"], role="query")
+        >>> tuple(served.serve(features).shape)
+        (1, 16)
+
         ```
         """
         # Keras exports to ONNX only what has been called.
@@ -315,9 +346,13 @@ class GPT2TextEmbedder(DecoderTextEmbedder):
 
     Example:
 
-    ```python
-    embedder = cptk.models.GPT2TextEmbedder.from_preset("gpt2_base_en", sequence_length=128)
-    vectors = embedder.encode_text(["how do I open a file?"], role="query")
+    ```pycon
+    >>> import cptk
+    >>> backbone, preprocessor = embedder.backbone, embedder.preprocessor
+    >>> mean = cptk.models.GPT2TextEmbedder(backbone, preprocessor, pooling="mean")
+    >>> mean.encode_text("how do I open a file?", role="query").shape
+    (1, 16)
+
     ```
     """
 

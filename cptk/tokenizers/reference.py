@@ -108,9 +108,12 @@ class ReferenceTokenizer:
 
     Example:
 
-    ```python
-    reference = cptk.tokenizers.ReferenceTokenizer(gpt2_tokenizer)
-    reference.encode_batch(["a\n\nb"])  # [[64, 198, 198, 65]]
+    ```pycon
+    >>> from cptk.tokenizers import ReferenceTokenizer
+    >>> reference = ReferenceTokenizer(embedder.preprocessor.tokenizer)
+    >>> reference.encode_batch(["a\n\nb"])
+    [[64, 198, 198, 65]]
+
     ```
     """
 

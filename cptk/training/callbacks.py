@@ -68,11 +68,21 @@ class ExactBackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
 
     Example:
 
-    ```python
-    trainer.fit(
-        pairs, batch_size=64, epochs=20, steps_per_epoch=50,
-        callbacks=[cptk.training.ExactBackupAndRestore("backup")],
-    )
+    ```pycon
+    >>> import cptk, keras
+    >>> def train(epochs):
+    ...     trainer = cptk.ContrastiveTrainer(embedder)
+    ...     trainer.compile(optimizer=keras.optimizers.AdamW(1e-4))
+    ...     backup = cptk.training.ExactBackupAndRestore("backup", delete_checkpoint=False)
+    ...     pairs = {"query": queries, "document": documents}
+    ...     return trainer.fit(pairs, batch_size=5, epochs=epochs, callbacks=[backup], verbose=0)
+    >>> train(epochs=1).epoch
+    [0]
+    >>> train(epochs=2).epoch  # the history holds the epochs before, too
+    Restored the backup of epoch 1, 'backup/epoch-1.safetensors':
+    training goes on with epoch 2 of 2.
+    [0, 1]
+
     ```
     """
 

@@ -444,12 +444,16 @@ def layout_map(
 
     Example:
 
-    ```python
-    mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"])
-    layout = cptk.training.distribution.layout_map(keras_hub.models.GPT2Backbone, mesh)
-    keras.distribution.set_distribution(
-        keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
-    )
+    ```pycon
+    >>> import cptk, keras, keras_hub
+    >>> devices = ["cpu:0", "cpu:1", "cpu:2", "cpu:3"]  # by default all there are
+    >>> mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"], devices)
+    >>> layout = cptk.training.distribution.layout_map(keras_hub.models.GPT2Backbone, mesh)
+    >>> layout["transformer_layer_0/self_attention/query/kernel"].axes  # divided by heads
+    (None, 'model', None)
+    >>> parallel = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+    >>> # Before the model is made: keras.distribution.set_distribution(parallel)
+
     ```
 
     References:

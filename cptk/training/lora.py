@@ -39,9 +39,14 @@ def enable_lora(embedder: Model, rank: int = 16, alpha: float | None = None) -> 
 
     Example:
 
-    ```python
-    cptk.training.enable_lora(embedder, rank=16, alpha=32)
-    trainer = cptk.ContrastiveTrainer(embedder)
+    ```pycon
+    >>> import cptk
+    >>> cptk.training.enable_lora(embedder, rank=2, alpha=4)
+    >>> factors = [w for w in embedder.trainable_variables if "lora_kernel" in w.name]
+    >>> len(factors)  # A and B of each of the six matrices of the one layer that it has
+    12
+    >>> trainer = cptk.ContrastiveTrainer(embedder)
+
     ```
 
     References:

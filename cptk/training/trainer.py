@@ -103,11 +103,16 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     Example:
 
-    ```python
-    trainer = cptk.ContrastiveTrainer(embedder)
-    trainer.compile(optimizer=keras.optimizers.AdamW(1e-4))
-    trainer.fit({"query": queries, "document": documents}, batch_size=64, epochs=1)
-    trainer.embedder.save_to_preset("my_embedder")
+    ```pycon
+    >>> import cptk, keras
+    >>> trainer = cptk.ContrastiveTrainer(embedder)
+    >>> trainer.compile(optimizer=keras.optimizers.AdamW(1e-4))
+    >>> pairs = {"query": queries, "document": documents}
+    >>> history = trainer.fit(pairs, batch_size=5, epochs=1, verbose=0)
+    >>> sorted(history.history)
+    ['document_accuracy', 'loss', 'query_accuracy', 'temperature']
+    >>> trainer.embedder.save_to_preset("my_embedder")
+
     ```
 
     References:

@@ -67,7 +67,18 @@ class TaskResult:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A figure that somebody else published for the same task, a fraction as ours are."""
+    """A figure that somebody else published for the same task, a fraction as ours are.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> (task,) = cptk.evaluation.find_tasks("sst2_linear_probe")
+    >>> [(figure.model, figure.score) for figure in task.published]
+    [('supervised network (Socher et al. 2013)', 0.854)]
+
+    ```
+    """
 
     model: str
     score: float
@@ -89,6 +100,20 @@ class Task:
         groups: Names of the groups it belongs to (`"senteval"`, `"sts"`, ...).
         description: One line: data, protocol, metric.
         published: Figures to print beside ours.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> def run(embed, split):
+    ...     query, document = embed(["add two numbers", "a + b"])
+    ...     return cptk.evaluation.TaskResult("dot", float(query @ document))
+    >>> task = cptk.evaluation.Task("one_pair", run, description="One pair: the dot product.")
+    >>> report = cptk.evaluation.evaluate(lambda texts: [[0.6, 0.8] for _ in texts], [task])
+    >>> round(report.results["one_pair"].score, 4)
+    1.0
+
+    ```
     """
 
     name: str
@@ -166,7 +191,17 @@ def list_tasks(group: str | None = None) -> list[str]:
 
 
 def list_groups() -> list[str]:
-    """Names of the groups there are; `"all"` is every task."""
+    """Names of the groups there are; `"all"` is every task.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> cptk.evaluation.list_groups()[:4]
+    ['code_search', 'knn', 'linear_probe', 'retrieval']
+
+    ```
+    """
     return [*sorted(_groups()), "all"]
 
 
@@ -176,6 +211,15 @@ def find_tasks(names: str | Task | Iterable[str | Task]) -> list[Task]:
     Raises:
         ValueError: If none is asked for or a name is unknown; the message names the near ones.
         TypeError: If a name is not a string.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> [task.name for task in cptk.evaluation.find_tasks(["stsb", "sst2"])]
+    ['stsb', 'sst2_knn', 'sst2_linear_probe', 'sst2_zero_shot', 'sst2_zero_shot_prompt']
+
+    ```
     """
     if isinstance(names, str | Task):
         names = [names]
