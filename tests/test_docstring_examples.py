@@ -111,6 +111,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     plt.close("all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", examples(), ids=lambda test: test.name)
 def test_example(example: doctest.DocTest, names: dict[str, Any], elsewhere: None) -> None:
     example.globs = dict(names)
