@@ -173,8 +173,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def _mark_as_built(self) -> None:
         self.head(self.embedder.output, self.embedder.output)  # Builds it.
-        # All that has weights is built. Told so of tokenizers too, Keras takes no first batch to
-        # build the model by; the batches fetched ahead with it would come first in the epoch.
+        # All that has weights is built. `fit` would otherwise draw a batch to build the tokenizer,
+        # and the batches that were fetched ahead with it would come out of order.
         for layer in self._flatten_layers():
             layer.built = True
 
@@ -260,10 +260,10 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                 is_pair = distribution.is_pair(x)
                 all_pairs = distribution.gather(is_pair)
         tile_size = (self.loss.tile_size or DEFAULT_TILE_SIZE) if self._in_tiles() else None
-        scale = ops.exp(self.head.tau)
-        return losses.Batch(
-            local, gathered, self.head, scale, text_ids, all_pairs, tile_size
-        ), is_pair
+        # A head of another kind has a temperature, and need not have its logarithm as a weight.
+        scale = 1.0 / self.head.temperature if tile_size is None else ops.exp(self.head.tau)
+        batch = losses.Batch(local, gathered, self.head, scale, text_ids, all_pairs, tile_size)
+        return batch, is_pair
 
     def _in_tiles(self) -> bool:
         """Whether the matrix of logits is never held: another head's may be of any form."""
