@@ -261,7 +261,7 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
         `encode_text`, `save_to_preset` and `from_preset` go on as before.
 
         Args:
-            mode: `"int8"`, `"int4"` or `"float8"`.
+            mode: `"int8"`, `"int4"`, or `"float8"`, which takes the linear layers alone.
             **kwargs: `config` and `filters`, as in `keras.Model.quantize`.
 
         Example:

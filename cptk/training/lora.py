@@ -22,11 +22,12 @@ _Factors = tuple[Any, Any, Any, Any]
 def enable_lora(embedder: Model, rank: int = 16, alpha: float | None = None) -> None:
     """Freeze a backbone and put LoRA into every linear layer of it.
 
-    A linear layer computes `x (W + alpha / rank * A B)`; only `A` and `B` are trained. KerasHub's
-    own `backbone.enable_lora(rank)` takes the query and value projections alone, at `alpha = rank`.
-    Enabled after a `fit`, it needs `compile` again, with a new optimizer, since other weights are
-    trained then. All linear layers learned more per pair in our measurements (docs, Evaluation; the
-    choice is ours, as QLoRA's). Embedding layers are left as they are.
+    A linear layer computes `x (W + alpha / rank * A B)`; `A`, `B` and, where it has one, its bias
+    are trained. KerasHub's own `backbone.enable_lora(rank)` takes the query and value projections
+    alone, at `alpha = rank`. Enabled after a `fit`, it needs `compile` again, with a new optimizer,
+    since other weights are trained then. All linear layers learned more per pair in our
+    measurements (docs, Evaluation; the choice is ours, as QLoRA's). Embedding layers are left as
+    they are.
 
     Args:
         embedder: An embedder, or a KerasHub backbone.
