@@ -100,8 +100,22 @@ FOUND = [
     if inspect.isclass(kind) and issubclass(kind, Objective) and kind is not Objective
 ]
 KINDS = [*FOUND, Hinge, Alone]
-each = pytest.mark.parametrize("objective", [o for kind in KINDS for o in variants(kind)], ids=repr)
-each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+#: With its arguments changed, each on one backend: each is compiled anew on JAX.
+each = pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param(objective, marks=[pytest.mark.once] if place else [], id=repr(objective))
+        for kind in KINDS
+        for place, objective in enumerate(variants(kind))
+    ],
+)
+each_kind = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.once] if kind is Alone else [], id=kind.__name__)
+        for kind in KINDS
+    ],
+)
 
 
 def draw(n: int = N) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -263,9 +277,7 @@ def test_micro_batches_change_nothing(kind):
 
 
 @pytest.mark.slow_on_jax
-@pytest.mark.parametrize(
-    "kind", [Hinge, *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k is not Hinge)]
-)
+@pytest.mark.parametrize("kind", [Hinge, *(pytest.param(k, marks=pytest.mark.slow) for k in FOUND)])
 def test_saved_and_loaded_training_goes_on(kind, tmp_path):
     trainer, _ = trained(kind)
     trainer.save(tmp_path / "trainer.keras")
@@ -308,7 +320,7 @@ def expected_loss(trainer: Any) -> float:
     return float(np.mean((np.sum(vectors["query"] * vectors["document"], axis=1) - SCORES) ** 2))
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.once
 @pytest.mark.parametrize(
     "kind", [k if k == "Pairs" else pytest.param(k, marks=pytest.mark.slow) for k in DATA]
 )
@@ -338,7 +350,7 @@ def test_number_columns_in_tf_data():
     assert toys.fit(trainer, data, batch_size=5)["loss"] == [expected]
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.once
 def test_number_columns_are_split_and_validated():
     trainer = graded()
     trainer.optimizer.learning_rate.assign(0.0)
