@@ -43,7 +43,6 @@ def first_run(tmp_path_factory):
     return run.stdout, output
 
 
-@pytest.mark.once
 @pytest.mark.slow
 def test_smoke_run_leaves_all_that_it_promises(first_run):
     stdout, output = first_run
@@ -76,7 +75,6 @@ def test_splits_share_nothing(first_run):
 
 
 @pytest.mark.slow
-@pytest.mark.once
 def test_second_run_reuses_and_reaches_the_same(first_run):
     stdout, output = first_run
     before = json.loads((output / "results.json").read_text())
@@ -92,7 +90,6 @@ def test_second_run_reuses_and_reaches_the_same(first_run):
 
 @pytest.mark.full
 @pytest.mark.slow
-@pytest.mark.once
 def test_killed_run_goes_on_where_it_was(tmp_path, first_run):
     killed = _run("--smoke", "--output", tmp_path, code=KILLED)
     assert killed.returncode == -9, killed.stdout + killed.stderr
