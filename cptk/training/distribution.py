@@ -34,14 +34,12 @@ from cptk.types import (
     Model,
     Optimizer,
     Size,
+    Strategy,
     Tensor,
     TokenBatch,
     Tree,
     Variable,
 )
-
-Strategy: TypeAlias = Any
-"""A `tf.distribute.Strategy`."""
 
 Context: TypeAlias = Any
 """What TensorFlow tells a replica, or a process that feeds replicas, of its place."""

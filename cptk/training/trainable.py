@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from cptk.types import Layer, Model, Optimizer, Tensor, TokenBatch, Variable
+from cptk.types import Layer, Model, Optimizer, Strategy, Tensor, TokenBatch, Variable
 
 
 class Steps(Protocol):
@@ -21,7 +21,7 @@ class Trainable(Protocol):
     embedder: Model
     head: Layer
     optimizer: Optimizer
-    distribute_strategy: Any  # A `tf.distribute.Strategy` on TensorFlow; of no use elsewhere.
+    distribute_strategy: Strategy  # On TensorFlow; of no use elsewhere.
     trainable_variables: Sequence[Variable]
     trainable_weights: Sequence[Variable]
     non_trainable_variables: Sequence[Variable]

@@ -480,8 +480,15 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             )
         of_user = isinstance(x, PairDataset)
         self.seed = distribution.broadcast_from_chief(self.seed, self)
-        order: dict[str, Any] = {"shuffle": shuffle, "steps_per_epoch": steps_per_epoch}
-        data = self._batches(x, y, sample_weight, batch_size, **order, least=2)
+        data = self._batches(
+            x,
+            y,
+            sample_weight,
+            batch_size,
+            shuffle=shuffle,
+            steps_per_epoch=steps_per_epoch,
+            least=2,
+        )
         self._choose_micro_batch_size(data, bool(verbose))
         self._choose_tiles(getattr(data, "batch_size", None))
         callbacks = self._callbacks(callbacks, data, not of_user, initial_epoch)
