@@ -38,6 +38,14 @@ def pytest_configure() -> None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Packed files are named by their length: gzip writes the second at which it packed.
+
+    Workers that give one test two names, because they started a second apart, refuse to run.
+    """
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) and len(val) > 20 else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files that take longest first, so that no worker waits for the other at the end.
