@@ -13,6 +13,7 @@ from cptk.version import __version__
 if TYPE_CHECKING:
     from cptk import data as data
     from cptk import datasets as datasets
+    from cptk import distribution as distribution
     from cptk import evaluation as evaluation
     from cptk import integrations as integrations
     from cptk import layers as layers
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _ROOMS = (
     "data",
     "datasets",
+    "distribution",
     "evaluation",
     "integrations",
     "layers",
@@ -43,6 +45,7 @@ __all__ = [
     "__version__",
     "data",
     "datasets",
+    "distribution",
     "evaluation",
     "integrations",
     "layers",

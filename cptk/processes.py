@@ -23,9 +23,9 @@ def is_chief(model: Model | Strategy | None = None) -> bool:
 
     ```pycon
     >>> import cptk
-    >>> if cptk.training.distribution.is_chief(embedder):
+    >>> if cptk.distribution.is_chief(embedder):
     ...     embedder.save_to_preset("my_embedder")
-    >>> cptk.training.distribution.is_chief(embedder)  # the only process there is
+    >>> cptk.distribution.is_chief(embedder)  # the only process there is
     True
 
     ```

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     import keras
 
-    from cptk.training import distribution
+    from cptk import distribution
 
     keras.utils.set_random_seed(SEED)
     with scope():

@@ -5,24 +5,23 @@ A reader finds `queries` and `documents` described as lists of texts, and on som
 backend, says so in its title: ```python title="Needs 8 devices", title="JAX".
 """
 
+import ast
 import json
 import re
-import textwrap
-import types
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
-import matplotlib.pyplot as plt
 import pytest
 import toys
+from small_world import DOCUMENTS, QUERIES, small_world
+from sybil import Document, Example, Region
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
 import cptk
 from cptk.datasets import specs
-from cptk.evaluation.tasks import registry
 from cptk.models import presets
 
 ROOT = Path(__file__).parents[1]
@@ -31,24 +30,18 @@ TOP = [ROOT / name for name in ("AGENTS.md", "CONTRIBUTING.md", "SECURITY.md")]
 TEXT_PAGES = [*PAGES, *TOP, *sorted((ROOT / "examples").rglob("*.md"))]
 BACKEND = keras.backend.backend()
 BACKENDS = {"TensorFlow": "tensorflow", "JAX": "jax"}
-FENCE = re.compile(
-    r"^(?P<indent> *)```[ {.]*py\w*(?P<title>[^\n]*)\n(?P<code>.*?)^(?P=indent)```$",
-    re.DOTALL | re.MULTILINE | re.IGNORECASE,
-)
+INFO = re.compile(r"[ {.]*py\w*(?P<title>[^\n]*)\n", re.IGNORECASE)
 TITLE = re.compile(
     r' title="(?:(?P<backend>TensorFlow|JAX)(?:; |$|(?=")))?(?P<needs>[Nn]eeds .+)?"'
 )
 
-QUERIES = ["read a file", "add two numbers", "sort a list", "open a socket", "parse a date"]
-DOCUMENTS = ["open(path).read()", "a + b", "sorted(values)", "socket.socket()", "strptime(text)"]
 HAVE_AN_EMBEDDER = {"evaluation.md", "extending.md", "large-batches.md"}
 
 
 class Block(NamedTuple):
-    """One fenced block of Python."""
+    """One fenced block of Python, as Sybil has read it."""
 
-    code: types.CodeType
-    source: str
+    example: Example
     backend: str | None
     needs: str | None
 
@@ -57,19 +50,24 @@ class Block(NamedTuple):
         return self.needs is None and self.backend in (None, BACKEND)
 
 
+def python_blocks(document: Document) -> Iterator[Region]:
+    for found in RawFencedCodeBlockLexer(INFO)(document):
+        lexemes = found.lexemes
+        yield Region(found.start, found.end, lexemes["source"], PythonEvaluator(), lexemes)
+
+
 def blocks(page: Path) -> list[Block]:
-    """The page's blocks, compiled so that a traceback names the page and its line."""
-    found, text = [], page.read_text("utf-8")
-    for match in FENCE.finditer(text):
-        place = f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}"
-        title = TITLE.fullmatch(match["title"])
-        assert title or not match["title"], f"{place}: a title of another form, {match['title']}"
+    """The page's blocks; a traceback out of one names the page and its line."""
+    found = []
+    for example in Document.parse(str(page), python_blocks).examples():
+        place = f"{page.name}:{example.line}"
+        given = example.region.lexemes["title"]
+        title = TITLE.fullmatch(given)
+        assert title or not given, f"{place}: a title of another form, {given}"
         backend, needs = (title["backend"], title["needs"]) if title else (None, None)
         assert needs is None or len(needs.split()) <= 6, f"{place}: more than six words, {needs!r}"
-        source = textwrap.dedent(match["code"])
-        above = "\n" * (text.count("\n", 0, match.start("code")))
-        code = compile(above + source, str(page), "exec")
-        found.append(Block(code, source, BACKENDS.get(backend), needs))
+        ast.parse(example.parsed, place)
+        found.append(Block(example, BACKENDS.get(backend), needs))
     return found
 
 
@@ -85,7 +83,7 @@ def test_every_block_is_python_and_fits_the_page(page: Path) -> None:
     text = page.read_text("utf-8")
     found = blocks(page)
     assert len(found) == len(re.findall(r"(?im)^\W*[`~]{3,}[ {.]*py", text))
-    wide = [line for block in found for line in block.source.splitlines() if len(line) > 88]
+    wide = [line for block in found for line in block.example.parsed.splitlines() if len(line) > 88]
     assert not wide, "a block of more than 88 columns is cut on the site"
 
 
@@ -142,41 +140,18 @@ def gpt2_base_en(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpt2_base_en: Path
 ) -> Iterator[None]:
-    """A folder of its own with small data sets, no network, and training of two steps."""
-    monkeypatch.chdir(tmp_path)
-    data = tmp_path / "data"
-    (data / "SST-2").mkdir(parents=True)
-    (data / "STS-B").mkdir()
-    for index, split in enumerate(("train", "dev", "test")):
-        rows = [f"film {index}{i} was {'bad' if i % 2 else 'good'}\t{1 - i % 2}" for i in range(24)]
-        (data / "SST-2" / f"{split}.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
-        rows = [f"A man is {i}.,A man {'is' if i % 3 else 'was'} {i}.,{i % 5}" for i in range(10)]
-        (data / "STS-B" / f"{split}.csv").write_text("\n".join(rows) + "\n")
-    monkeypatch.setenv("CPTK_DATA_DIR", str(data))
-    monkeypatch.setenv("CPTK_CACHE_DIR", str(tmp_path / "cache"))
-
-    def offline(*_: Any, **__: Any) -> Any:
-        raise urllib.error.URLError("no network in tests")
-
-    monkeypatch.setattr(urllib.request, "urlopen", offline)
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))  # one page registers its own
-    monkeypatch.setitem(specs.SPECS, "two_reviews", None)  # and a set; both are gone after it
-
+    """A small world where presets are toys and training takes two steps."""
+    monkeypatch.setitem(specs.SPECS, "two_reviews", None)  # one page adds it; gone after it
     load, names = presets.load_embedder, {"gpt2_base_en": str(gpt2_base_en)}
     monkeypatch.setattr(
         presets,
         "load_embedder",
         lambda cls, preset, *rest, **kw: load(cls, names.get(preset, preset), *rest, **kw),
     )
-    trainer: Any = cptk.ContrastiveTrainer
-    compiled, fitted = trainer.compile, trainer.fit
-    eager = BACKEND == "tensorflow"  # tracing is most of a toy's training
-    monkeypatch.setattr(
-        trainer, "compile", lambda *args, **kw: compiled(*args, **kw, run_eagerly=eager)
-    )
-    monkeypatch.setattr(trainer, "fit", at_most_two_steps(fitted))
-    yield
-    plt.close("all")
+    with small_world(tmp_path, monkeypatch):
+        trainer: Any = cptk.ContrastiveTrainer
+        monkeypatch.setattr(trainer, "fit", at_most_two_steps(trainer.fit))
+        yield
     if BACKEND == "jax":
         keras.distribution.set_distribution(None)
 
@@ -209,7 +184,8 @@ def test_blocks_run_from_top_to_bottom(page: Path, elsewhere: None) -> None:
         report.to_json("other.json")
     for block in blocks(page):
         if block.runs:
-            exec(block.code, names)  # noqa: S102
+            block.example.namespace = names
+            block.example.evaluate()
     for side in ("queries", "documents"):  # what went in is still there: a cell may be run again
         assert all(isinstance(text, str) for text in names[side])
     if page.name == "README.md":

@@ -13,21 +13,18 @@ import importlib
 import inspect
 import pkgutil
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import toys
+from small_world import DOCUMENTS, QUERIES, small_world
 
 import cptk
-from cptk.evaluation.tasks import registry
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 FENCE = re.compile(r"^ *```(?P<language>\w+)(?P<title>[^\n]*)$", re.MULTILINE)
@@ -44,10 +41,9 @@ ENTRY = re.compile(
 
 def modules() -> Iterator[ModuleType]:
     for found in pkgutil.walk_packages(cptk.__path__, "cptk."):
-        if found.name.startswith("cptk.training.gradient_cache.") and found.name.endswith(
-            ("tensorflow", "jax", "torch")
-        ):
-            continue  # Each is imported on its backend alone.
+        of_backend = re.search(r"\.(tensorflow|jax|torch)(_step)?$", found.name)
+        if of_backend and of_backend[1] != keras.backend.backend():
+            continue
         yield importlib.import_module(found.name)
 
 
@@ -64,14 +60,12 @@ def examples() -> list[doctest.DocTest]:
 @pytest.fixture
 def names(example: doctest.DocTest) -> dict[str, Any]:
     """What an example may use without saying where it comes from. Some train it: it is new."""
-    queries = ["read a file", "add two numbers", "sort a list", "open a socket", "parse a date"]
-    documents = ["open(path).read()", "a + b", "sorted(xs)", "socket.socket()", "strptime(text)"]
     given = {
         "cptk": cptk,
         "keras": keras,
         "np": np,
-        "queries": queries,
-        "documents": documents,
+        "queries": list(QUERIES),
+        "documents": list(DOCUMENTS),
     }
     if any("embedder" in line.source for line in example.examples):
         reader = cptk.models.GPT2TextEmbedderPreprocessor(toys.tokenizer(), 32)
@@ -81,34 +75,8 @@ def names(example: doctest.DocTest) -> dict[str, Any]:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder of its own with a small SST-2, whose dev set begins as SST-2's does; no network.
-
-    Tasks that an example registers are gone after it, and its figures too.
-    """
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "data" / "SST-2"
-    folder.mkdir(parents=True)
-    for index, split in enumerate(("train", "dev", "test")):
-        rows = [f"film {index}{i} was {'bad' if i % 2 else 'good'}\t{1 - i % 2}" for i in range(24)]
-        if split == "dev":
-            rows[0] = "one long string of cliches .\t0"
-        (folder / f"{split}.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
-    monkeypatch.setenv("CPTK_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("CPTK_CACHE_DIR", str(tmp_path / "cache"))
-
-    def offline(*_: Any, **__: Any) -> Any:
-        raise urllib.error.URLError("no network in tests")
-
-    monkeypatch.setattr(urllib.request, "urlopen", offline)
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
-    trainer: Any = cptk.ContrastiveTrainer
-    compiled = trainer.compile
-    eager = keras.backend.backend() == "tensorflow"  # tracing is most of a toy's training
-    monkeypatch.setattr(
-        trainer, "compile", lambda *args, **kw: compiled(*args, **kw, run_eagerly=eager)
-    )
-    yield
-    plt.close("all")
+    with small_world(tmp_path, monkeypatch):
+        yield
 
 
 @pytest.mark.slow

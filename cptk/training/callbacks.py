@@ -15,8 +15,8 @@ import keras
 import numpy as np
 from safetensors import SafetensorError
 
-from cptk import checks
-from cptk.training import backup_files, callback_state, distribution
+from cptk import checks, distribution
+from cptk.training import backup_files, callback_state
 from cptk.training.lora import variable_paths
 from cptk.training.made_with import describe, made_with
 from cptk.types import Batches, Callback, Logs, Model, Optimizer, Variable

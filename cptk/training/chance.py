@@ -4,7 +4,7 @@ import logging
 
 import keras
 
-from cptk.training.distribution import is_chief
+from cptk.processes import is_chief
 from cptk.types import Logs
 
 STEPS = 5

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import keras
 import numpy as np
 
-from cptk import checks
+from cptk import checks, distribution
 from cptk.data.batching import (
     PairDataset,
     check_pairs,
@@ -24,7 +24,6 @@ from cptk.data.batching import (
 from cptk.data.columns import as_columns, column, is_pairs
 from cptk.data.feeding import Feed
 from cptk.data.numbers import number_columns
-from cptk.training import distribution
 from cptk.types import Batches, KerasBatch, Logs, Model, TensorLike, Tree
 
 

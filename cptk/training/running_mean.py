@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from cptk.training import distribution
+from cptk import distribution
 from cptk.types import Tensor
 
 

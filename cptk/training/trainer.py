@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from cptk import losses, metrics
+from cptk import distribution, losses, metrics
 from cptk.checks import shown
 from cptk.compilation_cache import keep_compiled_programs
 from cptk.data.batching import SIDES, PairDataset, check_batch_size
@@ -23,7 +23,7 @@ from cptk.losses.tiles import DEFAULT_TILE_SIZE
 from cptk.models.forward import forward, holds, kept
 from cptk.ops import float32_or_higher
 from cptk.progress import verbosity
-from cptk.training import distribution, gradient_cache, validation
+from cptk.training import filler, gradient_cache, validation
 from cptk.training.callbacks import backing_up
 from cptk.training.chance import WarnAtChance
 from cptk.training.gradient_cache import check_first_pass, check_micro_batches
@@ -257,7 +257,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if x is not None:
             text_ids = {side: gathered_text_ids(x[side]) for side in SIDES}
             if distribution.replicas(self).total > 1:
-                is_pair = distribution.is_pair(x)
+                is_pair = filler.is_pair(x)
                 all_pairs = distribution.gather(is_pair)
         tile_size = (self.loss.tile_size or DEFAULT_TILE_SIZE) if self._in_tiles() else None
         # A head of another kind has a temperature, and need not have its logarithm as a weight.
@@ -273,18 +273,22 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def train_step(self, *args: Tree) -> Tree:
         """One step, of a replica on TensorFlow, of all elsewhere."""
-        with self._loss_tracker.weighed(lambda: distribution.count_pairs(self, args[-1])):
+        with self._loss_tracker.weighed(lambda: filler.count_pairs(self, args[-1])):
             if self.micro_batches is not None:
                 return gradient_cache.train_step(self, *args)
             if keras.config.backend() == "tensorflow":
-                return distribution.tf_train_step(self, *args)
+                from cptk.distribution import tensorflow_step
+
+                return tensorflow_step.train_step(self, *args)
             return super().train_step(*args)
 
     def test_step(self, *args: Tree) -> Tree:
         """Loss and metrics of a batch, as `train_step`."""
-        with self._loss_tracker.weighed(lambda: distribution.count_pairs(self, args[-1])):
+        with self._loss_tracker.weighed(lambda: filler.count_pairs(self, args[-1])):
             if keras.config.backend() == "tensorflow":
-                return distribution.tf_test_step(self, *args)
+                from cptk.distribution import tensorflow_step
+
+                return tensorflow_step.test_step(self, *args)
             return super().test_step(*args)
 
     def make_train_function(self, force: bool = False) -> None:
@@ -378,8 +382,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if keras.config.backend() == "tensorflow":
             # XLA compiles each batch length anew and is slower on CPUs; ask for it on a GPU.
             kwargs.setdefault("jit_compile", False)
-            if self.micro_batches is not None and kwargs["jit_compile"] == "auto":
-                kwargs["jit_compile"] = False
+            if self.micro_batches is not None:
+                kwargs["jit_compile"] = gradient_cache.without_xla(kwargs["jit_compile"])
         keep_compiled_programs()
         distribution.check_compile(self, optimizer, kwargs)
         with distribution.scope(self):

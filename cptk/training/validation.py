@@ -20,9 +20,9 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from cptk import distribution
 from cptk.data.batching import SIDES
 from cptk.ops import float32_or_higher
-from cptk.training import distribution
 from cptk.types import Model, Tensor, TokenBatch, Tree
 
 CUTOFFS = (1, 10)

@@ -11,7 +11,7 @@ import parity_script
 import training_toys
 
 import cptk
-from cptk.training import distribution
+from cptk import distribution
 
 PATH = Path(sys.argv[2])
 #: Of one length, so that little is compiled; batches of 4, 4 and an uneven 2.

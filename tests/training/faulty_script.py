@@ -15,7 +15,8 @@ import keras
 import numpy as np
 import training_toys as toys
 
-from cptk.training import ExactBackupAndRestore, distribution
+from cptk import distribution
+from cptk.training import ExactBackupAndRestore
 
 
 class Pace(keras.callbacks.Callback):

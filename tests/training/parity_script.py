@@ -23,7 +23,7 @@ import numpy as np  # noqa: E402
 import toys  # noqa: E402
 
 import cptk  # noqa: E402
-from cptk.training import distribution  # noqa: E402
+from cptk import distribution  # noqa: E402
 
 STEPS_PER_EPOCH, EPOCHS, BATCH, PAIRS = 5, 2, 8, 20  # A pass has 8, 8 and 4 pairs.
 TEXTS = {
@@ -266,10 +266,11 @@ def train_mutant(scope: Any, mutation: str) -> dict[str, Any]:
     """The first case with one thing wrong on TensorFlow's replicas."""
     import tensorflow as tf
 
-    kept = {
-        name: getattr(distribution, name)
-        for name in ("gather", "apply_gradients", "all_reduce_sum")
-    }
+    from cptk.distribution import tensorflow_step
+
+    places = {"gather": distribution, "apply_gradients": tensorflow_step}
+    places["all_reduce_sum"] = distribution
+    kept = {name: getattr(place, name) for name, place in places.items()}
 
     def gather_without_gradient(tree: Any) -> Any:
         everything = kept["gather"](tree)
@@ -291,12 +292,12 @@ def train_mutant(scope: Any, mutation: str) -> dict[str, Any]:
         "sums of one replica": {"all_reduce_sum": lambda tensor: tensor},
     }
     for name, function in mutants[mutation].items():
-        setattr(distribution, name, function)
+        setattr(places[name], name, function)
     try:
         return train(scope, *next(iter(CASES.values())))
     finally:
         for name, function in kept.items():
-            setattr(distribution, name, function)
+            setattr(places[name], name, function)
 
 
 def main() -> None:

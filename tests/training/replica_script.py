@@ -15,7 +15,9 @@ import tensorflow as tf
 import toys
 
 import cptk
-from cptk.training import distribution, inputs
+from cptk import distribution
+from cptk.distribution import tensorflow_step
+from cptk.training import inputs
 
 RNG = np.random.default_rng(0)
 SCOPE = parity_script.prepare()
@@ -130,7 +132,7 @@ def step_of_adam(wide: str, norm: float | None) -> None:
             table,
             None,
         ]
-        distribution.apply_gradients(optimizer, gradients, list(variables.values()))
+        tensorflow_step.apply_gradients(optimizer, gradients, list(variables.values()))
         return tf.zeros(())
 
     in_replicas(step)

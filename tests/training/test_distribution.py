@@ -19,7 +19,7 @@ import training_toys as toys
 from tiers import FULL
 
 import cptk
-from cptk.training import distribution
+from cptk import distribution
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -14,7 +14,8 @@ import keras
 import pytest
 import toys
 
-from cptk.training import distribution
+from cptk import distribution
+from cptk.distribution import torch as on_torch
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -158,12 +159,11 @@ def test_a_model_axis_that_does_not_divide_the_heads(name, sizes, message):
 
 
 def test_several_torch_processes_by_number(monkeypatch):
-    monkeypatch.setattr(keras.config, "backend", lambda: "torch")
-    monkeypatch.setattr(distribution, "_torch_processes", lambda: 1)
-    distribution.check_compile(None, "sgd", {})
-    monkeypatch.setattr(distribution, "_torch_processes", lambda: 2)
+    monkeypatch.setattr(on_torch, "processes", lambda: 1)
+    on_torch.OneProcess().check_compile(None, "sgd", {})
+    monkeypatch.setattr(on_torch, "processes", lambda: 2)
     with pytest.raises(ValueError, match=r"Several torch processes .* Use KERAS_BACKEND=jax"):
-        distribution.check_compile(None, "sgd", {})
+        on_torch.OneProcess().check_compile(None, "sgd", {})
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from cptk.training.gradient_cache.options import (
     MicroBatches,
     check_first_pass,
     check_micro_batches,
+    without_xla,
 )
 from cptk.training.gradient_cache.step import CachedTrainable
 from cptk.types import Tensor, TokenBatch, Tree
@@ -41,6 +42,7 @@ __all__ = [
     "choose_micro_batch_size",
     "embed",
     "train_step",
+    "without_xla",
 ]
 
 

@@ -7,7 +7,7 @@ import time
 import keras
 import numpy as np
 
-from cptk.training import distribution
+from cptk import distribution
 from cptk.training.gradient_cache.backends import backend
 from cptk.training.gradient_cache.memory import is_out_of_memory, watched_memory
 from cptk.training.gradient_cache.options import MicroBatches

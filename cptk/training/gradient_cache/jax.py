@@ -9,8 +9,8 @@ import keras
 from jax import lax
 from jax import numpy as jnp
 
+from cptk import distribution
 from cptk.data.batching import SIDES
-from cptk.training import distribution
 from cptk.training.gradient_cache.first_pass import first_pass
 from cptk.training.gradient_cache.memory import host_memory
 from cptk.training.gradient_cache.options import MicroBatches, lengths, too_long

@@ -56,6 +56,17 @@ def check_micro_batches(size: object, tokens: object, embedder: Model) -> MicroB
     return MicroBatches(tokens=tokens)
 
 
+def without_xla(jit_compile: object) -> bool:
+    """The argument of `compile` on TensorFlow: False, or an error where True was asked for."""
+    if jit_compile is True:
+        raise ValueError(
+            "`jit_compile=True` does not work with micro-batches on TensorFlow: XLA cannot compile "
+            "a loop over micro-batches of different lengths. Leave it out, or use "
+            "KERAS_BACKEND=jax, which compiles them."
+        )
+    return False
+
+
 def check_first_pass(
     dtype: object, micro_batches: MicroBatches | None, embedder: Model
 ) -> str | None:

@@ -7,8 +7,9 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
+from cptk import distribution
 from cptk.data.batching import SIDES
-from cptk.training import distribution
+from cptk.distribution import tensorflow_step
 from cptk.training.gradient_cache.first_pass import first_pass
 from cptk.training.gradient_cache.memory import host_memory
 from cptk.training.gradient_cache.not_finite import NotFinite
@@ -24,8 +25,8 @@ SMALL = 2**26
 
 
 def train_step(trainer: CachedTrainable, data: KerasBatch) -> dict[str, Tensor]:
-    """As `distribution.tf_train_step`, on each replica."""
-    return distribution.tf_train_step(trainer, data, loss_and_gradients)
+    """As `tensorflow_step.train_step`, on each replica."""
+    return tensorflow_step.train_step(trainer, data, loss_and_gradients)
 
 
 def loss_and_gradients(
