@@ -109,8 +109,13 @@ class Tokenizer(Protocol):
 class Preprocessor(Protocol):
     """Texts in, token ids out: what training and encoding ask of an embedder's preprocessor."""
 
-    sequence_length: int
-    tokenizer: Tokenizer
+    @property
+    def sequence_length(self) -> int:
+        """Length at which texts are cut."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary."""
 
     @property
     def roles(self) -> Mapping[str, Any]:

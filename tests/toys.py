@@ -46,12 +46,12 @@ def tokenizer(family: str = "gpt2"):
     return getattr(keras_hub.models, f"{name}Tokenizer")(words, MERGES)
 
 
-def sentencepiece_tokenizer():
+def sentencepiece_tokenizer(texts=("the quick brown fox", "[a] {b} in one word")):
     """A tiny Gemma 3 tokenizer, of the kind that is no byte-pair encoding of byte symbols."""
     sentencepiece = importlib.import_module("sentencepiece")
     proto = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the quick brown fox", "[a] {b} in one word"] * 3),
+        sentence_iterator=iter([*texts] * 3),
         model_writer=proto,
         vocab_size=60,
         model_type="WORD",
@@ -272,3 +272,50 @@ def _hugging_face_llama(source) -> tuple[dict, dict]:
         block["post_attention_layernorm"] = _numpy(layer._feedforward_layernorm.scale)
         tensors |= {f"model.layers.{index}.{k}.weight": v for k, v in block.items()}
     return config, tensors
+
+
+_WORDS = "a b c d e is spelt how just like it ? :"
+
+
+def keras_hub_embedder(name: str = "Bert", dropout: float = 0.0, **kwargs):
+    """One of KerasHub's own embedders: Bert, XLMRoberta, Qwen3 or Gemma3."""
+    arguments = {"num_layers": 2, "hidden_dim": HIDDEN_DIM, "intermediate_dim": 32}
+    if name in ("Bert", "XLMRoberta"):
+        arguments |= {"num_heads": 2, "max_sequence_length": LONGEST, "dropout": dropout}
+        arguments["vocabulary_size"] = VOCABULARY_SIZE
+    else:
+        arguments = {**_ARGUMENTS[name], "num_layers": 2, "dropout": dropout}
+    if name == "Bert":
+        letters = "abcdefghijklmnopqrstuvwxyz?:"
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "is", "just", "it", *letters]
+        reads = keras_hub.models.BertTokenizer([*words, *(f"##{x}" for x in letters)])
+    elif name == "Qwen3":
+        reads = tokenizer("qwen3")
+    elif name == "Gemma3":
+        reads = sentencepiece_tokenizer([_WORDS])
+    else:
+        reads = xlm_roberta_tokenizer()
+    made = getattr(keras_hub.models, f"{name}Backbone")(**arguments)
+    rng = np.random.default_rng(0)
+    for weight in made.weights:
+        size = 0.2 if len(weight.shape) > 1 else 0.1
+        value = rng.normal(scale=size, size=weight.shape)
+        weight.assign(keras.ops.convert_to_numpy(weight) * (len(weight.shape) == 1) + value)
+    preprocessor = getattr(keras_hub.models, f"{name}TextEmbedderPreprocessor")(reads, LONGEST)
+    return getattr(keras_hub.models, f"{name}TextEmbedder")(made, preprocessor, **kwargs)
+
+
+def xlm_roberta_tokenizer():
+    """A tiny XLM-RoBERTa tokenizer."""
+    sentencepiece = importlib.import_module("sentencepiece")
+    proto = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([_WORDS] * 3),
+        model_writer=proto,
+        vocab_size=30,
+        model_type="WORD",
+        minloglevel=2,
+        hard_vocab_limit=False,
+        pad_id=-1,
+    )
+    return keras_hub.models.XLMRobertaTokenizer(proto=proto.getvalue())

@@ -275,6 +275,8 @@ def _move_monitors_behind(figures: set[str], callback: EvaluationCallback) -> No
 
 def _inside_fit(encoder: TextEncoder, model: Model) -> TextEncoder:
     """The encoder without its progress bar, which would break the one of `fit`."""
+    if hasattr(model, "encode_text") and encoder is getattr(model, "embedder", None):
+        return Quiet(encoder, functools.partial(model.encode_text, verbose=0))
     if isinstance(encoder, keras.Model) and _has_several_workers(model):
         return Quiet(encoder, functools.partial(_encode_here, encoder))
     return quiet(encoder)

@@ -14,6 +14,7 @@ from cptk import checks
 from cptk.compilation_cache import keep_compiled_programs
 from cptk.data.batching import bucket_length, pad_tokens
 from cptk.models.forward import compiled_forward
+from cptk.models.keras_hub_embedders import text_reader
 from cptk.progress import progress
 from cptk.types import Embedder, Layer, Vectors
 
@@ -31,7 +32,7 @@ def encode(
     """What `DecoderTextEmbedder.encode_text` does; see there."""
     with _interruptible() as raise_if_interrupted:
         embed = compiled_forward(embedder)
-        preprocessor = embedder.preprocessor
+        preprocessor = text_reader(embedder)
         if preprocessor is None:
             raise ValueError(
                 "This embedder has no preprocessor, so it cannot read text. Give it one: "

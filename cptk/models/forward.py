@@ -22,6 +22,7 @@ from typing import TypeAlias
 import keras
 import numpy as np
 
+from cptk.models.keras_hub_embedders import embed as embed_tokens
 from cptk.types import Model, Tensor, TensorLike, Variable, Vectors
 
 #: Seconds to wait for weights that a step on JAX has taken.
@@ -178,10 +179,14 @@ def _on_tensorflow(embedder: Model) -> Embed:
     tf = import_module("tensorflow")
     # Dimensions of any size, so that one trace serves all batches. It is made here, under the lock,
     # and not by the threads that call.
-    specs = {x.name: tf.TensorSpec([None] * len(x.shape), x.dtype) for x in embedder.inputs}
+    specs = {
+        name: tf.TensorSpec([None] * len(x.shape), x.dtype)
+        for name, x in embedder.input.items()
+        if name != "segment_ids"
+    }
 
     def embed(features: Features) -> Tensor:
-        return embedder(features, training=False)
+        return embed_tokens(embedder, features, training=False)
 
     call: Callable[[Features], Tensor] = embed
     if not embedder.run_eagerly:
@@ -204,7 +209,7 @@ def _on_torch(embedder: Model) -> Embed:
     torch = import_module("torch")
 
     def embed(features: Features) -> Tensor:
-        return embedder(features, training=False)
+        return embed_tokens(embedder, features, training=False)
 
     if embedder.jit_compile and not embedder.run_eagerly:
         embed = torch.compile(embed)
@@ -222,7 +227,7 @@ def _on_jax(embedder: Model) -> Embed:
 
     def embed(values: list[Tensor], features: Features) -> Tensor:
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
-            return embedder(features, training=False)
+            return embed_tokens(embedder, features, training=False)
 
     if not embedder.run_eagerly:
         embed = jax.jit(embed)  # Nothing is donated: the weights stay.

@@ -23,6 +23,9 @@ class CheckedTextEmbedder(keras_hub.models.TextEmbedder):  # type: ignore[misc]
     compiled is made anew where the model has changed since.
     """
 
+    takes_any_mask = True
+    """Padding may stand anywhere, and a row may have no token at all."""
+
     # === Texts are checked ===
 
     def fit(self, x: object = None, *args: object, **kwargs: object) -> keras.callbacks.History:

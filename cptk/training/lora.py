@@ -16,6 +16,8 @@ import keras_hub
 from cptk.checks import is_integer
 from cptk.types import Layer, Model, Tree, Variable
 
+_READS_TEXT = keras_hub.models.Preprocessor | keras_hub.tokenizers.Tokenizer
+
 _Factors = tuple[Any, Any, Any, Any]
 
 
@@ -98,7 +100,8 @@ def layer_paths(model: Model) -> dict[str, Any]:
                 if id(layer) not in seen:
                     seen.add(id(layer))
                     found[path] = layer
-                    below.append((f"{path}/", layer))
+                    if not isinstance(layer, _READS_TEXT):  # it makes layers when it is first used
+                        below.append((f"{path}/", layer))
         level = below
     return found
 
@@ -160,11 +163,9 @@ def restore_training_state(embedder: Model, state: Mapping[str, list[Any]]) -> N
 
 def _state_paths(embedder: Model) -> dict[str, Any]:
     """All layers but inputs and what reads text: these have nothing to train."""
-    inputs = (
-        keras_hub.models.Preprocessor | keras_hub.tokenizers.Tokenizer | keras.layers.InputLayer
-    )
+    others = _READS_TEXT | keras.layers.InputLayer
     layers = {"": embedder, **layer_paths(embedder)}
-    return {path: layer for path, layer in layers.items() if not isinstance(layer, inputs)}
+    return {path: layer for path, layer in layers.items() if not isinstance(layer, others)}
 
 
 def _widen(layer: Layer) -> None:

@@ -5,10 +5,11 @@ saving) stand here together with their documentation; what they call is in the f
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import keras
+import keras_hub
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
@@ -20,7 +21,9 @@ from cptk.data.batching import SIDES, PairDataset, check_batch_size
 from cptk.data.columns import is_pairs
 from cptk.layers import ContrastiveHead
 from cptk.losses.tiles import DEFAULT_TILE_SIZE
+from cptk.models.encode import encode
 from cptk.models.forward import forward, holds, kept
+from cptk.models.keras_hub_embedders import embed, text_reader
 from cptk.ops import float32_or_higher
 from cptk.progress import verbosity
 from cptk.training import filler, gradient_cache, validation
@@ -64,6 +67,7 @@ from cptk.types import (
     TokenBatch,
     Tree,
     Variable,
+    Vectors,
 )
 
 LARGE = 4096
@@ -88,7 +92,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     new optimizer; going on without is an error.
 
     Args:
-        embedder: A `cptk.models.DecoderTextEmbedder`.
+        embedder: A `cptk.models.DecoderTextEmbedder`, or any `keras_hub.models.TextEmbedder` as
+            it is: `trainer.embedder` is that object, and its ids are its own preprocessor's.
         head: A `cptk.layers.ContrastiveHead`; a new one by default.
         seed: Integer that fixes the order of the pairs. Drawn by default.
         micro_batch_size: Texts that pass through the model at once. The step is that of the whole
@@ -163,7 +168,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             isinstance(value, keras.Model) and hasattr(value, "backbone")
         ):
             raise TypeError(
-                "`embedder` should be a cptk.models.DecoderTextEmbedder. Received: "
+                "`embedder` should be a cptk.models.DecoderTextEmbedder or a "
+                "keras_hub.models.TextEmbedder. Received: "
                 f"{type(value).__name__}."
             )
         replace_layer(self, name, value)
@@ -176,7 +182,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         # All that has weights is built. `fit` would otherwise draw a batch to build the tokenizer,
         # and the batches that were fetched ahead with it would come out of order.
         for layer in self._flatten_layers():
-            layer.built = True
+            if not isinstance(layer, keras_hub.models.TextEmbedderPreprocessor):
+                layer.built = True  # `text_reader` builds those, and ours are
 
     def _purge_model_variables(self, **kinds: bool) -> None:
         with kept([*self.variables, *self.metrics_variables, *self._optimizer_variables]):
@@ -197,7 +204,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         """Embeddings `(n, dim)` of each side; `token_ids` and `padding_mask` are `(n, length)`."""
         if self.micro_batches is not None and not training:
             return gradient_cache.embed(self, inputs)
-        return {side: self.embedder(inputs[side], training=training) for side in SIDES}
+        return {side: embed(self.embedder, inputs[side], training) for side in SIDES}
 
     def compute_loss(
         self,
@@ -611,9 +618,45 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         tokens, _ = self._reader(of_loss=False).batch(x, None, least=1)
         return {side: forward(self.embedder, tokens[side]) for side in SIDES}
 
+    def encode_text(
+        self,
+        texts: str | Iterable[str],
+        role: str | None = None,
+        batch_size: int = 32,
+        verbose: str | int = "auto",
+    ) -> Vectors:
+        """Embed texts with the embedder as it is now, within `fit` too.
+
+        As `DecoderTextEmbedder.encode_text`, for KerasHub's own embedders as well: theirs pads each
+        text to `sequence_length`, and cannot be called on JAX while `fit` holds the weights.
+
+        Args:
+            texts: One string, or n of them.
+            role: Name of the role; None for KerasHub's own embedders, which have none.
+            batch_size: Number of texts in a batch.
+            verbose: `1` shows progress, `0` none, `"auto"` only on long work.
+
+        Returns:
+            A float32 array `(n, dim)`, in the order of `texts`.
+
+        Raises:
+            ValueError: As `DecoderTextEmbedder.encode_text`.
+
+        Example:
+
+        ```pycon
+        >>> import cptk
+        >>> trainer = cptk.ContrastiveTrainer(embedder)
+        >>> trainer.encode_text(["how do I open a file?", "sort"], role="query").shape
+        (2, 16)
+
+        ```
+        """
+        return encode(self.embedder, texts, role, batch_size, verbose)
+
     def _reader(self, of_loss: bool = True) -> PairReader:
         """Reads pairs, with the number columns of the loss or without."""
-        return PairReader(self.embedder.preprocessor, self.loss.columns if of_loss else ())
+        return PairReader(text_reader(self.embedder), self.loss.columns if of_loss else ())
 
     def _batches(
         self,
@@ -644,7 +687,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if self.micro_batches is None or self.micro_batches.size != "auto":
             return
         self._assert_compile_called("fit")
-        longest = longest_text(self.embedder.preprocessor, data)
+        longest = longest_text(text_reader(self.embedder), data)
         self.micro_batches = gradient_cache.choose_micro_batch_size(self, longest, verbose)
 
     def _choose_tiles(self, pairs: object) -> None:

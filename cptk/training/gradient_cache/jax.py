@@ -11,6 +11,7 @@ from jax import numpy as jnp
 
 from cptk import distribution
 from cptk.data.batching import SIDES
+from cptk.models.keras_hub_embedders import embed as embed_tokens
 from cptk.training.gradient_cache.first_pass import first_pass
 from cptk.training.gradient_cache.memory import host_memory
 from cptk.training.gradient_cache.options import MicroBatches, lengths, too_long
@@ -99,7 +100,9 @@ def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Te
 
     def of_side(tokens: TokenBatch) -> Tree:
         cut = MicroBatchPlan(trainer.micro_batches, tokens)
-        return _vectors(cut, lambda tokens, _: (trainer.embedder(tokens, training=False), ()), ())
+        return _vectors(
+            cut, lambda tokens, _: (embed_tokens(trainer.embedder, tokens, False), ()), ()
+        )
 
     return {side: of_side(x[side])[0] for side in SIDES}
 
@@ -218,7 +221,7 @@ def _forward(
     values = [*zip(trainer.trainable_variables, weights, strict=True)]
     values += zip(names, others, strict=True)
     with keras.StatelessScope(values) as scope:
-        vectors = trainer.embedder(tokens, training=True)
+        vectors = embed_tokens(trainer.embedder, tokens, True)
     return vectors, [scope.get_current_value(variable) for variable in names]
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from cptk import checks
+from cptk.models.keras_hub_embedders import embed as embed_tokens
 from cptk.types import Model, Tensor, Variable
 
 LENGTHS = 4
@@ -135,7 +136,7 @@ def _check_forward_pass(embedder: Model) -> None:
         "padding_mask": np.ones((2, 2), "bool"),
     }
     with keras.StatelessScope(collect_losses=True) as scope:
-        embedder(tokens, training=True)
+        embed_tokens(embedder, tokens, True)
     changed = [v.path for v in suspects if scope.get_current_value(v) is not None]
     if changed:
         raise ValueError(

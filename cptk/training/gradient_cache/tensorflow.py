@@ -10,6 +10,7 @@ import tensorflow as tf
 from cptk import distribution
 from cptk.data.batching import SIDES
 from cptk.distribution import tensorflow_step
+from cptk.models.keras_hub_embedders import embed as embed_tokens
 from cptk.training.gradient_cache.first_pass import first_pass
 from cptk.training.gradient_cache.memory import host_memory
 from cptk.training.gradient_cache.not_finite import NotFinite
@@ -75,7 +76,7 @@ def attempt(trainer: CachedTrainable, tokens: TokenBatch) -> Callable[[], Tree]:
         seeds = seed_states(trainer.embedder)
         before = [tf.identity(seed) for seed in seeds]
         with tf.GradientTape() as tape:
-            vectors = trainer.embedder(tokens, training=True)
+            vectors = embed_tokens(trainer.embedder, tokens, True)
         found = tape.gradient(vectors, trainer.embedder.trainable_weights)
         for seed, value in zip(seeds, before, strict=True):
             seed.assign(value)
@@ -94,7 +95,7 @@ def free_memory() -> float:
 def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Tensor]:
     """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
     cuts = {side: MicroBatchPlan(trainer.micro_batches, x[side]) for side in SIDES}
-    forward = _once(trainer.embedder, lambda tokens: trainer.embedder(tokens, training=False))
+    forward = _once(trainer.embedder, lambda tokens: embed_tokens(trainer.embedder, tokens, False))
     return {side: _embed(trainer.embedder, cuts[side], forward) for side in SIDES}
 
 
@@ -118,7 +119,7 @@ def _first_pass(trainer: CachedTrainable) -> Forward:
 
     def forward(tokens: TokenBatch) -> Tensor:
         with first_pass(trainer.embedder, trainer.first_pass_dtype):
-            return trainer.embedder(tokens, training=True)
+            return embed_tokens(trainer.embedder, tokens, True)
 
     return _once(trainer.embedder, forward)
 
@@ -130,7 +131,7 @@ def _vjp(trainer: CachedTrainable) -> Vjp:
         # Told what to watch, it does not go back below the lowest layer that is trained.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([weight.value for weight in trainer.trainable_weights])
-            vectors = trainer.embedder(tokens, training=True)
+            vectors = embed_tokens(trainer.embedder, tokens, True)
         weights = trainer.trainable_weights
         found: list[Tensor | None] = tape.gradient(vectors, weights, output_gradients=upstream)
         return found

@@ -8,6 +8,7 @@ import keras
 import torch
 
 from cptk.data.batching import SIDES
+from cptk.models.keras_hub_embedders import embed as embed_tokens
 from cptk.training.gradient_cache.first_pass import first_pass
 from cptk.training.gradient_cache.memory import host_memory
 from cptk.training.gradient_cache.options import STEP, MicroBatches, seed_states, too_long
@@ -44,7 +45,7 @@ def train_step(trainer: CachedTrainable, data: KerasBatch) -> dict[str, Tensor]:
         if upstream is None or not trainer.embedder.trainable_weights:
             continue
         for rows, tokens in cut:
-            trainer.embedder(tokens, training=True).backward(upstream[rows])
+            embed_tokens(trainer.embedder, tokens, True).backward(upstream[rows])
     variables = list(trainer.trainable_weights)
     with torch.no_grad():
         trainer.optimizer.apply([variable.value.grad for variable in variables], variables)
@@ -56,7 +57,7 @@ def attempt(trainer: CachedTrainable, tokens: TokenBatch) -> Callable[[], None]:
 
     def run() -> None:
         state = _random_state(trainer.embedder)
-        total = trainer.embedder(tokens, training=True).sum()
+        total = embed_tokens(trainer.embedder, tokens, True).sum()
         if total.requires_grad:
             total.backward()
         trainer.zero_grad()
@@ -78,7 +79,7 @@ def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Te
 
 def _embed(embedder: Model, cut: list[tuple[Tensor, TokenBatch]], training: bool) -> Tensor:
     """Embeddings `(n, dim)` of a side, in its own order."""
-    found = torch.cat([embedder(tokens, training=training) for _, tokens in cut])
+    found = torch.cat([embed_tokens(embedder, tokens, training) for _, tokens in cut])
     order = torch.cat([rows for rows, _ in cut])
     return torch.empty_like(found).index_copy(0, order, found)
 
