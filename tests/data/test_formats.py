@@ -242,6 +242,20 @@ def test_triples(name: str, folder: Path, rows: list[tuple[str, ...]], most: int
     assert single["negatives"] == [[n] * (n != p) for _, p, n in rows]
 
 
+def test_negatives_that_are_not_kept_take_no_memory(tmp_path: Path) -> None:
+    lines = [f"q\tp\t{number} {'x' * 1000}\n" for number in range(20_000)]
+    path = write(tmp_path / "a.tsv", "".join(lines))
+    del lines
+    tracemalloc.start()
+    try:
+        pairs = read_msmarco(path, max_negatives=2)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [len(negatives) for negatives in pairs["negatives"]] == [2]
+    assert most < 5e6 < path.stat().st_size
+
+
 @pytest.mark.parametrize("gather", [True, False])
 def test_triples_left_out_are_counted(gather: bool, tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "q\tp\tp\nq\tp\t\nq\tp\tn\n\n \tp\tn\nq\t \tn\r\n")
