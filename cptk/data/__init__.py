@@ -9,16 +9,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cptk.data.batching import PairDataset
+    from cptk.data.formats.msmarco import read_msmarco
+    from cptk.data.formats.nli import read_nli
+    from cptk.data.formats.passages import read_dpr, read_tevatron
     from cptk.data.pairs import Pairs
     from cptk.mining import mine_functions, mine_halves
 
-__all__ = ["PairDataset", "Pairs", "mine_functions", "mine_halves"]
+__all__ = [
+    "PairDataset",
+    "Pairs",
+    "mine_functions",
+    "mine_halves",
+    "read_dpr",
+    "read_msmarco",
+    "read_nli",
+    "read_tevatron",
+]
 
 _HOMES = {
     "PairDataset": "cptk.data.batching",
     "Pairs": "cptk.data.pairs",
     "mine_functions": "cptk.mining",
     "mine_halves": "cptk.mining",
+    "read_dpr": "cptk.data.formats.passages",
+    "read_msmarco": "cptk.data.formats.msmarco",
+    "read_nli": "cptk.data.formats.nli",
+    "read_tevatron": "cptk.data.formats.passages",
 }
 
 

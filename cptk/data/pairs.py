@@ -111,9 +111,10 @@ class Pairs:
         *,
         delimiter: str | None = None,
         quoted: bool = True,
+        header: Sequence[str] | None = None,
         **names: Unpack[Names],
     ) -> Pairs:
-        r"""Pairs of a CSV or TSV file (or `.gz`) whose first line has the names of the columns.
+        r"""Pairs of a CSV or TSV file (or `.gz`).
 
         Args:
             path: The file, in UTF-8. Fields may stand in double quotes, and hold line ends there.
@@ -121,7 +122,9 @@ class Pairs:
                 `.tab`, else a comma.
             quoted: Whether fields may stand in double quotes. In a file of False, as some TSV
                 files are, quotes are letters.
-            **names: Names of the file's own columns by role, as `Pairs` takes them.
+            header: Names of the columns. Default: the first line has them.
+            **names: Names of the file's own columns by role, as `Pairs` takes them. Where negatives
+                are named, an empty field is none.
 
         Raises:
             FileNotFoundError: No such file.
@@ -140,9 +143,10 @@ class Pairs:
 
         ```
         """
-        return cls._read(
-            "from_csv", path, reading.csv(path, delimiter, quoted, _texts(names)), names
-        )
+        texts = _named(names, *SIDES, "negatives", "source")
+        gaps = _named(names, "negatives")
+        table = reading.csv(path, delimiter, quoted, texts, header, gaps)
+        return cls._read("from_csv", path, table, names)
 
     @classmethod
     def from_jsonl(cls, path: Path, **names: Unpack[Names]) -> Pairs:
@@ -461,10 +465,10 @@ class Pairs:
         return self._of(tables.taken(self.to_arrow(), rows))
 
 
-def _texts(names: Mapping[str, object]) -> list[str]:
-    """The columns of a file that hold texts, whatever they look like."""
-    found = [*SIDES, "negatives", "source"]
-    for role in (*SIDES, "negatives", "source"):
+def _named(names: Mapping[str, object], *roles: str) -> list[str]:
+    """The columns of a file that some roles may have."""
+    found = [*roles]
+    for role in roles:
         named = names.get(role)
         several = named if isinstance(named, list | tuple) else [named]
         found += [name for name in several if isinstance(name, str)]

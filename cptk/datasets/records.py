@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
+from cptk.checks import shown
 from cptk.data.arrow import check_lengths, texts
 from cptk.data.columns import SIDES
 from cptk.data.pairs import Pairs
@@ -173,6 +175,57 @@ class RetrievalData(_Record):
     queries: Mapping[str, str]
     corpus: Mapping[str, str]
     qrels: Mapping[str, Mapping[str, int]]
+
+    def to_pairs(self) -> Pairs:
+        """Each query with each document that is judged relevant to it (above 0), to train on.
+
+        Pairs with an empty text are left out, with a warning that counts them.
+
+        Returns:
+            n pairs with the columns `query`, `document`, `score` (the relevance) and `group` (the
+            query's id).
+
+        Raises:
+            ValueError: No such pair, or a judgement of what does not exist.
+
+        Example:
+
+        ```pycon
+        >>> import cptk
+        >>> data = cptk.datasets.RetrievalData(
+        ...     queries={"q1": "add"}, corpus={"d1": "a + b", "d2": "a"}, qrels={"q1": {"d1": 2}}
+        ... )
+        >>> data.to_pairs()
+        Pairs(1 pair; query, document, score, group)
+          query='add', document='a + b', score=2.0, group='q1'
+
+        ```
+        """
+        rows: list[tuple[str, str, int, str]] = []
+        empty = 0
+        for query, judged in self.qrels.items():
+            for document, relevance in judged.items():
+                if relevance <= 0:
+                    continue
+                if query not in self.queries or document not in self.corpus:
+                    raise ValueError(
+                        f"A judgement names {shown(query)} and {shown(document)}, and one of them "
+                        "is not there. Leave it out of `qrels`."
+                    )
+                sides = self.queries[query], self.corpus[document]
+                if all(text.strip() for text in sides):
+                    rows.append((*sides, relevance, query))
+                else:
+                    empty += 1
+        if not rows:
+            raise ValueError(
+                "There is no query with a document judged above 0, so that there are no pairs. "
+                "Check `qrels`, or load another split."
+            )
+        if empty:
+            warnings.warn(f"{empty:,} pairs with an empty text are left out.", stacklevel=2)
+        names = ("query", "document", "score", "group")
+        return Pairs(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -575,6 +575,35 @@ def test_what_a_beir_folder_holds_twice_or_lacks_is_passed_over_and_counted(put)
     assert record.qrels == {"q1": {"d2": 2, "d1": 0}}
 
 
+def test_judged_documents_as_pairs(put):
+    files = {
+        "corpus.jsonl": BEIR["corpus.jsonl"] + jsonl({"_id": "d3", "text": " "}),
+        "queries.jsonl": BEIR["queries.jsonl"] + jsonl({"_id": "q5", "text": "fifth?"}),
+        "qrels/train.tsv": "q1\td2\t2\nq1\td1\t0\nq5\td1\t1\nq5\td2\t1\nq5\td3\t1\n",
+    }
+    root = put({f"mine/{name}": text for name, text in files.items()})
+    data = load(root / "mine", "train")
+    with pytest.warns(UserWarning, match="1 pairs with an empty text are left out") as caught:
+        pairs = data.to_pairs()
+    assert caught[0].filename == __file__
+    assert list(pairs) == [
+        {"query": "first?", "document": "two", "score": 2.0, "group": "q1"},
+        {"query": "fifth?", "document": "T one", "score": 1.0, "group": "q5"},
+        {"query": "fifth?", "document": "two", "score": 1.0, "group": "q5"},
+    ]
+
+
+def test_judgements_that_give_no_pairs():
+    def record(qrels):
+        return datasets.RetrievalData({"q": "how?"}, {"d": "so."}, qrels)
+
+    with pytest.raises(ValueError, match=r"no query with a document judged above 0.*another split"):
+        record({"q": {"d": 0}}).to_pairs()
+    for qrels in ({"q": {"e": 1}}, {"p": {"d": 1}}):
+        with pytest.raises(ValueError, match="one of them is not there"):
+            record(qrels).to_pairs()
+
+
 def test_cosqa_in_its_own_files(put):
     rows = [
         {"idx": "cosqa-1", "doc": "how?", "code": "f", "label": 1, "retrieval_idx": 1},
