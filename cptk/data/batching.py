@@ -11,6 +11,7 @@ import numpy as np
 from cptk import checks
 from cptk.data.columns import SIDES as SIDES
 from cptk.data.columns import as_columns, column, digest
+from cptk.data.negatives import Negatives, check_negatives, negative_tokens, width
 from cptk.data.numbers import number_columns
 from cptk.types import KerasBatch, TensorLike, TokenBatch
 
@@ -88,6 +89,10 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
         weight = column(pairs, "weight") if sample_weight is None else sample_weight
         self.sample_weight = check_weights(weight, self.size)
         self.numbers = number_columns(pairs, columns, self.size)
+        self.negatives: Negatives | None = None
+        if "negatives" in columns:
+            self.negatives = check_negatives(pairs, self.pairs["document"], self.size)
+        self.negatives_each = 0 if self.negatives is None else width(self.negatives)
         self.shuffle = shuffle
         self.seed = _check_integer("seed", seed, 0)
         self.steps_per_epoch = self.batches_per_pass
@@ -105,7 +110,12 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
     @cached_property
     def digest(self) -> str:
         """What the pairs are, as 32 digits: equal for equal pairs in equal order."""
-        return digest({**self.pairs, **self.numbers})
+        columns = {**self.pairs, **self.numbers}
+        if isinstance(self.negatives, Mapping):
+            columns["negatives"] = self.negatives
+        elif self.negatives is not None:
+            columns["negatives"] = [text for row in self.negatives for text in (*row, "\0")]
+        return digest(columns)
 
     def place(self, batches: int) -> tuple[int, int]:
         """Where the order stands after so many batches: whole passes, then pairs of the next."""
@@ -138,6 +148,10 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
         rows = self._pass_order(number)[batch * self.batch_size : end]
         x = {side: self._take(side, rows) for side in SIDES}
         x |= {name: numbers[rows] for name, numbers in self.numbers.items()}
+        if self.negatives is not None:
+            x["negatives"] = negative_tokens(
+                self.negatives, rows.tolist(), self.negatives_each, self._tokens_of_documents
+            )
         if self.sample_weight is None:
             return x
         return x, None, self.sample_weight[rows]
@@ -159,9 +173,15 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
         if isinstance(values, Mapping):
             ids, mask = values["token_ids"][rows], values["padding_mask"][rows]
             return TokenBatch(token_ids=ids, padding_mask=mask)
+        return self._tokens([values[row] for row in rows], side)
+
+    def _tokens(self, texts: Sequence[str], side: str) -> TokenBatch:
         if self.tokenize is None:
             raise ValueError("Pairs of strings need `tokenize`.")
-        return self.tokenize([values[row] for row in rows], side)
+        return self.tokenize(texts, side)
+
+    def _tokens_of_documents(self, texts: Sequence[str]) -> TokenBatch:
+        return self._tokens(texts, "document")
 
 
 def pad_tokens(rows: Sequence[Sequence[int]], length: int) -> TokenBatch:

@@ -45,17 +45,12 @@ def _checked(names: object) -> list[str]:
         raise TypeError(f"`columns` should be a tuple of names. Received: {names!r}. Pass (…,).")
     found = checks.items(names, "columns", "names")
     for name in found:
-        if name == "negatives":
+        if name not in ("negatives", *NUMBERS):
             raise ValueError(
-                "`columns` should name number columns. 'negatives' holds texts, which batches do "
-                "not carry yet: negatives are the other documents of a batch."
-            )
-        if name not in NUMBERS:
-            raise ValueError(
-                f"`columns` should name number columns, of {NUMBERS}. Received: "
+                f"`columns` should name 'negatives' or number columns, of {NUMBERS}. Received: "
                 f"{checks.shown(name)}."
             )
-    return found
+    return [name for name in found if name != "negatives"]
 
 
 def _number_column(data: object, name: str, size: int) -> NDArray[np.float32]:

@@ -40,5 +40,5 @@ class DocumentToQuery(Objective):
         [(losses, scores)] = in_batch_softmax(batch, [DOCUMENT_TO_QUERY])
         return PerAnchor(losses, {"document_accuracy": scores})
 
-    def chance(self, pairs: Tensor) -> Tensor:
+    def chance(self, batch: Batch, pairs: Tensor) -> Tensor:
         return ops.log(pairs)

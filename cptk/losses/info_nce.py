@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from cptk.checks import choice
+from cptk.losses.candidates import NegativeRules
 from cptk.losses.in_batch import DOCUMENT_TO_QUERY, QUERY_TO_DOCUMENT, in_batch_softmax
 from cptk.losses.matrix import check_label_smoothing
 from cptk.losses.objective import Batch, Objective, PerAnchor
@@ -21,6 +23,9 @@ class InfoNCE(Objective):
 
         -1/2 log( exp s(i, i) / sum_j exp s(i, j) )  -  1/2 log( exp s(i, i) / sum_j exp s(j, i) )
 
+    Where the pairs have a column "negatives", of 0 to k texts each, these are further documents d_j
+    in the first sum: of every query of the batch, or of their own row's alone.
+
     Args:
         symmetric: Whether documents look for their queries too. Without it the loss is the first
             half, not halved.
@@ -33,9 +38,17 @@ class InfoNCE(Objective):
             is the whole matrix.
         label_smoothing: e, of 0 or more and below 1: the target is e / k at each of k candidates,
             and 1 - e more at the positive.
+        hard_negatives: "all": the texts of the column "negatives", where pairs have it, are
+            negatives of every query of the batch. "own": of their row's query alone. None: they
+            are not read.
+        mask_groups: Whether pairs of one "group" are left out of each other's negatives: for
+            queries with several positives. Pairs need the column then. Their hard negatives stay.
+        same_side: Whether the other queries are negatives of a query too, and, if `symmetric`, the
+            other documents of a document.
 
     Raises:
-        ValueError: A tile size below 1, or another label smoothing.
+        ValueError: A tile size below 1, another label smoothing or choice of hard negatives; or
+            label smoothing with `hard_negatives="own"`, where candidates differ by row.
         TypeError: A tile size that is no integer, or a switch that is no boolean.
 
     Example:
@@ -48,8 +61,10 @@ class InfoNCE(Objective):
     ```
 
     References:
-        Neelakantan et al. 2022, arXiv 2201.10005, section 2. The mask, the tiles and the smoothing
-        are ours for it.
+        Neelakantan et al. 2022, arXiv 2201.10005, section 2; hard negatives beside the batch's in
+        section 3.2. Karpukhin et al. 2020, arXiv 2004.04906: of every query of the batch. Li et al.
+        2023 (GTE), arXiv 2308.03281, section 3.3: `same_side`. The masks, the tiles and the
+        smoothing are ours for it.
     """
 
     def __init__(
@@ -58,25 +73,50 @@ class InfoNCE(Objective):
         mask_equal_texts: bool = False,
         tile_size: int | None = None,
         label_smoothing: float = 0.0,
+        hard_negatives: str | None = "all",
+        mask_groups: bool = False,
+        same_side: bool = False,
     ) -> None:
         check_tile_size("InfoNCE", tile_size)
         self.symmetric = check_switch("symmetric", symmetric)
         self.mask_equal_texts = check_switch("mask_equal_texts", mask_equal_texts)
         self.tile_size = tile_size
         self.label_smoothing = check_label_smoothing("InfoNCE", label_smoothing)
+        self.hard_negatives = hard_negatives
+        if hard_negatives is not None:
+            choice("hard_negatives", hard_negatives, ("all", "own"))
+            self.optional_columns = ("negatives",)
+        if hard_negatives == "own" and self.label_smoothing:
+            raise ValueError(
+                'InfoNCE has no label smoothing with `hard_negatives="own"`: each row has other '
+                'candidates. Use `hard_negatives="all"`, or `label_smoothing=0`.'
+            )
+        self.mask_groups = check_switch("mask_groups", mask_groups)
+        self.same_side = check_switch("same_side", same_side)
+        self.columns = ("group",) if mask_groups else ()
         self.metrics = ("query_accuracy", "document_accuracy")[: 1 + self.symmetric]
 
     def call(self, batch: Batch) -> PerAnchor:
         directions = [QUERY_TO_DOCUMENT, DOCUMENT_TO_QUERY][: 1 + self.symmetric]
-        found = in_batch_softmax(batch, directions, self.mask_equal_texts, self.label_smoothing)
+        rules = NegativeRules(
+            self.mask_equal_texts, self.mask_groups, self.hard_negatives, self.same_side
+        )
+        found = in_batch_softmax(batch, directions, rules, self.label_smoothing)
         losses = found[0][0]
         if self.symmetric:
             losses = (losses + found[1][0]) * 0.5
         scores = [score for _, score in found]
         return PerAnchor(losses, dict(zip(self.metrics, scores, strict=True)))
 
-    def chance(self, pairs: Tensor) -> Tensor:
-        return ops.log(pairs)
+    def chance(self, batch: Batch, pairs: Tensor) -> Tensor:
+        of_side = 2 * pairs - 1 if self.same_side else pairs
+        of_query = of_side
+        if batch.has_negative is not None:
+            each = ops.sum(ops.cast(batch.has_negative, pairs.dtype))
+            of_query = of_side + (each if self.hard_negatives == "all" else each / pairs)
+        if not self.symmetric:
+            return ops.log(of_query)
+        return (ops.log(of_query) + ops.log(of_side)) * 0.5
 
     def get_config(self) -> Config:
         return {
@@ -84,6 +124,9 @@ class InfoNCE(Objective):
             "mask_equal_texts": self.mask_equal_texts,
             "tile_size": self.tile_size,
             "label_smoothing": self.label_smoothing,
+            "hard_negatives": self.hard_negatives,
+            "mask_groups": self.mask_groups,
+            "same_side": self.same_side,
         }
 
 

@@ -59,8 +59,9 @@ class Batch:
     """
 
     local: Mapping[str, Tensor]
-    """Embeddings `(n, dim)` of "query" and of "document", of any length; and the number columns
-    that the objective asks for, `(n,)`."""
+    """Embeddings `(n, dim)` of "query" and of "document", of any length; where the pairs have hard
+    negatives that the objective reads, `(n, k, dim)` of "negatives"; and the number columns that it
+    asks for, `(n,)`."""
     gathered: Mapping[str, Tensor]
     """The same columns of all m pairs."""
     head: Callable[[Tensor, Tensor], Tensor]
@@ -68,12 +69,15 @@ class Batch:
     scale: Tensor
     """Scalar, 1 / temperature, trained with the weights."""
     text_ids: Mapping[str, Tensor] = field(default_factory=dict)
-    """For each side `(m,)` integers, equal where the texts are; without a side if not known."""
+    """For each side `(m,)` integers, equal where the texts are; without a side if not known. Of
+    "negatives" `(m, k)`, numbered with the documents."""
     is_pair: Tensor | None = None
     """`(m,)` booleans, False at rows that only fill a batch up; None if all rows hold pairs."""
     tile_size: int | None = None
     """Rows and columns of the tiles in which a matrix of logits is to be computed and forgotten;
     None if it may be held."""
+    has_negative: Tensor | None = None
+    """`(m, k)` booleans, False where a pair has fewer than k hard negatives; None without any."""
 
     def logits(self, anchors: str = "query", candidates: str = "document") -> Tensor:
         """`(n, m)` logits of the local anchors with the gathered candidates."""
@@ -98,7 +102,8 @@ class Batch:
     def left_out(self, mask_equal_texts: bool = False) -> Tensor | None:
         """`(n, m)` booleans, True where `negatives` is False off the diagonal; None if nowhere."""
         mask = None
-        for ids in self.text_ids.values() if mask_equal_texts else ():
+        sides = [ids for name, ids in self.text_ids.items() if name != "negatives"]
+        for ids in sides if mask_equal_texts else ():
             equal = equal_ids(self.local_ids(ids), ids)
             mask = equal if mask is None else ops.logical_or(mask, equal)
         if self.is_pair is not None:
@@ -120,8 +125,9 @@ class Objective:
     and the mean are the trainer's.
 
     Attributes:
-        columns: Number columns of the pairs that `call` reads from `batch.local`, beside the
-            embeddings: "score", say.
+        columns: Columns of the pairs that `call` reads from `batch.local`, beside the two sides:
+            "negatives", whose embeddings it finds there, or a number column such as "score".
+        optional_columns: The same, of columns that pairs may lack.
         metrics: Names of the scores that `call` returns, which `fit` shows.
         tile_size: Rows and columns of a tile, for objectives that compute their matrix in tiles.
 
@@ -149,6 +155,7 @@ class Objective:
     """
 
     columns: tuple[str, ...] = ()
+    optional_columns: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     tile_size: int | None = None
 
@@ -181,8 +188,8 @@ class Objective:
             )
         return result
 
-    def chance(self, pairs: Tensor) -> Tensor | None:
-        """The loss of a batch of so many pairs whose embeddings are all alike; None: not known.
+    def chance(self, batch: Batch, pairs: Tensor) -> Tensor | None:
+        """The loss of a batch of so many pairs, were its embeddings all alike; None: not known.
 
         `fit` says so when an epoch ends there.
         """

@@ -18,8 +18,9 @@ from cptk.data.batching import (
     check_weights,
     pad_tokens,
 )
-from cptk.data.columns import EXPECTED, is_pairs
+from cptk.data.columns import EXPECTED, column, is_pairs
 from cptk.data.feeding import Feed
+from cptk.data.negatives import check_negatives, negative_tokens, width
 from cptk.data.numbers import number_columns
 from cptk.training.inputs import batch_columns, in_use, is_tf_dataset, of_one_type, unpack
 from cptk.types import Batches, Preprocessor, TokenBatch
@@ -30,7 +31,9 @@ class PairReader(NamedTuple):
 
     preprocessor: Preprocessor | None
     columns: tuple[str, ...] = ()
-    """Number columns that the loss reads beside the two sides."""
+    """Columns that the loss reads beside the two sides: numbers, or "negatives"."""
+    optional: tuple[str, ...] = ()
+    """The same, of columns that pairs may lack."""
 
     def batches(
         self,
@@ -67,7 +70,7 @@ class PairReader(NamedTuple):
             options = (sample_weight, shuffle, seed, steps_per_epoch)
             training = least > 1
             return PairDataset(
-                x, self.tokenize, size, *options, training=training, columns=self.columns
+                x, self.tokenize, size, *options, training=training, columns=self.columns_of(x)
             )
         if not batched:
             raise TypeError(
@@ -91,7 +94,8 @@ class PairReader(NamedTuple):
             has = "has its own" if isinstance(x, PairDataset) else "yields batches"
             raise ValueError(f"This {type(x).__name__} {has}: leave `batch_size` out.")
         if isinstance(x, PairDataset):
-            missing = sorted({*self.columns} - {*x.numbers})
+            given = {*x.numbers, *(() if x.negatives is None else ("negatives",))}
+            missing = sorted({*self.columns} - given)
             if missing:
                 raise ValueError(
                     f"The loss reads the columns {missing}, which this PairDataset does not give: "
@@ -127,11 +131,28 @@ class PairReader(NamedTuple):
                 "A batch should have as many documents as queries, and 2 or more: the other pairs "
                 f"are the negatives. Received: {sizes}."
             )
-        tokens |= number_columns(x, self.columns, sizes["query"])
+        wanted = self.columns_of(x)
+        tokens |= number_columns(x, wanted, sizes["query"])
+        if "negatives" in wanted:
+            negatives = check_negatives(x, columns["document"], sizes["query"])
+            tokens["negatives"] = negative_tokens(
+                negatives,
+                range(sizes["query"]),
+                width(negatives),
+                lambda texts: self.tokenize(texts, "document", full_length),
+            )
         if sample_weight is None:
             return tokens, None
         weights = keras.ops.convert_to_numpy(sample_weight)
         return tokens, check_weights(weights, sizes["query"])
+
+    def columns_of(self, data: object) -> tuple[str, ...]:
+        """The columns that the loss reads of these pairs, which may lack the optional ones."""
+        return self.columns + tuple(
+            name
+            for name in self.optional
+            if name not in self.columns and column(data, name) is not None
+        )
 
     def tokenize(self, texts: Sequence[str], side: str, full_length: bool = False) -> TokenBatch:
         """Texts in the role of their side, padded to a length that few batches do not share."""

@@ -24,7 +24,7 @@ from cptk.losses.tiles import DEFAULT_TILE_SIZE
 from cptk.models.encode import encode
 from cptk.models.forward import forward, holds, kept
 from cptk.models.keras_hub_embedders import embed, text_reader
-from cptk.ops import float32_or_higher
+from cptk.ops import dimension, float32_or_higher
 from cptk.progress import verbosity
 from cptk.training import filler, gradient_cache, validation
 from cptk.training.callbacks import backing_up
@@ -46,6 +46,7 @@ from cptk.training.lora import LoraState, restore_training_state, training_state
 from cptk.training.reading import PairReader, longest_text, refuse_labels
 from cptk.training.running_mean import LossMean, PairMean
 from cptk.training.saving import write_whole
+from cptk.training.text_columns import of_pairs, text_columns
 from cptk.training.traced import (
     Traced,
     assign_state,
@@ -201,10 +202,14 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     # === The step ===
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Tensor]:
-        """Embeddings `(n, dim)` of each side; `token_ids` and `padding_mask` are `(n, length)`."""
+        """Embeddings `(n, dim)` of each side; `token_ids` and `padding_mask` are `(n, length)`.
+
+        Of negatives, `(n, k, length)`, they are `(n * k, dim)`.
+        """
         if self.micro_batches is not None and not training:
             return gradient_cache.embed(self, inputs)
-        return {side: embed(self.embedder, inputs[side], training) for side in SIDES}
+        texts = text_columns(inputs)
+        return {name: embed(self.embedder, tokens, training) for name, tokens in texts.items()}
 
     def compute_loss(
         self,
@@ -244,7 +249,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         loss = value * distribution.replicas_in_sync() / sums[1]
         for extra in self.losses:
             loss = loss + ops.cast(ops.sum(extra), loss.dtype)
-        chance = self.loss.chance(sums[1])
+        chance = self.loss.chance(batch, sums[1])
         if chance is not None:
             self._loss_tracker.compare_with_chance(sums[0], chance, sums[2])
         for k, metric in enumerate(self._shown.scores):
@@ -257,19 +262,30 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     ) -> tuple[losses.Batch, Tensor | None]:
         """The batch as the objective sees it, and which of the local rows hold a pair."""
         local = {side: float32_or_higher(y_pred[side]) for side in SIDES}
-        numbers: Mapping[str, Tensor] = x or {}
-        local |= {name: ops.cast(numbers[name], "float32") for name in self.loss.columns}
+        columns: Mapping[str, Any] = x or {}
+        local |= {
+            name: ops.cast(columns[name], "float32")
+            for name in self.loss.columns
+            if name != "negatives"
+        }
+        has_negative = None
+        if "negatives" in y_pred:
+            mask = columns["negatives"]["padding_mask"]
+            local["negatives"] = of_pairs(float32_or_higher(y_pred["negatives"]), mask)
+            has_negative = distribution.gather(ops.any(ops.cast(mask, "bool"), axis=2))
         gathered = distribution.gather(local)
         text_ids, is_pair, all_pairs = {}, None, None
         if x is not None:
-            text_ids = {side: gathered_text_ids(x[side]) for side in SIDES}
+            text_ids = gathered_text_ids(x)
             if distribution.replicas(self).total > 1:
                 is_pair = filler.is_pair(x)
                 all_pairs = distribution.gather(is_pair)
         tile_size = (self.loss.tile_size or DEFAULT_TILE_SIZE) if self._in_tiles() else None
         # A head of another kind has a temperature, and need not have its logarithm as a weight.
         scale = 1.0 / self.head.temperature if tile_size is None else ops.exp(self.head.tau)
-        batch = losses.Batch(local, gathered, self.head, scale, text_ids, all_pairs, tile_size)
+        batch = losses.Batch(
+            local, gathered, self.head, scale, text_ids, all_pairs, tile_size, has_negative
+        )
         return batch, is_pair
 
     def _in_tiles(self) -> bool:
@@ -656,7 +672,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def _reader(self, of_loss: bool = True) -> PairReader:
         """Reads pairs, with the number columns of the loss or without."""
-        return PairReader(text_reader(self.embedder), self.loss.columns if of_loss else ())
+        columns = (self.loss.columns, self.loss.optional_columns) if of_loss else ()
+        return PairReader(text_reader(self.embedder), *columns)
 
     def _batches(
         self,
@@ -774,12 +791,35 @@ def _refuse_others_arguments(kwargs: Mapping[str, object]) -> None:
             raise TypeError(f"ContrastiveTrainer has no argument `{name}`: {given}.")
 
 
-def gathered_text_ids(tokens: TokenBatch) -> Tensor:
-    """Numbers `(m,)` of the whole batch's texts, equal where these are; the local rows first."""
-    token_ids = ops.cast(tokens["token_ids"], "int32")
-    # -1 at padding: 0 may be a real token.
-    rows = ops.where(ops.cast(tokens["padding_mask"], "bool"), token_ids, -1)
-    return losses.text_ids(distribution.gather(rows))
+def gathered_text_ids(x: Mapping[str, TokenBatch]) -> dict[str, Tensor]:
+    """Numbers `(m,)` of the whole batch's texts, equal where these are; the local rows first.
+
+    Of negatives, `(m, k)`, numbered with the documents.
+    """
+    rows = {}
+    for name in (*SIDES, "negatives"):
+        if name in x:
+            token_ids = ops.cast(x[name]["token_ids"], "int32")
+            # -1 at padding: 0 may be a real token.
+            known = ops.where(ops.cast(x[name]["padding_mask"], "bool"), token_ids, -1)
+            rows[name] = distribution.gather(known)
+    if "negatives" not in rows:
+        return {side: losses.text_ids(tokens) for side, tokens in rows.items()}
+    documents, negatives = rows["document"], rows["negatives"]
+    m, each = ops.shape(negatives)[0], dimension(negatives, 1)
+    negatives = ops.reshape(negatives, (-1, dimension(negatives, 2)))
+    # Each as long as both, with padding: of one length.
+    padding = ops.zeros_like(negatives[:m]) - 1, ops.repeat(ops.zeros_like(documents) - 1, each, 0)
+    both = [
+        ops.concatenate(parts, axis=1)
+        for parts in zip((documents, negatives), padding, strict=True)
+    ]
+    ids = losses.text_ids(ops.concatenate(both, axis=0))
+    return {
+        "query": losses.text_ids(rows["query"]),
+        "document": ids[:m],
+        "negatives": ops.reshape(ids[m:], (-1, each)),
+    }
 
 
 class _Shown:

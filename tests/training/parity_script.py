@@ -77,6 +77,16 @@ OBJECTIVES = {
 }
 
 
+OBJECTIVES["objective InfoNCE with negatives"] = {
+    "loss": lambda: cptk.losses.InfoNCE(mask_equal_texts=True, same_side=True),
+    "negatives": "all",
+}
+OBJECTIVES["objective InfoNCE with own negatives in tiles"] = {
+    "loss": lambda: cptk.losses.InfoNCE(hard_negatives="own", tile_size=4),
+    "negatives": "own",
+}
+
+
 class Shown(keras.callbacks.Callback):
     """What the progress bar shows after each step."""
 
@@ -191,6 +201,13 @@ def train_with(scope: Any, feature: str) -> dict[str, Any]:
     keras.config.set_dtype_policy(options.pop("dtype", "float32"))
     keras.utils.set_random_seed(5)
     data = options.pop("data", None)
+    texts: dict[str, Any] = dict(TEXTS)
+    if options.pop("negatives", None):  # Of 0 to 2 a pair; some are documents of other pairs.
+        others = TEXTS["document"][::-1]
+        texts["negatives"] = [
+            [text for text in others[i : i + i % 3] if text != TEXTS["document"][i]]
+            for i in range(PAIRS)
+        ]
     of_trainer = {k: options.pop(k) for k in ("micro_batch_size",) if k in options}
     of_compile = {k: options.pop(k) for k in ("jit_compile", "steps_per_execution") if k in options}
     if "loss" in options:
@@ -203,7 +220,7 @@ def train_with(scope: Any, feature: str) -> dict[str, Any]:
             trainer = cptk.ContrastiveTrainer(embedder, seed=3, **of_trainer)
             trainer.compile(keras.optimizers.SGD(0.05, **options), **of_compile)
         if data is None:
-            given: dict[str, Any] = {"x": TEXTS, "batch_size": BATCH}
+            given: dict[str, Any] = {"x": texts, "batch_size": BATCH}
         else:
             given = {"x": as_data(data)}
         if data == "generator":

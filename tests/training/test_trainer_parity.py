@@ -109,7 +109,7 @@ def test_equal_texts_of_any_integer_dtype(dtype):
         x[side]["padding_mask"] = x[side]["padding_mask"].astype("int32")
     x = keras.tree.map_structure(keras.ops.array, x)
     for side in SIDES:
-        assert len(set(to_numpy(gathered_text_ids(x[side])).tolist())) == 4
+        assert len(set(to_numpy(gathered_text_ids(x)[side]).tolist())) == 4
 
 
 def test_padding_is_no_text():
@@ -121,7 +121,7 @@ def test_padding_is_no_text():
     }
     x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
     for side in SIDES:
-        assert len(set(to_numpy(gathered_text_ids(x[side])).tolist())) == 2
+        assert len(set(to_numpy(gathered_text_ids(x)[side]).tolist())) == 2
 
 
 @pytest.mark.slow_on_jax

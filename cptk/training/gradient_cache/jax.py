@@ -10,12 +10,12 @@ from jax import lax
 from jax import numpy as jnp
 
 from cptk import distribution
-from cptk.data.batching import SIDES
 from cptk.models.keras_hub_embedders import embed as embed_tokens
 from cptk.training.gradient_cache.first_pass import first_pass
 from cptk.training.gradient_cache.memory import host_memory
 from cptk.training.gradient_cache.options import MicroBatches, lengths, too_long
 from cptk.training.gradient_cache.step import CachedTrainable
+from cptk.training.text_columns import text_columns
 from cptk.types import KerasBatch, Size, Tensor, TokenBatch, Tree
 
 
@@ -23,13 +23,15 @@ def train_step(trainer: CachedTrainable, state: Tree, data: KerasBatch) -> Tree:
     """As `train_step` of Keras on JAX: `(logs, state)`."""
     weights, others, of_optimizer, of_metrics = state
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    cuts = {side: MicroBatchPlan(trainer.micro_batches, x[side]) for side in SIDES}
+    texts = text_columns(x)
+    cuts = {side: MicroBatchPlan(trainer.micro_batches, tokens) for side, tokens in texts.items()}
     vectors, after = {}, others
-    for side in SIDES:
+    for side in texts:
         with first_pass(trainer.embedder, trainer.first_pass_dtype):
             vectors[side], after = _embed(trainer, weights, after, cuts[side])
 
-    is_finite = jnp.array([_note_if_not_finite(trainer, vectors[s], x[s], s) for s in SIDES]).all()
+    finite = [_note_if_not_finite(trainer, vectors[s], tokens, s) for s, tokens in texts.items()]
+    is_finite = jnp.array(finite).all()
 
     def loss_of(weights: Tree, vectors: Tensor) -> Tree:
         loss, (_, _, metrics) = trainer.stateless_compute_loss(
@@ -41,7 +43,7 @@ def train_step(trainer: CachedTrainable, state: Tree, data: KerasBatch) -> Tree:
 
     slope = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
     (_, (loss, of_metrics)), (gradients, upstream) = slope(weights, vectors)
-    for side in SIDES:
+    for side in texts:
         gradients, others = _add_gradients(
             trainer, weights, others, cuts[side], upstream[side], gradients
         )
@@ -104,7 +106,7 @@ def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Te
             cut, lambda tokens, _: (embed_tokens(trainer.embedder, tokens, False), ()), ()
         )
 
-    return {side: of_side(x[side])[0] for side in SIDES}
+    return {side: of_side(tokens)[0] for side, tokens in text_columns(x).items()}
 
 
 class MicroBatchPlan:

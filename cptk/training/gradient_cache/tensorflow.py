@@ -8,7 +8,6 @@ from typing import TypeAlias
 import tensorflow as tf
 
 from cptk import distribution
-from cptk.data.batching import SIDES
 from cptk.distribution import tensorflow_step
 from cptk.models.keras_hub_embedders import embed as embed_tokens
 from cptk.training.gradient_cache.first_pass import first_pass
@@ -16,6 +15,7 @@ from cptk.training.gradient_cache.memory import host_memory
 from cptk.training.gradient_cache.not_finite import NotFinite
 from cptk.training.gradient_cache.options import STEP, MicroBatches, seed_states
 from cptk.training.gradient_cache.step import CachedTrainable
+from cptk.training.text_columns import text_columns
 from cptk.types import KerasBatch, Model, Size, Tensor, TokenBatch, Tree
 
 Forward: TypeAlias = Callable[[TokenBatch], Tensor]
@@ -34,13 +34,15 @@ def loss_and_gradients(
     trainer: CachedTrainable, x: Mapping[str, TokenBatch], y: None, sample_weight: Tensor | None
 ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
     """As of the plain step: the loss, scaled gradients of trainable weights, embeddings."""
-    cuts = {side: MicroBatchPlan(trainer.micro_batches, x[side]) for side in SIDES}
+    texts = text_columns(x)
+    cuts = {side: MicroBatchPlan(trainer.micro_batches, tokens) for side, tokens in texts.items()}
     seeds = seed_states(trainer.embedder)
     before = [tf.identity(seed) for seed in seeds]
     forward, vjp = _first_pass(trainer), _vjp(trainer)
-    vectors = {side: _embed(trainer.embedder, cuts[side], forward) for side in SIDES}
-    with tf.control_dependencies([_check_finite(vectors[side], x[side], side) for side in SIDES]):
-        vectors = {side: tf.identity(vectors[side]) for side in SIDES}
+    vectors = {side: _embed(trainer.embedder, cut, forward) for side, cut in cuts.items()}
+    finite = [_check_finite(vectors[side], tokens, side) for side, tokens in texts.items()]
+    with tf.control_dependencies(finite):
+        vectors = {side: tf.identity(found) for side, found in vectors.items()}
     with tf.GradientTape() as tape:
         tape.watch(vectors)
         loss = trainer._compute_loss(x, y, vectors, sample_weight, training=True)
@@ -50,7 +52,7 @@ def loss_and_gradients(
         return loss, gradients, vectors
     for seed, value in zip(seeds, before, strict=True):
         seed.assign(value)
-    for side in SIDES:
+    for side in texts:
         if of_vectors[side] is not None:
             gradients = _add_gradients(trainer, cuts[side], of_vectors[side], gradients, vjp)
     return loss, gradients, vectors
@@ -94,9 +96,10 @@ def free_memory() -> float:
 
 def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Tensor]:
     """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
-    cuts = {side: MicroBatchPlan(trainer.micro_batches, x[side]) for side in SIDES}
+    texts = text_columns(x)
+    cuts = {side: MicroBatchPlan(trainer.micro_batches, tokens) for side, tokens in texts.items()}
     forward = _once(trainer.embedder, lambda tokens: embed_tokens(trainer.embedder, tokens, False))
-    return {side: _embed(trainer.embedder, cuts[side], forward) for side in SIDES}
+    return {side: _embed(trainer.embedder, cut, forward) for side, cut in cuts.items()}
 
 
 def _once(embedder: Model, function: Callable[..., Tree]) -> Callable[..., Tree]:

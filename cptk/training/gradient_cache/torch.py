@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 import keras
 import torch
 
-from cptk.data.batching import SIDES
 from cptk.models.keras_hub_embedders import embed as embed_tokens
 from cptk.training.gradient_cache.first_pass import first_pass
 from cptk.training.gradient_cache.memory import host_memory
 from cptk.training.gradient_cache.options import STEP, MicroBatches, seed_states, too_long
 from cptk.training.gradient_cache.step import CachedTrainable
+from cptk.training.text_columns import text_columns
 from cptk.types import KerasBatch, Model, Tensor, TokenBatch
 
 
@@ -21,7 +21,8 @@ def train_step(trainer: CachedTrainable, data: KerasBatch) -> dict[str, Tensor]:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     # `train_on_batch` of Keras leaves arrays as they are on torch.
     x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
-    cuts = {side: list(_cut(trainer.micro_batches, x[side])) for side in SIDES}
+    texts = text_columns(x)
+    cuts = {side: list(_cut(trainer.micro_batches, tokens)) for side, tokens in texts.items()}
     drawn_from = _random_state(trainer.embedder)
     vectors = {}
     with torch.no_grad():
@@ -30,7 +31,7 @@ def train_step(trainer: CachedTrainable, data: KerasBatch) -> dict[str, Tensor]:
                 vectors[side] = _embed(trainer.embedder, cut, training=True)
             bad = (~torch.isfinite(vectors[side]).all(1)).nonzero()
             if len(bad):
-                ids = torch.where(x[side]["padding_mask"].bool(), x[side]["token_ids"], -1)
+                ids = torch.where(texts[side]["padding_mask"].bool(), texts[side]["token_ids"], -1)
                 trainer.not_finite.note(side, ids[bad[0, 0]].tolist())
                 trainer.not_finite.raise_if_any(trainer)
     for own in vectors.values():
@@ -72,8 +73,8 @@ def attempt(trainer: CachedTrainable, tokens: TokenBatch) -> Callable[[], None]:
 def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Tensor]:
     """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
     return {
-        side: _embed(trainer.embedder, list(_cut(trainer.micro_batches, x[side])), training=False)
-        for side in SIDES
+        side: _embed(trainer.embedder, list(_cut(trainer.micro_batches, tokens)), training=False)
+        for side, tokens in text_columns(x).items()
     }
 
 
