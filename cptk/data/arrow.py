@@ -153,6 +153,8 @@ def any_column(values: object, name: str) -> pa.ChunkedArray:
         return column
     try:
         items = values if hasattr(values, "dtype") else checks.items(values, name, "values")
+        if getattr(items, "ndim", 1) > 1:  # a row of numbers a pair
+            items = list(items)
         return chunked(pa.array(items, from_pandas=hasattr(values, "iloc")))
     except (pa.ArrowException, OverflowError) as error:
         raise TypeError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
@@ -9,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import keras
 from keras import ops
 
-from cptk.checks import shown
+from cptk.checks import is_number, shown
 from cptk.losses.masks import equal_ids
 from cptk.ops import dimension, off_diagonal
 from cptk.types import Config, Tensor
@@ -200,8 +202,13 @@ class Objective:
         return {}
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
-        return f"{type(self).__name__}({options})"
+        defaults = inspect.signature(type(self)).parameters
+        changed = [
+            f"{name}={value!r}"
+            for name, value in self.get_config().items()
+            if name not in defaults or defaults[name].default != value
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
@@ -217,7 +224,7 @@ def get(identifier: object) -> Objective:
             is registered with Keras, "InfoNCE" or "info_nce"; its config; or None.
 
     Raises:
-        ValueError: An unknown name.
+        ValueError: An unknown name, or that of a class whose arguments have to be given.
         TypeError: Something else.
 
     Example:
@@ -225,7 +232,7 @@ def get(identifier: object) -> Objective:
     ```pycon
     >>> import cptk
     >>> cptk.losses.get("info_nce")
-    InfoNCE(symmetric=True, mask_equal_texts=False, tile_size=None, label_smoothing=0.0)
+    InfoNCE()
 
     ```
     """
@@ -244,6 +251,17 @@ def get(identifier: object) -> Objective:
                 f"`loss` should be one of {sorted(known)}, or an object of your own class. "
                 f"Received: {shown(identifier)}."
             )
+        required = [
+            name
+            for name, parameter in inspect.signature(kind).parameters.items()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        if required:
+            raise ValueError(
+                f"`loss` {shown(identifier)} has arguments that have to be given. Pass an object, "
+                f"{kind.__name__}({', '.join(required)})."
+            )
         return kind()
     found: Any = identifier
     if isinstance(identifier, dict):
@@ -256,3 +274,13 @@ def get(identifier: object) -> Objective:
         f"Received: {received}. A loss of keras.losses compares rows with labels, and pairs have "
         "none: write a subclass of cptk.losses.Objective (docs, Extending)."
     )
+
+
+def check_positive(caller: str, name: str, value: object, or_else: str = "") -> float:
+    """A positive finite number, or an error."""
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ValueError(
+            f"{caller} expects `{name}` to be a positive finite number{or_else}. "
+            f"Received: {name}={shown(value)}."
+        )
+    return float(value)

@@ -167,7 +167,7 @@ def test_objectives(found_on):
     assert len({name.split("/")[0] for name in one}) >= 2
     assert set(one) == set(two)
     for name, expected in one.items():
-        np.testing.assert_allclose(two[name], expected, rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(two[name], expected, rtol=0, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ in tiles, on one device or several, in one pass or by micro-batches, in one run 
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import keras
@@ -16,6 +15,7 @@ import pytest
 import training_toys as toys
 from gradients import to_numpy, value_and_gradients
 from keras import ops
+from objective_kinds import FOUND, GIVEN, make, variants
 from training_toys import PAIRS
 
 import cptk
@@ -23,6 +23,7 @@ from cptk.losses import Batch, Objective
 
 N, DIM, SCALE = 7, 4, 5.0
 SIDES = ("query", "document")
+COLUMNS = (*SIDES, "negatives")
 
 
 class Hinge(Objective):
@@ -62,7 +63,14 @@ class Graded(Objective):
 
 
 SCORES = np.linspace(0, 1, 10)
-GRADED = {**PAIRS, "score": SCORES}
+#: Every column that an objective may read.
+GRADED = {
+    **PAIRS,
+    "score": SCORES,
+    "group": [0, 1, 2, 3, 4, 5, 6, 0, 1, 2],
+    "negatives": [[f"not {i}", f"nor {i} here"] for i in range(10)],
+    "teacher": np.random.default_rng(3).normal(size=(10, 3)),
+}
 
 
 def by_batches(start: int = 0) -> list[Any]:
@@ -82,23 +90,6 @@ DATA = {
 }
 
 
-def changed(value: Any) -> Any:
-    """Another value of an argument, by the kind of its default."""
-    if isinstance(value, bool):
-        return not value
-    return 3 if value is None else value + 0.25
-
-
-def variants(kind: type[Objective]) -> list[Objective]:
-    parameters = inspect.signature(kind).parameters.values()
-    return [kind(), *(kind(**{p.name: changed(p.default)}) for p in parameters)]
-
-
-FOUND = [
-    kind
-    for kind in vars(cptk.losses).values()
-    if inspect.isclass(kind) and issubclass(kind, Objective) and kind is not Objective
-]
 KINDS = [*FOUND, Hinge, Alone]
 #: With its arguments changed, each on one backend: each is compiled anew on JAX.
 each = pytest.mark.parametrize(
@@ -118,29 +109,42 @@ each_kind = pytest.mark.parametrize(
 )
 
 
-def draw(n: int = N) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Embeddings and text numbers; some texts are equal, and so are their embeddings."""
+def draw() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Embeddings; and numbers of the texts and of the other columns.
+
+    Some texts are equal, and so are their embeddings; some scores and groups are equal. A few
+    negatives are not there.
+    """
     rng = np.random.default_rng(0)
-    ids = {"query": np.array([0, 1, 0, 3, 4, 5, 6])[:n], "document": np.arange(n) % 5}
+    ids = {"query": np.array([0, 1, 0, 3, 4, 5, 6]), "document": np.arange(N) % 5}
     vectors = {side: rng.normal(size=(N, DIM))[ids[side]].astype("float32") for side in SIDES}
-    return vectors, ids
+    vectors["negatives"] = rng.normal(size=(N, 2, DIM)).astype("float32")
+    ids["negatives"] = 50 + np.arange(2 * N).reshape(N, 2)
+    group, has = np.array([0, 1, 2, 3, 4, 4, 5]), rng.random((N, 2)) > 0.2
+    teacher = rng.normal(size=(N, 3))
+    others = {"score": np.arange(N) * 3 % 5, "group": group, "teacher": teacher, "has": has}
+    return vectors, ids | others
 
 
 def batch_of(
     query: Any,
     document: Any,
-    ids: dict[str, Any],
+    negatives: Any,
+    numbers: dict[str, Any],
     rows: int | None = None,
     is_pair: Any = None,
     tile_size: int | None = None,
 ) -> Batch:
     """The batch, or what a device sees that has its first `rows`."""
-    gathered = {"query": query, "document": document}
-    local = gathered if rows is None else {side: x[:rows] for side, x in gathered.items()}
+    gathered = {"query": query, "document": document, "negatives": negatives}
+    for name in ("score", "group", "teacher"):
+        gathered[name] = ops.convert_to_tensor(numbers[name], dtype="float32")
+    local = gathered if rows is None else {name: x[:rows] for name, x in gathered.items()}
     head = cptk.layers.ContrastiveHead(1 / SCALE)
-    numbers = {side: ops.convert_to_tensor(x) for side, x in ids.items()}
+    ids = {name: ops.convert_to_tensor(numbers[name].astype("int32")) for name in COLUMNS}
+    has = ops.convert_to_tensor(numbers["has"].astype(bool))
     scale = ops.convert_to_tensor(SCALE)
-    return Batch(local, gathered, head, scale, numbers, is_pair, tile_size)
+    return Batch(local, gathered, head, scale, ids, is_pair, tile_size, has)
 
 
 def outcome(objective: Objective, batch: Batch) -> Any:
@@ -153,7 +157,7 @@ def outcome(objective: Objective, batch: Batch) -> Any:
 def of_whole(objective: Objective, **options: Any) -> tuple[np.ndarray, list[np.ndarray]]:
     vectors, ids = draw()
     return value_and_gradients(
-        lambda q, d: outcome(objective, batch_of(q, d, ids, **options)),
+        lambda *x: outcome(objective, batch_of(*x, ids, **options)) + 0.0 * ops.sum(x[2]),
         *vectors.values(),
         upstream=weights(objective),
     )
@@ -175,7 +179,9 @@ def assert_close(first: Any, second: Any, atol: float = 2e-6) -> None:
 def test_one_loss_a_pair_with_a_gradient(objective):
     (values, gradients) = of_whole(objective)
     assert np.isfinite(values).all()
-    assert all(np.isfinite(g).all() and g.any() for g in gradients)
+    assert all(np.isfinite(g).all() for g in gradients)
+    reads = "negatives" in (*objective.columns, *objective.optional_columns)
+    assert [bool(g.any()) for g in gradients] == [True, True, reads]
     assert isinstance(objective, Objective)
     assert objective.__doc__
 
@@ -193,19 +199,24 @@ def test_devices_change_nothing(objective, tile_size):
     """Two devices of four rows each, of which the last holds no pair."""
     vectors, ids = draw()
     upstream = np.concatenate([weights(objective), 0 * weights(objective)[:, :1]], axis=1)
-    values, gradients = [], [np.zeros((N, DIM)) for _ in SIDES]
+    values, gradients = [], [np.zeros(x.shape) for x in vectors.values()]
     for first in (0, 4):
         order = np.roll(np.arange(8), -first)
-        padded = [np.concatenate([x, np.zeros((1, DIM), "float32")]) for x in vectors.values()]
-        numbers = {side: np.append(x, 99)[order].astype("int32") for side, x in ids.items()}
+        padded = [np.concatenate([x, np.zeros_like(x[:1])]) for x in vectors.values()]
+        numbers = {
+            name: np.concatenate([x, np.full_like(x[:1], 0 if name == "has" else 99)])[order]
+            for name, x in ids.items()
+        }
         on_device = {
-            "ids": numbers,
+            "numbers": numbers,
             "rows": 4,
             "is_pair": ops.convert_to_tensor(order < N),
             "tile_size": tile_size,
         }
         found, of_vectors = value_and_gradients(
-            lambda q, d, seen=on_device: outcome(objective, batch_of(q, d, **seen)),
+            lambda *x, seen=on_device: (
+                outcome(objective, batch_of(*x, **seen)) + 0.0 * ops.sum(x[2])
+            ),
             *(x[order] for x in padded),
             upstream=upstream[:, order[:4]],
         )
@@ -239,7 +250,7 @@ def test_config_by_behaviour(objective):
     batch = batch_of(*map(ops.convert_to_tensor, vectors.values()), ids)
     found = to_numpy(outcome(again, batch))
     np.testing.assert_array_equal(found, to_numpy(outcome(objective, batch)))
-    default = type(objective)()
+    default = make(type(objective))
     if objective.tile_size == default.tile_size and repr(objective) != repr(default):
         plain = to_numpy(outcome(default, batch))
         assert found.shape != plain.shape or not np.allclose(found, plain)
@@ -256,8 +267,8 @@ def trained(
     **options: Any,
 ) -> Any:
     trainer = cptk.ContrastiveTrainer(toys.embedder(), seed=3, **options)
-    toys.compiled(trainer, optimizer or keras.optimizers.AdamW(0.01), loss=kind())
-    history = toys.fit(trainer, epochs=epochs, shuffle=True, callbacks=callbacks)
+    toys.compiled(trainer, optimizer or keras.optimizers.AdamW(0.01), loss=make(kind))
+    history = toys.fit(trainer, GRADED, epochs=epochs, shuffle=True, callbacks=callbacks)
     return trainer, history
 
 
@@ -268,11 +279,11 @@ def test_micro_batches_change_nothing(kind):
     plain, history = trained(kind, optimizer=keras.optimizers.SGD(0.05))
     cached, found = trained(kind, optimizer=keras.optimizers.SGD(0.05), micro_batch_size=3)
     toys.assert_same(toys.weights(cached), toys.weights(plain), 2e-5)
-    assert set(found) == set(history) == {"loss", "temperature", *kind().metrics}
+    assert set(found) == set(history) == {"loss", "temperature", *make(kind).metrics}
     for name, values in history.items():
         np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-4)
-    logs = cached.evaluate(PAIRS, verbose=0, return_dict=True)
-    assert logs == pytest.approx(plain.evaluate(PAIRS, verbose=0, return_dict=True), abs=1e-3)
+    logs = cached.evaluate(GRADED, verbose=0, return_dict=True)
+    assert logs == pytest.approx(plain.evaluate(GRADED, verbose=0, return_dict=True), abs=1e-3)
     assert set(logs) == {"mrr", "recall@1", "recall@10", *history}
 
 
@@ -284,7 +295,7 @@ def test_saved_and_loaded_training_goes_on(kind, tmp_path):
     again = keras.saving.load_model(tmp_path / "trainer.keras", {kind.__name__: kind})
     assert repr(again.loss) == repr(trainer.loss)
     again.run_eagerly = trainer.run_eagerly
-    histories = [toys.fit(t, shuffle=True) for t in (trainer, again)]
+    histories = [toys.fit(t, GRADED, shuffle=True) for t in (trainer, again)]
     for name, values in histories[0].items():
         np.testing.assert_allclose(histories[1][name], values, rtol=0, atol=1e-6)
     toys.assert_same(toys.state(again), toys.state(trainer))
@@ -392,7 +403,11 @@ def test_names_and_nothing():
     trainer = toys.compiled(cptk.ContrastiveTrainer(toys.embedder()))
     assert isinstance(trainer.loss, cptk.losses.InfoNCE)
     for kind in FOUND:
-        assert type(cptk.losses.get(kind.__name__)) is kind
+        if make(kind).get_config().keys() & GIVEN:
+            with pytest.raises(ValueError, match=rf"have to be given.*{kind.__name__}\(objective"):
+                cptk.losses.get(kind.__name__)
+        else:
+            assert type(cptk.losses.get(kind.__name__)) is kind
     trainer.compile(loss="InfoNCE")
     assert trainer.loss.symmetric
 
