@@ -241,6 +241,32 @@ def integer(name: str, value: object, least: int, or_else: str = "") -> int:
     )
 
 
+def switch(name: str, value: object) -> bool:
+    """True or False.
+
+    Args:
+        name: What the error calls it.
+        value: Anything.
+
+    Raises:
+        TypeError: It is neither.
+
+    Example:
+
+    ```pycon
+    >>> from cptk import checks
+    >>> checks.switch("symmetric", 1)
+    Traceback (most recent call last):
+        ...
+    TypeError: `symmetric` should be True or False. Received: 1.
+
+    ```
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` should be True or False. Received: {shown(value)}.")
+    return value
+
+
 def choice(name: str, value: object, options: Iterable[str]) -> str:
     """`value`, which should be one of the options.
 

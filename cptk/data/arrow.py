@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -152,7 +153,7 @@ def any_column(values: object, name: str) -> pa.ChunkedArray:
     if column is not None:
         return column
     try:
-        items = values if hasattr(values, "dtype") else checks.items(values, name, "values")
+        items: Any = values if hasattr(values, "dtype") else checks.items(values, name, "values")
         if getattr(items, "ndim", 1) > 1:  # a row of numbers a pair
             items = list(items)
         return chunked(pa.array(items, from_pandas=hasattr(values, "iloc")))

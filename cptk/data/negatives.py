@@ -20,13 +20,16 @@ EXPECTED = (
 )
 
 
-def check_negatives(data: object, documents: Sequence[str] | TokenBatch, size: int) -> Negatives:
+def check_negatives(
+    data: object, documents: Sequence[str] | TokenBatch, size: int, least: int = 1
+) -> Negatives:
     """The column "negatives" of pairs of any form.
 
     Args:
         data: The pairs, as `cptk.data.columns.as_columns` takes them.
         documents: The positives, as checked.
         size: Number of pairs.
+        least: Negatives that there should be, in all: a batch may have none.
 
     Raises:
         ValueError: No such column, one of another length or of other things than texts, no negative
@@ -49,7 +52,7 @@ def check_negatives(data: object, documents: Sequence[str] | TokenBatch, size: i
             raise ValueError(f"{EXPECTED} Item {index} is {checks.shown(row)}.")
         texts = list(row)
         found.append(checks.texts(texts, f"negatives of pair {index}") if texts else [])
-    if not any(found):
+    if sum(map(len, found)) < least:
         raise ValueError(
             "`negatives` holds no text at all. Leave the column out, or take a loss that does not "
             "read it: cptk.losses.InfoNCE(hard_negatives=None)."
@@ -75,10 +78,10 @@ def _check_tokens(tokens: Mapping[str, Any], size: int) -> TokenBatch:
 
 
 def width(negatives: Negatives) -> int:
-    """The most that a pair has."""
+    """The most that a pair has, and 1 where none has any."""
     if isinstance(negatives, Mapping):
         return int(negatives["token_ids"].shape[1])
-    return max(map(len, negatives))
+    return max(1, *map(len, negatives))
 
 
 def negative_tokens(

@@ -113,6 +113,11 @@ def _check_elements(spec: KerasBatch, columns: Sequence[str]) -> bool:
     received = f"Received: {checks.shown(spec, 300)}."
     x, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
     names = set(x) if isinstance(x, Mapping) else set()
+    if "negatives" in names or "negatives" in columns:
+        raise ValueError(
+            "A tf.data.Dataset gives pairs without hard negatives. Pass these as pairs in memory, "
+            "or yield batches with lists of negatives from a PyDataset or a generator."
+        )
     if names - {*NUMBERS} != {*SIDES} or not names >= {*columns}:
         more = "".join(f', "{name}": …' for name in columns)
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from cptk.checks import choice
+from cptk import checks
 from cptk.losses.candidates import NegativeRules
 from cptk.losses.in_batch import DOCUMENT_TO_QUERY, QUERY_TO_DOCUMENT, in_batch_softmax
 from cptk.losses.matrix import check_label_smoothing
@@ -78,21 +78,21 @@ class InfoNCE(Objective):
         same_side: bool = False,
     ) -> None:
         check_tile_size("InfoNCE", tile_size)
-        self.symmetric = check_switch("symmetric", symmetric)
-        self.mask_equal_texts = check_switch("mask_equal_texts", mask_equal_texts)
+        self.symmetric = checks.switch("symmetric", symmetric)
+        self.mask_equal_texts = checks.switch("mask_equal_texts", mask_equal_texts)
         self.tile_size = tile_size
         self.label_smoothing = check_label_smoothing("InfoNCE", label_smoothing)
         self.hard_negatives = hard_negatives
         if hard_negatives is not None:
-            choice("hard_negatives", hard_negatives, ("all", "own"))
+            checks.choice("hard_negatives", hard_negatives, ("all", "own"))
             self.optional_columns = ("negatives",)
         if hard_negatives == "own" and self.label_smoothing:
             raise ValueError(
                 'InfoNCE has no label smoothing with `hard_negatives="own"`: each row has other '
                 'candidates. Use `hard_negatives="all"`, or `label_smoothing=0`.'
             )
-        self.mask_groups = check_switch("mask_groups", mask_groups)
-        self.same_side = check_switch("same_side", same_side)
+        self.mask_groups = checks.switch("mask_groups", mask_groups)
+        self.same_side = checks.switch("same_side", same_side)
         self.columns = ("group",) if mask_groups else ()
         self.metrics = ("query_accuracy", "document_accuracy")[: 1 + self.symmetric]
 
@@ -128,10 +128,3 @@ class InfoNCE(Objective):
             "mask_groups": self.mask_groups,
             "same_side": self.same_side,
         }
-
-
-def check_switch(name: str, value: object) -> bool:
-    """True or False, or an error."""
-    if not isinstance(value, bool):
-        raise TypeError(f"`{name}` should be True or False. Received: {value!r}.")
-    return value

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from cptk import checks
-from cptk.data.columns import NUMBERS
-from cptk.losses.objective import Batch, Objective, PerAnchor, get
+from cptk.losses.objective import EMBEDDED, Batch, Objective, PerAnchor, get
 from cptk.losses.sum import check_weights, weighted_sum
 from cptk.types import Config, Tensor
 
@@ -99,7 +98,7 @@ def _cut(batch: Batch, dim: int) -> Batch:
     """The batch with the first numbers of its embeddings."""
 
     def cut(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: x if name in NUMBERS else x[..., :dim] for name, x in columns.items()}
+        return {name: x[..., :dim] if name in EMBEDDED else x for name, x in columns.items()}
 
     local = cut(batch.local)
     gathered = local if batch.gathered is batch.local else cut(batch.gathered)

@@ -16,6 +16,9 @@ from cptk.losses.masks import equal_ids
 from cptk.ops import dimension, off_diagonal
 from cptk.types import Config, Tensor
 
+EMBEDDED = ("query", "document", "negatives")
+"""The columns of a batch that are embeddings; the others are numbers."""
+
 
 class PerAnchor(NamedTuple):
     """What an objective says of the n local pairs.

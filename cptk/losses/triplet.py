@@ -6,7 +6,6 @@ import keras
 from keras import ops
 
 from cptk import checks
-from cptk.losses.info_nce import check_switch
 from cptk.losses.objective import Batch, Objective, PerAnchor, check_positive
 from cptk.ops import cosine_similarity
 from cptk.types import Config
@@ -64,7 +63,7 @@ class TripletLoss(Objective):
     ) -> None:
         self.margin = check_positive("TripletLoss", "margin", margin)
         self.mining = checks.choice("mining", mining, ("all", "hardest"))
-        self.mask_equal_texts = check_switch("mask_equal_texts", mask_equal_texts)
+        self.mask_equal_texts = checks.switch("mask_equal_texts", mask_equal_texts)
 
     def call(self, batch: Batch) -> PerAnchor:
         cosine = cosine_similarity(batch.local["query"], batch.gathered["document"])

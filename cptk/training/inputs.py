@@ -23,6 +23,7 @@ from cptk.data.batching import (
 )
 from cptk.data.columns import as_columns, column, is_pairs
 from cptk.data.feeding import Feed
+from cptk.data.negatives import check_negatives
 from cptk.data.numbers import number_columns
 from cptk.types import Batches, KerasBatch, Logs, Model, TensorLike, Tree
 
@@ -276,7 +277,7 @@ def split(
         x: Pairs in memory.
         sample_weight: Their weights; by default the column "weight", if there is one.
         fraction: From 0 to 1.
-        columns: Number columns that are kept beside the two sides.
+        columns: Number columns that are kept beside the two sides, and "negatives".
     """
     if not is_pairs(x) or not checks.is_number(fraction) or not 0 < fraction < 1:
         raise ValueError(
@@ -288,6 +289,8 @@ def split(
     queries = pairs["query"]
     size = len(queries["token_ids"] if isinstance(queries, Mapping) else queries)
     pairs |= number_columns(x, columns, size)
+    if "negatives" in columns:
+        pairs["negatives"] = check_negatives(x, pairs["document"], size)
     weight = column(x, "weight") if sample_weight is None else sample_weight
     sample_weight = check_weights(weight, size)
     cut = size - int(size * fraction)
@@ -306,6 +309,9 @@ def split(
         {name: part(values, rows) for name, values in pairs.items()}
         for rows in (slice(cut), slice(cut, None))
     )
+    for some in (train, held):
+        if isinstance(some.get("negatives"), list) and not any(some["negatives"]):
+            del some["negatives"]  # it has none
     if sample_weight is None:
         return train, None, held
     return train, sample_weight[:cut], (held, None, sample_weight[cut:])

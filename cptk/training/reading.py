@@ -134,7 +134,7 @@ class PairReader(NamedTuple):
         wanted = self.columns_of(x)
         tokens |= number_columns(x, wanted, sizes["query"])
         if "negatives" in wanted:
-            negatives = check_negatives(x, columns["document"], sizes["query"])
+            negatives = check_negatives(x, columns["document"], sizes["query"], least=0)
             tokens["negatives"] = negative_tokens(
                 negatives,
                 range(sizes["query"]),

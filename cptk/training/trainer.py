@@ -499,7 +499,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             if validation_data is not None:
                 raise ValueError("Pass `validation_data` or `validation_split`, not both.")
             x, sample_weight, validation_data = split(
-                x, sample_weight, validation_split, self.loss.columns
+                x, sample_weight, validation_split, self._reader().columns_of(x)
             )
         if isinstance(x, PairDataset) and steps_per_epoch is not None:
             raise ValueError(
