@@ -15,6 +15,8 @@ from cptk.losses import Batch, CoSENT, InfoNCE, Matryoshka, Objective, Sum
 N, DIM = 5, 6
 VECTORS = np.random.default_rng(0).normal(size=(2, N, DIM))
 
+NO_NEGATIVES = Batch({}, {}, lambda q, d: q, scale=1.0)
+
 
 def batch_of(query, document, tile_size=None, dtype=None, **columns):
     both = {"query": query, "document": document, **columns}
@@ -99,7 +101,7 @@ def test_of_other_objectives():
     objective = Matryoshka(inner, [3])
     assert objective.columns == ("score",)
     assert objective.tile_size == 2
-    assert objective.chance(ops.convert_to_tensor(8.0)) is None
+    assert objective.chance(NO_NEGATIVES, ops.convert_to_tensor(8.0)) is None
     score = ops.arange(N, dtype="float32")
     query, document = VECTORS.astype("float32")
     found = objective(batch_of(query, document, score=score)).losses
@@ -108,7 +110,9 @@ def test_of_other_objectives():
 
 
 def test_chance_is_that_of_all_sizes():
-    chance = Matryoshka(InfoNCE(), [2, 4], [1, 0.5]).chance(ops.convert_to_tensor(8.0))
+    chance = Matryoshka(InfoNCE(), [2, 4], [1, 0.5]).chance(
+        NO_NEGATIVES, ops.convert_to_tensor(8.0)
+    )
     assert float(chance) == pytest.approx(1.5 * math.log(8))
 
 
