@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by `cptk.evaluation.search.top_k`, beside scikit-learn and FAISS.
+"""Exact nearest neighbours by `cptk.search.top_k`, beside scikit-learn and FAISS.
 
     python benchmarks/knn.py [--queries 100000] [--documents 100000] [--size 384] [--k 10 100 256]
                              [--contenders cptk faiss sklearn] [--tiny]
@@ -50,7 +50,7 @@ def make_vectors(queries, documents, size):
 
 def search_cptk(queries, documents, k):
     """`(scores, indices)` of cptk."""
-    from cptk.evaluation.search import top_k
+    from cptk.search import top_k
 
     return lambda: top_k(queries, documents, k)
 

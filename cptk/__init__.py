@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cptk import metrics as metrics
     from cptk import mining as mining
     from cptk import models as models
+    from cptk import search as search
     from cptk import training as training
     from cptk import visualization as visualization
     from cptk.training import ContrastiveTrainer as ContrastiveTrainer
@@ -36,6 +37,7 @@ _ROOMS = (
     "metrics",
     "mining",
     "models",
+    "search",
     "training",
     "visualization",
 )
@@ -53,6 +55,7 @@ __all__ = [
     "metrics",
     "mining",
     "models",
+    "search",
     "training",
     "visualization",
 ]

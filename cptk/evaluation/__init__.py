@@ -24,7 +24,6 @@ from cptk.evaluation.metrics import (
 from cptk.evaluation.probe import cross_validated_probe, linear_probe, pair_features
 from cptk.evaluation.report import Report
 from cptk.evaluation.runner import evaluate
-from cptk.evaluation.search import top_k
 from cptk.evaluation.tasks.code_search import code_search
 from cptk.evaluation.tasks.knn import knn, knn_accuracies
 from cptk.evaluation.tasks.registry import (
@@ -39,6 +38,7 @@ from cptk.evaluation.tasks.registry import (
 from cptk.evaluation.tasks.retrieval import beir_task, bm25, retrieval
 from cptk.evaluation.tasks.similarity import similarity, similarity_scores
 from cptk.evaluation.tasks.zero_shot import zero_shot, zero_shot_vectors
+from cptk.search import top_k
 
 if TYPE_CHECKING:
     from cptk.evaluation.callback import EvaluationCallback as EvaluationCallback

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from cptk import checks
 from cptk.types import Encoder, Model, Preprocessor
@@ -187,12 +187,6 @@ def check_vectors(
             f"{_which(zero, texts)}."
         )
     return checked
-
-
-def unit_rows(vectors: ArrayLike) -> Vectors:
-    """Rows divided by their length; a row of zeros stays zero."""
-    lengths = np.linalg.norm(np.asarray(vectors, dtype=np.float64), axis=1, keepdims=True)
-    return np.asarray(np.asarray(vectors) / np.where(lengths == 0, 1.0, lengths), dtype=np.float32)
 
 
 def is_keras(encoder: object) -> TypeGuard[Model]:

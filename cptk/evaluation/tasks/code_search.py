@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from cptk import checks, datasets
 from cptk.datasets.records import CodePairs
 from cptk.evaluation.docstrings import LANGUAGES, strip_docstrings
-from cptk.evaluation.encoders import Embed, TextEncoder, embed, unit_rows
+from cptk.evaluation.encoders import Embed, TextEncoder, embed
 from cptk.evaluation.metrics import mrr, recall_at_k, retrieval_ranks
 from cptk.evaluation.tasks.published import codesearchnet_published
 from cptk.evaluation.tasks.registry import Task, TaskResult
 from cptk.evaluation.tasks.retrieval import beir_task
 from cptk.evaluation.tasks.splits import load_split
+from cptk.search.exact import unit_rows
 
 POOL = 1000
 LARGE_POOL = 10_000

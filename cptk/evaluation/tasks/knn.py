@@ -15,10 +15,10 @@ from cptk.evaluation.encoders import Embed
 from cptk.evaluation.folds import check_sets
 from cptk.evaluation.labels import Labeled, labeled_vectors
 from cptk.evaluation.metrics import accuracy
-from cptk.evaluation.search import top_k
 from cptk.evaluation.tasks.published import SST2_PUBLISHED
 from cptk.evaluation.tasks.registry import Task, TaskResult
 from cptk.evaluation.tasks.splits import load_split
+from cptk.search import top_k
 
 Weights = Literal["majority", "distance"]
 PAPER_K = 256

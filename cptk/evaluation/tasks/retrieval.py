@@ -14,10 +14,10 @@ from cptk import checks, datasets, optional
 from cptk.datasets.records import RetrievalData
 from cptk.evaluation.encoders import Embed, TextEncoder, Vectors, embed
 from cptk.evaluation.metrics.trec_eval import checked_qrels
-from cptk.evaluation.search import top_k
 from cptk.evaluation.tasks.registry import Published, Task, TaskResult
 from cptk.evaluation.tasks.splits import load_split
 from cptk.evaluation.tasks.trec_scores import MEASURES, trec_scores
+from cptk.search import top_k
 
 Search: TypeAlias = Callable[[Vectors, Vectors, int], tuple[ArrayLike, ArrayLike]]
 """`search(queries, documents, k)` -> scores and indices of the best documents, (n, k) each."""

@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
 from cptk.datasets.records import LabeledTexts
-from cptk.evaluation.encoders import Embed, TextEncoder, check_vectors, embed, unit_rows
+from cptk.evaluation.encoders import Embed, TextEncoder, check_vectors, embed
 from cptk.evaluation.labels import label_array
 from cptk.evaluation.tasks.published import SST2_PUBLISHED
 from cptk.evaluation.tasks.registry import Task, TaskResult
 from cptk.evaluation.tasks.splits import load_split
+from cptk.search.exact import unit_rows
 
 SST2_LABELS = ("negative", "positive")
 """The paper's bare labels, by class number."""

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cptk.evaluation import search
-from cptk.evaluation.search import top_k
+from cptk.search import exact as search
+from cptk.search import top_k
 
 
 def _reference(queries, documents, k, metric):

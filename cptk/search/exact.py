@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
-from cptk.evaluation.encoders import unit_rows
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -61,7 +60,7 @@ def top_k(
     Example:
 
     ```pycon
-    >>> from cptk.evaluation import top_k
+    >>> from cptk.search import top_k
     >>> documents = [[0.0, 1.0], [2.0, 0.1], [1.0, 0.0]]
     >>> scores, indices = top_k([[1.0, 0.0]], documents, k=2)
     >>> indices.tolist()
@@ -107,6 +106,12 @@ def top_k(
             for _ in pool.map(search, starts):
                 pass
     return scores, indices
+
+
+def unit_rows(vectors: ArrayLike) -> Floats:
+    """Rows divided by their length; a row of zeros stays zero."""
+    lengths = np.linalg.norm(np.asarray(vectors, dtype=np.float64), axis=1, keepdims=True)
+    return np.asarray(np.asarray(vectors) / np.where(lengths == 0, 1.0, lengths), dtype=np.float32)
 
 
 class _Collection(NamedTuple):

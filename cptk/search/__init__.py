@@ -1,0 +1,5 @@
+"""Nearest neighbours among vectors."""
+
+from cptk.search.exact import top_k
+
+__all__ = ["top_k"]
