@@ -1,13 +1,16 @@
-"""Pairs out of what is there without labels: source code, and plain text."""
+"""Pairs out of what is there without labels, and hard negatives for them."""
 
 from cptk.mining.code import functions_in_source, mine_functions
 from cptk.mining.copies import deduplicate, exclude_copies, split_by_module
+from cptk.mining.hard_negatives import NegativesReport, hard_negatives
 from cptk.mining.text import mine_halves
 
 __all__ = [
+    "NegativesReport",
     "deduplicate",
     "exclude_copies",
     "functions_in_source",
+    "hard_negatives",
     "mine_functions",
     "mine_halves",
     "split_by_module",
