@@ -28,8 +28,11 @@ def encode(
     role: str | None,
     batch_size: int,
     verbose: str | int,
+    truncate_dim: int | None = None,
 ) -> Vectors:
     """What `DecoderTextEmbedder.encode_text` does; see there."""
+    if truncate_dim is not None:
+        truncate_dim = _check_dim(truncate_dim, int(embedder.output.shape[-1]))
     with _interruptible() as raise_if_interrupted:
         embed = compiled_forward(embedder)
         preprocessor = text_reader(embedder)
@@ -56,6 +59,8 @@ def encode(
             features = pad_tokens([rows[i] for i in batch] + filler, length)
             embedded = np.asarray(embed(features), dtype=np.float32)[: len(batch)]
             _check_finite(embedded, batch, checked)
+            if truncate_dim is not None:
+                embedded = _cut(embedded, truncate_dim, bool(getattr(embedder, "normalize", True)))
             if vectors is None:
                 vectors = np.empty((len(rows), embedded.shape[1]), dtype=np.float32)
             vectors[batch] = embedded
@@ -64,6 +69,23 @@ def encode(
             raise_if_interrupted()
     assert vectors is not None  # `checks.texts` lets no empty list through
     return vectors
+
+
+def _check_dim(dim: object, size: int) -> int:
+    if checks.integer("truncate_dim", dim, 1) > size:
+        raise ValueError(
+            f"`truncate_dim` should be at most the size of the embeddings, {size}. Received: {dim}."
+        )
+    return int(dim)  # type: ignore[call-overload, no-any-return]
+
+
+def _cut(vectors: Vectors, dim: int, normalize: bool) -> Vectors:
+    """The first numbers of each vector; of unit length again where it had it."""
+    vectors = vectors[:, :dim]
+    if not normalize:
+        return vectors
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths == 0, 1.0, lengths), np.float32)
 
 
 def _check_finite(vectors: Vectors, batch: list[int], texts: list[str]) -> None:

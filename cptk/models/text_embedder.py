@@ -138,6 +138,7 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
         role: str | None = None,
         batch_size: int = 32,
         verbose: Literal["auto"] | int = "auto",
+        truncate_dim: int | None = None,
     ) -> Vectors:
         """Embed texts.
 
@@ -154,14 +155,17 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
             batch_size: Number of texts in a batch.
             verbose: `1` shows progress, `0` none, `"auto"` only on long work. Progress is a bar in
                 a terminal or notebook, and a line now and then in a file or pipe.
+            truncate_dim: How many numbers of each vector to keep, the first ones, which are brought
+                to unit length again. For embedders that were trained with
+                `cptk.losses.Matryoshka`; all by default.
 
         Returns:
-            A float32 array of shape `(n, hidden_dim)`, in the order of `texts`; n is 1 for one
-            string. Rows have unit length unless `normalize=False`.
+            A float32 array of shape `(n, hidden_dim)`, or `(n, truncate_dim)`, in the order of
+            `texts`; n is 1 for one string. Rows have unit length unless `normalize=False`.
 
         Raises:
             ValueError: No texts, an empty text or one of white space, an unknown role, no
-                preprocessor, a vector that is not finite.
+                preprocessor, a vector that is not finite, a `truncate_dim` above `hidden_dim`.
             TypeError: Something that is not a string.
             RuntimeError: In a process that was forked after an embedder had been made.
 
@@ -177,7 +181,7 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
 
         ```
         """
-        return encode(self, texts, role, batch_size, verbose)
+        return encode(self, texts, role, batch_size, verbose, truncate_dim)
 
     # === Presets, precision, export ===
 

@@ -640,6 +640,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         role: str | None = None,
         batch_size: int = 32,
         verbose: str | int = "auto",
+        truncate_dim: int | None = None,
     ) -> Vectors:
         """Embed texts with the embedder as it is now, within `fit` too.
 
@@ -651,6 +652,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             role: Name of the role; None for KerasHub's own embedders, which have none.
             batch_size: Number of texts in a batch.
             verbose: `1` shows progress, `0` none, `"auto"` only on long work.
+            truncate_dim: How many numbers of each vector to keep; all by default.
 
         Returns:
             A float32 array `(n, dim)`, in the order of `texts`.
@@ -668,7 +670,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
         ```
         """
-        return encode(self.embedder, texts, role, batch_size, verbose)
+        return encode(self.embedder, texts, role, batch_size, verbose, truncate_dim)
 
     def _reader(self, of_loss: bool = True) -> PairReader:
         """Reads pairs, with the number columns of the loss or without."""

@@ -173,3 +173,26 @@ def test_ctrl_c_that_a_callback_swallows_is_raised_all_the_same(gpt2, monkeypatc
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, found)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_first_numbers_at_unit_length(normalize):
+    embedder = toys.gpt2_embedder(1, normalize=normalize)
+    whole = embedder.encode_text(TRUNCATED, verbose=0)
+    cut = embedder.encode_text(TRUNCATED, verbose=0, truncate_dim=5)
+    expected = whole[:, :5].astype("float64")
+    if normalize:
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert cut.dtype == np.float32
+    np.testing.assert_allclose(cut, expected, rtol=0, atol=1e-6)
+    all_of_them = embedder.encode_text(TRUNCATED, truncate_dim=16)
+    np.testing.assert_allclose(all_of_them, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [0, 17, 2.5, True, "8"])
+def test_sizes_that_there_are_not(dim):
+    with pytest.raises((ValueError, TypeError), match="`truncate_dim` should be"):
+        toys.gpt2_embedder(1).encode_text(TRUNCATED, truncate_dim=dim)
+
+
+TRUNCATED = ["a", "the thing", "def f(x): return x"]
