@@ -43,9 +43,10 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
         steps_per_epoch: Batches in an epoch. Defaults to one pass over the data. With another
             number, an epoch begins where the last one ended.
         training: Whether pairs need negatives: `False` takes a single pair too.
-        columns: Number columns that the loss reads beside the two sides (`"score"`, `"teacher"`,
-            `"group"`, `"weight"`). A batch holds each as float32 `(n,)`, or `(n, k)` where a pair
-            has k numbers; groups are numbered from 0.
+        columns: Columns that the loss reads beside the two sides. Of numbers (`"score"`,
+            `"teacher"`, `"group"`, `"weight"`) a batch holds float32 `(n,)`, or `(n, k)` where a
+            pair has k numbers; groups are numbered from 0. Of `"negatives"` it holds tokens
+            `(n, k, length)`, where rows without a token stand for negatives that a pair lacks.
 
     Raises:
         ValueError: Sides of unequal length, fewer than 2 pairs, other names than `query` and
@@ -92,6 +93,7 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
         self.negatives: Negatives | None = None
         if "negatives" in columns:
             self.negatives = check_negatives(pairs, self.pairs["document"], self.size)
+        self.leaves_negatives = self.negatives is None and column(pairs, "negatives") is not None
         self.negatives_each = 0 if self.negatives is None else width(self.negatives)
         self.shuffle = shuffle
         self.seed = _check_integer("seed", seed, 0)

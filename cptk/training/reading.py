@@ -101,6 +101,13 @@ class PairReader(NamedTuple):
                     f"The loss reads the columns {missing}, which this PairDataset does not give: "
                     f"make it with columns={self.columns!r}."
                 )
+            if x.leaves_negatives and "negatives" in self.optional:
+                columns = (*self.columns, "negatives")
+                raise ValueError(
+                    "The pairs of this PairDataset have negatives, which it does not give to the "
+                    f"loss: make it with columns={columns!r}. To train without them, take "
+                    "cptk.losses.InfoNCE(hard_negatives=None)."
+                )
             return x.read_by(self.tokenize, in_order=least == 1)
         return in_use(Feed(x, self._prepared, least))
 

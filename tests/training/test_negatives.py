@@ -12,7 +12,7 @@ import training_toys as tt
 from gradients import to_numpy
 
 import cptk
-from cptk.data import Pairs
+from cptk.data import PairDataset, Pairs
 
 #: 0 to 3 a pair; none at all for the last.
 NEGATIVES = [
@@ -180,6 +180,17 @@ def test_a_split_keeps_negatives_and_a_batch_may_have_none() -> None:
     plain = {side: without[side] for side in tt.SIDES}
     shown = [model.test_on_batch(batch)[0] for batch in (without, plain)]
     assert shown[0] == pytest.approx(shown[1], abs=1e-6)
+
+
+def test_a_pair_dataset_says_which_columns_it_gives() -> None:
+    model = trainer()
+    data = PairDataset(PAIRS, batch_size=3, shuffle=False, columns=("negatives",))
+    assert data.digest != PairDataset(PAIRS, batch_size=3).digest
+    expected = tt.fit(trainer(), PAIRS, batch_size=3)["loss"]
+    assert model.fit(data, verbose=0).history["loss"] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match=r"have negatives.*columns=\('negatives',\)"):
+        model.fit(PairDataset(PAIRS, batch_size=3), verbose=0)
+    trainer(cptk.losses.InfoNCE(hard_negatives=None)).fit(PairDataset(PAIRS), verbose=0)
 
 
 @pytest.mark.skipif(tt.BACKEND != "tensorflow", reason="of tf.data")
