@@ -24,7 +24,7 @@ from cptk.losses.tiles import DEFAULT_TILE_SIZE
 from cptk.models.encode import encode
 from cptk.models.forward import forward, holds, kept
 from cptk.models.keras_hub_embedders import embed, text_reader
-from cptk.ops import dimension, float32_or_higher
+from cptk.ops import float32_or_higher
 from cptk.progress import verbosity
 from cptk.training import filler, gradient_cache, validation
 from cptk.training.callbacks import backing_up
@@ -46,7 +46,7 @@ from cptk.training.lora import LoraState, restore_training_state, training_state
 from cptk.training.reading import PairReader, longest_text, refuse_labels
 from cptk.training.running_mean import LossMean, PairMean
 from cptk.training.saving import write_whole
-from cptk.training.text_columns import of_pairs, text_columns
+from cptk.training.text_columns import gathered_text_ids, of_pairs, text_columns
 from cptk.training.traced import (
     Traced,
     assign_state,
@@ -791,37 +791,6 @@ def _refuse_others_arguments(kwargs: Mapping[str, object]) -> None:
         if name in owners:
             given = owners[name].format(given=f"{name}={shown(value)}")
             raise TypeError(f"ContrastiveTrainer has no argument `{name}`: {given}.")
-
-
-def gathered_text_ids(x: Mapping[str, TokenBatch]) -> dict[str, Tensor]:
-    """Numbers `(m,)` of the whole batch's texts, equal where these are; the local rows first.
-
-    Of negatives, `(m, k)`, numbered with the documents.
-    """
-    rows = {}
-    for name in (*SIDES, "negatives"):
-        if name in x:
-            token_ids = ops.cast(x[name]["token_ids"], "int32")
-            # -1 at padding: 0 may be a real token.
-            known = ops.where(ops.cast(x[name]["padding_mask"], "bool"), token_ids, -1)
-            rows[name] = distribution.gather(known)
-    if "negatives" not in rows:
-        return {side: losses.text_ids(tokens) for side, tokens in rows.items()}
-    documents, negatives = rows["document"], rows["negatives"]
-    m, each = ops.shape(negatives)[0], dimension(negatives, 1)
-    negatives = ops.reshape(negatives, (-1, dimension(negatives, 2)))
-    # Each as long as both, with padding: of one length.
-    padding = ops.zeros_like(negatives[:m]) - 1, ops.repeat(ops.zeros_like(documents) - 1, each, 0)
-    both = [
-        ops.concatenate(parts, axis=1)
-        for parts in zip((documents, negatives), padding, strict=True)
-    ]
-    ids = losses.text_ids(ops.concatenate(both, axis=0))
-    return {
-        "query": losses.text_ids(rows["query"]),
-        "document": ids[:m],
-        "negatives": ops.reshape(ids[m:], (-1, each)),
-    }
 
 
 class _Shown:

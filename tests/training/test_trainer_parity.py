@@ -12,7 +12,7 @@ from training_toys import BATCH, PAIRS, SIDES
 
 import cptk
 from cptk.losses import InfoNCE
-from cptk.training.trainer import gathered_text_ids
+from cptk.training.text_columns import gathered_text_ids
 
 RATE = 0.125  # Exact in any precision.
 
