@@ -10,10 +10,16 @@ import numpy as np
 from keras import ops
 
 from cptk.models.preprocessor import DecoderTextEmbedderPreprocessor
-from cptk.types import Model, Preprocessor, Tensor, Tokenizer
+from cptk.types import Layer, Model, Preprocessor, Tensor, Tokenizer
 
 TEXTS_AT_ONCE = 256
 """Each is padded to `sequence_length` before its padding is taken off again."""
+
+
+def is_keras_hubs_own(layer: Layer) -> bool:
+    """Whether a layer is a preprocessor of KerasHub's, which makes its packer when it is built."""
+    preprocessor = isinstance(layer, keras_hub.models.TextEmbedderPreprocessor)
+    return preprocessor and not isinstance(layer, DecoderTextEmbedderPreprocessor)
 
 
 def text_reader(embedder: Model) -> Preprocessor | None:
@@ -64,7 +70,8 @@ class KerasHubReader:
         self.preprocessor = preprocessor
         if preprocessor.packer is None:  # made when the vocabulary is there
             preprocessor.build(None)
-            preprocessor.built = True
+            for layer in preprocessor._flatten_layers():
+                layer.built = True
 
     @property
     def sequence_length(self) -> int:

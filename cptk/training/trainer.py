@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import keras
-import keras_hub
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from cptk.layers import ContrastiveHead
 from cptk.losses.tiles import DEFAULT_TILE_SIZE
 from cptk.models.encode import encode
 from cptk.models.forward import forward, holds, kept
-from cptk.models.keras_hub_embedders import embed, text_reader
+from cptk.models.keras_hub_embedders import embed, is_keras_hubs_own, text_reader
 from cptk.ops import float32_or_higher
 from cptk.progress import verbosity
 from cptk.training import filler, gradient_cache, validation
@@ -183,8 +182,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         # All that has weights is built. `fit` would otherwise draw a batch to build the tokenizer,
         # and the batches that were fetched ahead with it would come out of order.
         for layer in self._flatten_layers():
-            if not isinstance(layer, keras_hub.models.TextEmbedderPreprocessor):
-                layer.built = True  # `text_reader` builds those, and ours are
+            if not is_keras_hubs_own(layer):
+                layer.built = True
 
     def _purge_model_variables(self, **kinds: bool) -> None:
         with kept([*self.variables, *self.metrics_variables, *self._optimizer_variables]):
