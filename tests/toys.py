@@ -118,10 +118,14 @@ def backbone(name: str = "GPT2", num_layers: int = 2, **kwargs):
     if name == "SmolLM3":
         arguments["rope_layer_enabled_list"] = [index % 2 == 0 for index in range(num_layers)]
         arguments["layer_types"] = ["full_attention"] * num_layers
-    made = getattr(keras_hub.models, f"{name}Backbone")(**arguments)
+    return with_weights_of_some_size(f"{name}Backbone", arguments)
+
+
+def with_weights_of_some_size(kind: str, arguments: dict):
+    """A backbone whose weights are away from what new layers start with: one not loaded shows."""
+    made = getattr(keras_hub.models, kind)(**arguments)
     rng = np.random.default_rng(0)
     for weight in made.weights:
-        # Away from what new layers start with, so that a weight not loaded shows.
         size = 0.2 if len(weight.shape) > 1 else 0.1
         value = rng.normal(scale=size, size=weight.shape)
         weight.assign(keras.ops.convert_to_numpy(weight) * (len(weight.shape) == 1) + value)
@@ -295,12 +299,7 @@ def keras_hub_embedder(name: str = "Bert", dropout: float = 0.0, **kwargs):
         reads = sentencepiece_tokenizer([_WORDS])
     else:
         reads = xlm_roberta_tokenizer()
-    made = getattr(keras_hub.models, f"{name}Backbone")(**arguments)
-    rng = np.random.default_rng(0)
-    for weight in made.weights:
-        size = 0.2 if len(weight.shape) > 1 else 0.1
-        value = rng.normal(scale=size, size=weight.shape)
-        weight.assign(keras.ops.convert_to_numpy(weight) * (len(weight.shape) == 1) + value)
+    made = with_weights_of_some_size(f"{name}Backbone", arguments)
     preprocessor = getattr(keras_hub.models, f"{name}TextEmbedderPreprocessor")(reads, LONGEST)
     return getattr(keras_hub.models, f"{name}TextEmbedder")(made, preprocessor, **kwargs)
 
