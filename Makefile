@@ -40,6 +40,8 @@ report = $(if $(REPORTS),--junitxml=$(REPORTS)/$(1).xml)
 MADE := $(VENV)/.made
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# Kept once compiled: importing Keras and TensorFlow anew costs 9 CPU seconds otherwise.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help quickstart dev test slow numerics notebooks notebook-outputs check docs docs-serve bench \
 	torch constraints newest everything clean

@@ -209,17 +209,22 @@ def train_with(scope: Any, feature: str) -> dict[str, Any]:
         ]
     of_trainer = {k: options.pop(k) for k in ("micro_batch_size",) if k in options}
     of_compile = {k: options.pop(k) for k in ("jit_compile", "steps_per_execution") if k in options}
-    numbers = {}
+    numbers, length = {}, 24
     if "loss" in options:
         numbers = {"score": np.arange(PAIRS) * 3 % 7}
         numbers["teacher"] = np.random.default_rng(2).normal(size=(PAIRS, 3))
         texts.setdefault("negatives", [[f"not {i}", f"nor {i} here"] for i in range(PAIRS)])
         of_compile["loss"] = objective_kinds.make(options.pop("loss"))
         of_trainer["micro_batch_size"] = None if KIND == "single" else 3
+        # Whole batches of texts of one length: JAX compiles each length, forward and back.
+        texts = {name: column[: 2 * BATCH] for name, column in texts.items()}
+        numbers = {name: column[: 2 * BATCH] for name, column in numbers.items()}
+        length = 8
     try:
         with scope():
             decoder = toys.backbone("GPT2", 1, dropout=0.0)
-            embedder = cptk.models.DecoderTextEmbedder(decoder, toys.preprocessor("gpt2"))
+            reader = toys.preprocessor("gpt2", length)
+            embedder = cptk.models.DecoderTextEmbedder(decoder, reader)
             trainer = cptk.ContrastiveTrainer(embedder, seed=3, **of_trainer)
             trainer.compile(keras.optimizers.SGD(0.05, **options), **of_compile)
         if data is None:

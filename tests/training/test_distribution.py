@@ -61,6 +61,15 @@ MUTANTS = [
 ]
 
 
+#: One that reads negatives by row, two that take them from the whole batch, a user's own.
+SOME_OBJECTIVES = [
+    "objective KLDivergence",
+    "objective InfoNCE with negatives",
+    "objective InfoNCE with own negatives in tiles",
+    "objective Positives",
+]
+
+
 def run(
     kind: str, path: Path, *cases: str, script: str = "parity_script.py"
 ) -> dict[str, np.ndarray]:
@@ -105,7 +114,9 @@ def found_on(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[s
         names += [UNMUTATED] if kind == "single" and mutants and not FULL else []
         names += FEATURES if kind in ("single", TWO) else []
         names += mutants if kind == TWO else []
-        names += ["doors", "objectives"] if kind in ("single", PROCESSES) else []
+        if kind in ("single", PROCESSES):
+            few = BACKEND == "jax" and not FULL  # Each takes half a minute to compile there.
+            names += ["doors", *(SOME_OBJECTIVES if few else ["objectives"])]
         return run(kind, tmp_path_factory.mktemp("found") / "found.npz", *names)
 
     return find
