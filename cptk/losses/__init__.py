@@ -9,6 +9,7 @@ from cptk.losses.masks import same_text_mask, text_ids
 from cptk.losses.matrix import cosine_logits, info_nce, symmetric_info_nce
 from cptk.losses.matryoshka import Matryoshka
 from cptk.losses.objective import Batch, Objective, PerAnchor, get
+from cptk.losses.simcse import SimCSE
 from cptk.losses.sum import Sum
 from cptk.losses.tiled import tiled_info_nce, tiled_symmetric_info_nce
 from cptk.losses.triplet import TripletLoss
@@ -23,6 +24,7 @@ __all__ = [
     "Matryoshka",
     "Objective",
     "PerAnchor",
+    "SimCSE",
     "Sum",
     "TripletLoss",
     "cosine_logits",

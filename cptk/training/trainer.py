@@ -53,6 +53,7 @@ from cptk.training.traced import (
     guarded,
     replace_layer,
 )
+from cptk.training.views import check_views
 from cptk.types import (
     Batches,
     Callback,
@@ -515,6 +516,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             steps_per_epoch=steps_per_epoch,
             least=2,
         )
+        check_views(self.loss, self.embedder, data)
         self._choose_micro_batch_size(data, bool(verbose))
         self._choose_tiles(getattr(data, "batch_size", None))
         callbacks = self._callbacks(callbacks, data, not of_user, initial_epoch)
