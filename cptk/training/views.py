@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from cptk.data.batching import SIDES, PairDataset
+from cptk.data.mixture import MixedBatches
 from cptk.losses import Objective
+from cptk.losses.by_source import BySource
 from cptk.training.gradient_cache.options import seed_states
 from cptk.types import Batches, Model
 
@@ -19,6 +21,11 @@ def check_views(objective: Objective, embedder: Model, data: Batches) -> None:
     Raises:
         ValueError: The objective needs dropout, the embedder has none, and a text is its own pair.
     """
+    if isinstance(data, MixedBatches):
+        for name, part in data.parts.items():
+            own = objective.objectives[name] if isinstance(objective, BySource) else objective
+            check_views(own, embedder, part)
+        return
     if not objective.needs_dropout or not isinstance(data, PairDataset) or seed_states(embedder):
         return
     if any(_equal_rows(*(data.pairs[side] for side in SIDES))):
