@@ -58,8 +58,9 @@ class Mixture(Mapping[str, object]):
     ```
 
     References:
-        Conneau and Lample 2019, arXiv 1901.07291, section 3.1: sampling in proportion to n^alpha.
-        One source a batch: Li et al. 2023 (GTE), arXiv 2308.03281, section 3.2, and others.
+        Li et al. 2023 (GTE), arXiv 2308.03281: sources in proportion to n^alpha, one a batch. The
+        proportion is that of Lample and Conneau 2019, arXiv 1901.07291, section 3.1. Whole numbers
+        of batches, in place of draws, are ours.
     """
 
     def __init__(self, sources: object, alpha: float = 1.0) -> None:
