@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from cptk.data.formats.msmarco import read_msmarco
     from cptk.data.formats.nli import read_nli
     from cptk.data.formats.passages import read_dpr, read_tevatron
+    from cptk.data.mixture import Mixture
     from cptk.data.pairs import Pairs
     from cptk.mining import mine_functions, mine_halves
 
 __all__ = [
+    "Mixture",
     "PairDataset",
     "Pairs",
     "mine_functions",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Mixture": "cptk.data.mixture",
     "PairDataset": "cptk.data.batching",
     "Pairs": "cptk.data.pairs",
     "mine_functions": "cptk.mining",

@@ -13,12 +13,13 @@ from cptk.data.columns import SIDES as SIDES
 from cptk.data.columns import as_columns, column, digest
 from cptk.data.negatives import Negatives, check_negatives, negative_tokens, width
 from cptk.data.numbers import number_columns
+from cptk.data.order import OrderedBatches
 from cptk.types import KerasBatch, TensorLike, TokenBatch
 
 Tokenize: TypeAlias = Callable[[Sequence[str], str], TokenBatch]
 
 
-class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
+class PairDataset(OrderedBatches):
     """Batches of (query, document) pairs, shuffled anew in each pass over the data.
 
     What a batch holds depends on the seed and on how many steps came before, and on nothing
@@ -80,8 +81,6 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
         training: bool = True,
         columns: tuple[str, ...] = (),
     ) -> None:
-        # Two workers are threads that fetch batches ahead of training; one is none in Keras.
-        super().__init__(workers=2, max_queue_size=4)
         least = 2 if training else 1
         self.pairs = check_pairs(pairs, least)
         self.tokenize = tokenize
@@ -95,12 +94,7 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
             self.negatives = check_negatives(pairs, self.pairs["document"], self.size)
         self.leaves_negatives = self.negatives is None and column(pairs, "negatives") is not None
         self.negatives_each = 0 if self.negatives is None else width(self.negatives)
-        self.shuffle = shuffle
-        self.seed = _check_integer("seed", seed, 0)
-        self.steps_per_epoch = self.batches_per_pass
-        if steps_per_epoch is not None:
-            self.steps_per_epoch = _check_integer("steps_per_epoch", steps_per_epoch, 1)
-        self.start = self.epoch = 0
+        super().__init__(shuffle, seed, steps_per_epoch)
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
 
     @property
@@ -119,16 +113,6 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
             columns["negatives"] = [text for row in self.negatives for text in (*row, "\0")]
         return digest(columns)
 
-    def place(self, batches: int) -> tuple[int, int]:
-        """Where the order stands after so many batches: whole passes, then pairs of the next."""
-        passes, rest = divmod(batches, self.batches_per_pass)
-        return passes, rest * self.batch_size
-
-    def batches_before(self, passes: int, pairs: int) -> int:
-        """The number of batches of `place`, rounded down where the batch size is another now."""
-        last = self.batches_per_pass - 1
-        return passes * self.batches_per_pass + min(pairs // self.batch_size, last)
-
     def read_by(self, tokenize: Tokenize, in_order: bool) -> "PairDataset":
         """The same pairs for one trainer; for evaluation, as they stand."""
         data = copy.copy(self)
@@ -137,13 +121,8 @@ class PairDataset(keras.utils.PyDataset):  # type: ignore[misc]
             data.shuffle, data.start, data.epoch = False, 0, 0
         return data
 
-    def __len__(self) -> int:
-        return self.steps_per_epoch
-
-    def __getitem__(self, index: int) -> KerasBatch:
-        if not 0 <= index < len(self):
-            raise IndexError(f"Batch {index} of {len(self)}.")
-        place = self.start + self.epoch * len(self) + index
+    def batch_at(self, place: int) -> KerasBatch:
+        """The batch after so many others, from the first pass on."""
         number, batch = divmod(place, self.batches_per_pass)
         last = batch == self.batches_per_pass - 1
         end = self.size if last else (batch + 1) * self.batch_size
@@ -346,13 +325,6 @@ def check_batch_size(batch_size: object, least: int = 2) -> int:
             f"Received: {batch_size}."
         )
     return checks.integer("batch_size", batch_size, least)
-
-
-def _check_integer(name: str, value: object, least: int) -> int:
-    if not checks.is_integer(value) or value < least:
-        shown = checks.shown(value)
-        raise ValueError(f"`{name}` should be an integer of {least} or more. Received: {shown}.")
-    return int(value)
 
 
 def _length(values: Sequence[str] | Mapping[str, TensorLike]) -> int:

@@ -64,7 +64,12 @@ def as_columns(data: object, what: str = "Data") -> dict[str, Any]:
     is_text = isinstance(data, str | bytes | bytearray)
     rows = data if isinstance(data, Sequence) and not is_text else None
     if rows is None or not all(isinstance(row, tuple | list | Mapping) for row in rows):
-        raise TypeError(f"{expected} Received: {_described(data)}.")
+        without = (
+            " For texts without pairs, pass them as both sides and take cptk.losses.SimCSE()."
+            if rows and all(isinstance(row, str) for row in rows)
+            else ""
+        )
+        raise TypeError(f"{expected} Received: {_described(data)}.{without}")
     return _from_rows(rows, expected)
 
 

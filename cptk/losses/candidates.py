@@ -23,6 +23,8 @@ class NegativeRules(NamedTuple):
     """Whose the texts of the column "negatives" are: "all" queries', their "own", or nobody's."""
     same_side: bool = False
     """Whether the other anchors are negatives too."""
+    margin: float | None = None
+    """How far the cosine of a negative may be above the positive's; beyond, it is none."""
 
 
 OTHER_PAIRS = NegativeRules(hard_negatives=None)

@@ -10,7 +10,7 @@ from cptk.losses.candidates import OTHER_PAIRS, NegativeRules, candidates_of
 from cptk.losses.matrix import info_nce
 from cptk.losses.objective import Batch
 from cptk.losses.scores import in_batch_scores
-from cptk.losses.tiles import streamed_info_nce
+from cptk.losses.tiles import TIE, streamed_info_nce
 from cptk.ops import l2_normalize
 from cptk.types import Tensor
 
@@ -44,7 +44,7 @@ def in_batch_softmax(
     if rules.hard_negatives != "own" or "negatives" not in batch.local:
         return found
     return [
-        _with_own(batch, *result) if direction == QUERY_TO_DOCUMENT else result
+        _with_own(batch, *result, rules.margin) if direction == QUERY_TO_DOCUMENT else result
         for direction, result in zip(directions, found, strict=True)
     ]
 
@@ -68,7 +68,12 @@ def _whole(
         mask = candidates.left_out()
         if mask is not None:
             mask = ops.broadcast_to(mask, ops.shape(logits))
-        losses = info_nce(logits, mask, label_smoothing=label_smoothing)
+        left_out = mask
+        if rules.margin is not None:
+            limit = ops.diagonal(logits) + _allowed(batch, rules.margin, logits)
+            above = ops.greater(logits, ops.expand_dims(limit, 1))
+            left_out = above if mask is None else ops.logical_or(mask, above)
+        losses = info_nce(logits, left_out, label_smoothing=label_smoothing)
         found.append((losses, in_batch_scores(logits, mask, candidates.texts)))
     return found
 
@@ -101,6 +106,7 @@ def _in_tiles(
             tile_size=batch.tile_size,
             text_ids=tuple(known),
             label_smoothing=label_smoothing,
+            margin=rules.margin,
         )
         found.append((rows, row_scores))
         if columns is not None and column_scores is not None:
@@ -108,7 +114,14 @@ def _in_tiles(
     return found
 
 
-def _with_own(batch: Batch, losses: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+def _allowed(batch: Batch, margin: float, logits: Tensor) -> Tensor:
+    """How far a negative's logit may be above the positive's."""
+    return (margin + TIE) * ops.cast(batch.scale, logits.dtype)
+
+
+def _with_own(
+    batch: Batch, losses: Tensor, scores: Tensor, margin: float | None
+) -> tuple[Tensor, Tensor]:
     """Losses and scores of the queries, with each query's own hard negatives among the candidates.
 
     A loss is log(1 + sum of exp(l - positive)): the own ones add to the sum.
@@ -119,7 +132,10 @@ def _with_own(batch: Batch, losses: Tensor, scores: Tensor) -> tuple[Tensor, Ten
     above = (cosine - positive) * ops.cast(batch.scale, cosine.dtype)
     assert batch.has_negative is not None
     above = ops.where(batch.has_negative[: ops.shape(above)[0]], above, -1e30)
-    every = ops.concatenate([ops.expand_dims(losses, 1), above], axis=1)
+    summed = above
+    if margin is not None:
+        summed = ops.where(ops.greater(above, _allowed(batch, margin, above)), -1e30, above)
+    every = ops.concatenate([ops.expand_dims(losses, 1), summed], axis=1)
     top = ops.stop_gradient(ops.max(every, axis=1, keepdims=True))
     total = ops.sum(ops.exp(every - top), axis=1)
     ties = ops.sum(ops.cast(ops.equal(above, 0.0), scores.dtype), axis=1)

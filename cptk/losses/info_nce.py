@@ -45,10 +45,16 @@ class InfoNCE(Objective):
             queries with several positives. Pairs need the column then. Their hard negatives stay.
         same_side: Whether the other queries are negatives of a query too, and, if `symmetric`, the
             other documents of a document.
+        false_negative_margin: How far above that of its own positive a negative's cosine may be,
+            as the model sees it now; one that is nearer is taken for a right answer that nobody
+            has marked, and left out of this anchor's denominator. 0.1 leaves out what is clearly
+            nearer; below 0 also what is almost as near. No gradient passes through the choice, and
+            the accuracies that `fit` shows count all negatives. None: all stay.
 
     Raises:
-        ValueError: A tile size below 1, another label smoothing or choice of hard negatives; or
-            label smoothing with `hard_negatives="own"`, where candidates differ by row.
+        ValueError: A tile size below 1, another label smoothing or choice of hard negatives, a
+            margin that is no number from -2 to 2; or label smoothing with
+            `hard_negatives="own"`, where candidates differ by row.
         TypeError: A tile size that is no integer, or a switch that is no boolean.
 
     Example:
@@ -63,7 +69,9 @@ class InfoNCE(Objective):
     References:
         Neelakantan et al. 2022, arXiv 2201.10005, section 2; hard negatives beside the batch's in
         section 3.2. Karpukhin et al. 2020, arXiv 2004.04906: of every query of the batch. Li et al.
-        2023 (GTE), arXiv 2308.03281, section 3.3: `same_side`. The masks, the tiles and the
+        2023 (GTE), arXiv 2308.03281, section 3.3: `same_side`. Zhang et al. 2025 (Qwen3 Embedding),
+        arXiv 2506.05176: `false_negative_margin`, of 0.1; Solatorio 2024 (GISTEmbed), arXiv
+        2402.16829, of 0 and by a second model's cosines. The other masks, the tiles and the
         smoothing are ours for it.
     """
 
@@ -76,6 +84,7 @@ class InfoNCE(Objective):
         hard_negatives: str | None = "all",
         mask_groups: bool = False,
         same_side: bool = False,
+        false_negative_margin: float | None = None,
     ) -> None:
         check_tile_size("InfoNCE", tile_size)
         self.symmetric = checks.switch("symmetric", symmetric)
@@ -93,13 +102,18 @@ class InfoNCE(Objective):
             )
         self.mask_groups = checks.switch("mask_groups", mask_groups)
         self.same_side = checks.switch("same_side", same_side)
+        self.false_negative_margin = _check_margin(false_negative_margin)
         self.columns = ("group",) if mask_groups else ()
         self.metrics = ("query_accuracy", "document_accuracy")[: 1 + self.symmetric]
 
     def call(self, batch: Batch) -> PerAnchor:
         directions = [QUERY_TO_DOCUMENT, DOCUMENT_TO_QUERY][: 1 + self.symmetric]
         rules = NegativeRules(
-            self.mask_equal_texts, self.mask_groups, self.hard_negatives, self.same_side
+            self.mask_equal_texts,
+            self.mask_groups,
+            self.hard_negatives,
+            self.same_side,
+            self.false_negative_margin,
         )
         found = in_batch_softmax(batch, directions, rules, self.label_smoothing)
         losses = found[0][0]
@@ -108,7 +122,9 @@ class InfoNCE(Objective):
         scores = [score for _, score in found]
         return PerAnchor(losses, dict(zip(self.metrics, scores, strict=True)))
 
-    def chance(self, batch: Batch, pairs: Tensor) -> Tensor:
+    def chance(self, batch: Batch, pairs: Tensor) -> Tensor | None:
+        if self.false_negative_margin is not None and self.false_negative_margin < 0:
+            return None  # embeddings that are all alike have no negatives
         of_side = 2 * pairs - 1 if self.same_side else pairs
         of_query = of_side
         if batch.has_negative is not None:
@@ -127,4 +143,16 @@ class InfoNCE(Objective):
             "hard_negatives": self.hard_negatives,
             "mask_groups": self.mask_groups,
             "same_side": self.same_side,
+            "false_negative_margin": self.false_negative_margin,
         }
+
+
+def _check_margin(margin: object) -> float | None:
+    if margin is None:
+        return None
+    if not checks.is_number(margin) or not -2 <= margin <= 2:
+        raise ValueError(
+            "`false_negative_margin` should be a difference of cosines, from -2 to 2, or None. "
+            f"Received: {checks.shown(margin)}."
+        )
+    return float(margin)

@@ -64,6 +64,7 @@ class Matryoshka(Objective):
         self.columns, self.metrics = self.objective.columns, self.objective.metrics
         self.optional_columns = self.objective.optional_columns
         self.tile_size = self.objective.tile_size
+        self.needs_dropout = self.objective.needs_dropout
 
     def call(self, batch: Batch) -> PerAnchor:
         largest, size = max(self.dims), batch.local["query"].shape[-1]

@@ -135,6 +135,7 @@ class Objective:
         optional_columns: The same, of columns that pairs may lack.
         metrics: Names of the scores that `call` returns, which `fit` shows.
         tile_size: Rows and columns of a tile, for objectives that compute their matrix in tiles.
+        needs_dropout: Whether a pair may be a text and itself, which dropout alone tells apart.
 
     Example:
 
@@ -163,6 +164,7 @@ class Objective:
     optional_columns: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     tile_size: int | None = None
+    needs_dropout: bool = False
 
     def call(self, batch: Batch) -> Tensor | tuple[Tensor, Mapping[str, Tensor]]:
         """Losses `(n,)` of the local pairs; or these and, by name, scores `(n,)`."""

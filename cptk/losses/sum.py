@@ -57,6 +57,7 @@ class Sum(Objective):
         self.metrics = _once(x.metrics for x in self.objectives)
         sizes = [x.tile_size for x in self.objectives if x.tile_size is not None]
         self.tile_size = min(sizes, default=None)
+        self.needs_dropout = any(x.needs_dropout for x in self.objectives)
 
     def call(self, batch: Batch) -> PerAnchor:
         found = [objective(batch) for objective in self.objectives]

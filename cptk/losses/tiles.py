@@ -37,6 +37,9 @@ DEFAULT_TILE_SIZE = 1024
 """Rows and columns of a tile. Measured on two CPU cores: with twice as many, 16 MiB a tile, the
 passes over a tile cost more than larger matrix products save."""
 
+TIE = 1e-6
+"""Cosines that rounding alone may tell apart."""
+
 _LEFT_OUT = -1e30
 """exp of it is exactly 0 in float32 and float64; finite, so that no inf - inf can arise."""
 
@@ -52,6 +55,7 @@ def streamed_info_nce(
     tile_size: int | None = None,
     text_ids: tuple[Tensor, ...] = (),
     label_smoothing: float = 0.0,
+    margin: float | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """Losses and in-batch scores of rows and columns, with gradients of all that is a float.
 
@@ -71,6 +75,8 @@ def streamed_info_nce(
             ties with it, whatever rounding made of its logit. For texts that are not left out by
             `row_ids` and `column_ids`; left out, they do not compete at all.
         label_smoothing: as in `info_nce`.
+        margin: how far the cosine of a negative may be above that of the row's, or column's,
+            positive. Beyond, it is left out of the loss, and stays in the scores.
 
     Returns:
         (row_losses, column_losses, row_scores, column_scores), each (n,): losses neither
@@ -91,7 +97,9 @@ def streamed_info_nce(
         inputs = (query, document, scale)
         query, document, scale = map(ops.stop_gradient, inputs)
         pairs = tuple(zip(masks[: len(ids) : 2], masks[1 : len(ids) : 2], strict=True))
-        tiles = _Tiles(query, document, scale, pairs, None if keep is None else masks[-1], tile)
+        limits = None if margin is None else _limits(query, document, scale, margin)
+        known = None if keep is None else masks[-1]
+        tiles = _Tiles(query, document, scale, pairs, known, tile, limits)
         of_texts = masks[len(ids) : len(ids) + len(text_ids)]
         states = _states(tiles, symmetric, of_texts, smooth=label_smoothing > 0)
 
@@ -130,8 +138,9 @@ class _Tiles:
         ids: tuple[tuple[Tensor, Tensor], ...],
         keep: Tensor | None,
         tile: int,
+        limits: Tensor | None = None,
     ) -> None:
-        self.query, self.document, self.scale = query, document, scale
+        self.query, self.document, self.scale, self.limits = query, document, scale, limits
         self.ids, self.keep, self.tile = ids, keep, tile
         self.rows, self.columns = dimension(query, 0), dimension(document, 0)
         self.height, self.width = smaller(tile, self.rows), smaller(tile, self.columns)
@@ -198,6 +207,21 @@ class _Tiles:
 
         return ops.cond((tile.row < tile.top) | (tile.column < tile.left), unseen, lambda: logits)
 
+    def within_limits(self, tile: _Tile, negatives: Tensor, axis: int) -> Tensor:
+        """The same, with what is above the limit of its row (axis 1) or column (0) at -1e30."""
+        if self.limits is None:
+            return negatives
+        limits = (self.row_slice if axis == 1 else self.column_slice)(self.limits, tile)
+        above = ops.greater(negatives, ops.expand_dims(limits, axis))
+        return ops.where(above, _LEFT_OUT, negatives)
+
+
+def _limits(query: Tensor, document: Tensor, scale: Tensor, margin: float) -> Tensor:
+    """`(m,)` logits of the n positives with the margin on top, and 1e30 for extra negatives."""
+    rows = dimension(query, 0)
+    limits = (ops.sum(query * document[:rows], axis=1) + (margin + TIE)) * scale
+    return ops.pad(limits, [[0, dimension(document, 0) - rows]], constant_values=-_LEFT_OUT)
+
 
 class _Tile(NamedTuple):
     row: Size
@@ -238,9 +262,9 @@ def _states(
                 own = texts[1 - axis]
                 of_tile = [slice_rows(x, starts[1 - axis], sizes[1 - axis]) for x in own[:2]]
                 of_tile.append(slice_rows(own.candidates, starts[axis], sizes[axis]))
-            merged.append(
-                write_rows(state, starts[1 - axis], _merged(part, negatives, axis, of_tile))
-            )
+            summed = tiles.within_limits(tile, negatives, axis)
+            part = _merged(part, negatives, summed, axis, of_tile)
+            merged.append(write_rows(state, starts[1 - axis], part))
         return tuple(merged)
 
     begin = [start(*pair) for pair in zip(anchors, texts or (None, None), strict=False)]
@@ -271,8 +295,12 @@ def _with_positives(part: Tensor, tiles: _Tiles, tile: _Tile, logits: Tensor, ax
     return ops.concatenate([part[:, :1] + ops.expand_dims(positives, 1), part[:, 1:]], axis=1)
 
 
-def _merged(state: Tensor, negatives: Tensor, axis: int, texts: list[Tensor] | None) -> Tensor:
+def _merged(
+    state: Tensor, negatives: Tensor, summed: Tensor, axis: int, texts: list[Tensor] | None
+) -> Tensor:
     """The state of rows (axis 1) or columns (axis 0) after one more tile of negatives.
+
+    The `summed` are those that are in the loss; all are in the scores.
 
     It is, side by side: the logit of the positive; the highest logit so far, t; the sum of
     exp(l - t) over negatives; the number of negatives that tie with the positive; 1 if one of
@@ -281,8 +309,9 @@ def _merged(state: Tensor, negatives: Tensor, axis: int, texts: list[Tensor] | N
     """
     positive, top, total, ties, above, *of_negatives = ops.unstack(state, num=_width(state), axis=1)
     highest = ops.max(negatives, axis=axis)
-    new_top = larger(larger(top, positive), highest)
-    sums = ops.sum(ops.exp(negatives - ops.expand_dims(new_top, axis)), axis=axis)
+    of_summed = highest if summed is negatives else ops.max(summed, axis=axis)
+    new_top = larger(larger(top, positive), of_summed)
+    sums = ops.sum(ops.exp(summed - ops.expand_dims(new_top, axis)), axis=axis)
     total = total * ops.exp(top - new_top) + sums
 
     wins = ops.less_equal(highest, positive)
@@ -306,8 +335,8 @@ def _merged(state: Tensor, negatives: Tensor, axis: int, texts: list[Tensor] | N
 
     ties, above = ops.unstack(ops.cond(ops.any(doubtful), one_by_one, at_once), num=2, axis=0)
     if of_negatives:
-        kept = _kept(negatives)
-        more = (ops.where(kept, negatives, 0.0), ops.cast(kept, total.dtype))
+        kept = _kept(summed)
+        more = (ops.where(kept, summed, 0.0), ops.cast(kept, total.dtype))
         of_negatives = [
             sum_ + ops.sum(of_tile, axis=axis)
             for sum_, of_tile in zip(of_negatives, more, strict=True)
@@ -372,9 +401,10 @@ def _gradients(
         cuts = ((1, tiles.row_slice), (0, tiles.column_slice))
         for (axis, cut), side in zip(cuts, sides, strict=False):
             top, weights, *smooth = (ops.expand_dims(cut(vector, tile), axis) for vector in side)
-            parts.append(weights * ops.exp(negatives - top))
+            summed = tiles.within_limits(tile, negatives, axis)
+            parts.append(weights * ops.exp(summed - top))
             if smooth:
-                parts.append(ops.where(_kept(negatives), -smooth[0], 0.0))
+                parts.append(ops.where(_kept(summed), -smooth[0], 0.0))
         gradient = functools.reduce(ops.add, parts)
         if tile.diagonal:
             of_positives = ops.expand_dims(tiles.row_slice(own, tile), 1)

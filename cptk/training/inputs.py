@@ -15,7 +15,6 @@ import numpy as np
 
 from cptk import checks, distribution
 from cptk.data.batching import (
-    PairDataset,
     check_pairs,
     check_tokens,
     check_weights,
@@ -25,6 +24,7 @@ from cptk.data.columns import as_columns, column, is_pairs
 from cptk.data.feeding import Feed
 from cptk.data.negatives import check_negatives
 from cptk.data.numbers import number_columns
+from cptk.data.order import OrderedBatches
 from cptk.types import Batches, KerasBatch, Logs, Model, TensorLike, Tree
 
 
@@ -47,12 +47,12 @@ class DataOrder:
         """What `DataOrder(**config)` and JSON understand."""
         return {"start": self.start, "places": {k: list(v) for k, v in self.places.items()}}
 
-    def begin(self, data: PairDataset, initial_epoch: int) -> None:
+    def begin(self, data: OrderedBatches, initial_epoch: int) -> None:
         """A run of `fit` begins, where the last one on these pairs ended or at an epoch's place."""
         done = self.places.get(_name(data), (0, 0))
         self.start = 0 if initial_epoch else data.batches_before(*done)
 
-    def reached(self, data: PairDataset, batches: int) -> None:
+    def reached(self, data: OrderedBatches, batches: int) -> None:
         """So many batches of the running `fit`, from its epoch 0 on, are done."""
         self.places.pop(_name(data), None)
         self.places[_name(data)] = data.place(self.start + batches)
@@ -60,7 +60,7 @@ class DataOrder:
             del self.places[next(iter(self.places))]
 
 
-def _name(data: PairDataset) -> str:
+def _name(data: OrderedBatches) -> str:
     return f"{data.digest}-{data.seed}" if data.shuffle else data.digest
 
 
@@ -73,7 +73,7 @@ class FollowOrder(keras.callbacks.Callback):  # type: ignore[misc]
 
     async_safe = True  # Else Keras would wait for the logs of every step.
 
-    def __init__(self, data: PairDataset, set_seed: bool, initial_epoch: int) -> None:
+    def __init__(self, data: OrderedBatches, set_seed: bool, initial_epoch: int) -> None:
         super().__init__()
         self.data, self.set_seed, self.initial_epoch = data, set_seed, initial_epoch
         self.epoch = 0
@@ -180,7 +180,7 @@ def to_backend(data: Batches, model: Model) -> Batches:
     if is_tf_dataset(data):
         return to_parts(data) if cut.total > 1 else data
     # In `tf.data` a thread of its own is one batch ahead already.
-    in_tf_data = on_tensorflow and isinstance(data, PairDataset)
+    in_tf_data = on_tensorflow and isinstance(data, OrderedBatches)
     feed = data if isinstance(data, Feed) else Feed(data, threads=0 if in_tf_data else None)
     if feed is not data:
         in_use(feed)
@@ -250,7 +250,7 @@ def may_end_early(data: Batches, whole_passes: bool) -> Iterator[None]:
 
 def each_batch(data: Batches, steps: int | None = None) -> Iterator[Any]:
     """`x` of each global batch of arrays, once over the data, or of the first `steps` of them."""
-    if isinstance(data, PairDataset):
+    if isinstance(data, OrderedBatches):
         batches: Batches = map(data.__getitem__, range(len(data)))
     else:
         # A `Feed` without a number of batches goes on for ever; `steps` ends it.

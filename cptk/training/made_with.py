@@ -10,13 +10,13 @@ from typing import Any
 import keras
 
 from cptk import checks
-from cptk.data.batching import PairDataset
+from cptk.data.order import OrderedBatches
 from cptk.types import Batches, Optimizer
 
 
 def describe(data: Batches) -> dict[str, Any]:
     """What tells one set of pairs and one batch size from another."""
-    if not isinstance(data, PairDataset):
+    if not isinstance(data, OrderedBatches):
         return {"data": type(data).__name__}
     # The digest is known already: the order of the pairs is kept by it.
     content = hashlib.sha256(data.digest.encode())

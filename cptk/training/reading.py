@@ -20,6 +20,7 @@ from cptk.data.batching import (
 )
 from cptk.data.columns import EXPECTED, column, is_pairs
 from cptk.data.feeding import Feed
+from cptk.data.mixture import MixedBatches, Mixture, as_mixture
 from cptk.data.negatives import check_negatives, negative_tokens, width
 from cptk.data.numbers import number_columns
 from cptk.training.inputs import batch_columns, in_use, is_tf_dataset, of_one_type, unpack
@@ -34,6 +35,8 @@ class PairReader(NamedTuple):
     """Columns that the loss reads beside the two sides: numbers, or "negatives"."""
     optional: tuple[str, ...] = ()
     """The same, of columns that pairs may lack."""
+    of_source: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] | None = None
+    """The two by source, where each has an objective of its own."""
 
     def batches(
         self,
@@ -65,6 +68,20 @@ class PairReader(NamedTuple):
         """
         on_tf = is_tf_dataset(x)
         batched = on_tf or isinstance(x, keras.utils.PyDataset | Iterator)
+        mixture = None if batched else self._mixture(x)
+        if self.of_source is not None and mixture is None:
+            raise ValueError(
+                "A loss for each source takes pairs in memory: a mapping of named pairs, "
+                '{"name": pairs, …}, or pairs with a column "source". Received: '
+                f"{type(x).__name__}."
+            )
+        if mixture is not None:
+            if sample_weight is not None:
+                raise ValueError(
+                    "Pairs of several sources have their weights in a column `weight` each: leave "
+                    "`sample_weight` out."
+                )
+            return self._mixed(mixture, batch_size, shuffle, seed, steps_per_epoch, least > 1)
         if not batched and is_pairs(x):
             size = 32 if batch_size is None else batch_size
             options = (sample_weight, shuffle, seed, steps_per_epoch)
@@ -111,6 +128,62 @@ class PairReader(NamedTuple):
             return x.read_by(self.tokenize, in_order=least == 1)
         return in_use(Feed(x, self._prepared, least))
 
+    def _mixture(self, x: object) -> Mixture | None:
+        """Pairs of several sources; None where they are of one."""
+        found = as_mixture(x)
+        if found is None and self.of_source is not None and is_pairs(x):
+            return None if column(x, "source") is None else Mixture(x)
+        return found
+
+    def _mixed(
+        self,
+        mixture: Mixture,
+        batch_size: int | None,
+        shuffle: bool,
+        seed: int,
+        steps_per_epoch: int | None,
+        training: bool,
+    ) -> MixedBatches:
+        """Batches of one source each."""
+        names = list(mixture if self.of_source is None else self.of_source)
+        without = [name for name in mixture if name not in names]
+        unknown = [name for name in names if name not in mixture]
+        if without or (unknown and training):
+            raise ValueError(
+                f"`loss` has objectives for the sources {checks.shown(names)}, and the pairs are "
+                f"of {checks.shown(list(mixture))}. Give each source one."
+            )
+        parts = {}
+        for name, pairs in mixture.items():
+            own = self.columns, self.optional
+            if self.of_source is not None:
+                own = self.of_source[name]
+            columns = PairReader(self.preprocessor, *own).columns_of(pairs)
+            if "negatives" not in own[0] and not _any_text(column(pairs, "negatives")):
+                columns = tuple(other for other in columns if other != "negatives")
+            try:
+                parts[name] = PairDataset(
+                    pairs,
+                    self.tokenize,
+                    32 if batch_size is None else batch_size,
+                    shuffle=shuffle,
+                    training=training,
+                    columns=columns,
+                )
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"Source {name!r}: {error}") from None
+        numbers = None if self.of_source is None else {n: k for k, n in enumerate(names)}
+        return MixedBatches(
+            parts,
+            mixture.alpha,
+            shuffle,
+            seed,
+            steps_per_epoch,
+            training,
+            numbers,
+            self.columns,
+        )
+
     def batch(
         self, x: object, sample_weight: object, full_length: bool = False, least: int = 2
     ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
@@ -125,6 +198,11 @@ class PairReader(NamedTuple):
         Raises:
             ValueError: Unequal sides, too few pairs, or bad texts, tokens or weights.
         """
+        if self.of_source is not None:
+            raise ValueError(
+                "A loss for each source takes pairs in memory, in `fit` and `evaluate`: of a "
+                "batch by itself it is not known which source it is of."
+            )
         columns = batch_columns(x)
         tokens: dict[str, Any] = {
             side: check_tokens(values, side)
@@ -189,6 +267,13 @@ class PairReader(NamedTuple):
         tokens, weights = self.batch(x, sample_weight, full_length=True, least=1)
         typed = {**tokens, **{side: of_one_type(tokens[side], side) for side in SIDES}}
         return typed if weights is None else (typed, None, weights)
+
+
+def _any_text(negatives: object) -> bool:
+    """Whether a column of negatives holds any; of something else, what is wrong is said later."""
+    if not isinstance(negatives, list):
+        return True
+    return any(row is None or isinstance(row, str) or len(row) for row in negatives)
 
 
 def refuse_labels(y: object) -> None:

@@ -18,7 +18,10 @@ from cptk.checks import shown
 from cptk.compilation_cache import keep_compiled_programs
 from cptk.data.batching import SIDES, PairDataset, check_batch_size
 from cptk.data.columns import is_pairs
+from cptk.data.mixture import as_mixture
+from cptk.data.order import OrderedBatches
 from cptk.layers import ContrastiveHead
+from cptk.losses.by_source import BySource
 from cptk.losses.tiles import DEFAULT_TILE_SIZE
 from cptk.models.encode import encode
 from cptk.models.forward import forward, holds, kept
@@ -53,6 +56,7 @@ from cptk.training.traced import (
     guarded,
     replace_layer,
 )
+from cptk.training.views import check_views
 from cptk.types import (
     Batches,
     Callback,
@@ -241,9 +245,11 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         # Not `ops.mean`, which computes float64 in float32 on JAX and torch (Keras 3.15).
         value = ops.sum(of_pairs * weight)
         sums = [value, ops.sum(pairs), ops.sum(weight)]
-        sums += [
-            ops.sum(ops.cast(scores[name], value.dtype) * weight) for name in self.loss.metrics
-        ]
+        for name in self.loss.metrics:
+            score = ops.cast(scores[name], value.dtype)
+            counts = ops.equal(score, score)  # NaN: the pair has no such score.
+            sums.append(ops.sum(ops.where(counts, score, 0.0) * weight))
+            sums.append(ops.sum(ops.where(counts, weight, 0.0)))
         sums = distribution.all_reduce_sum(ops.stop_gradient(ops.stack(sums)))
         loss = value * distribution.replicas_in_sync() / sums[1]
         for extra in self.losses:
@@ -252,7 +258,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if chance is not None:
             self._loss_tracker.compare_with_chance(sums[0], chance, sums[2])
         for k, metric in enumerate(self._shown.scores):
-            metric.add(sums[3 + k], sums[2])
+            metric.add(sums[3 + 2 * k], sums[4 + 2 * k])
         self._shown.temperature.update_state(self.head.temperature)
         return loss
 
@@ -379,14 +385,15 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     def compile(
         self,
         optimizer: Optimizer = "adamw",
-        loss: losses.Objective | str | None = None,
+        loss: losses.Objective | str | Mapping[str, losses.Objective | str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Configure training. Arguments as of `keras.Model.compile`, without metrics.
 
         Args:
             optimizer: An optimizer or its name.
-            loss: A `cptk.losses.Objective`, or its name; `cptk.losses.InfoNCE()` by default.
+            loss: A `cptk.losses.Objective`, or its name; `cptk.losses.InfoNCE()` by default. Or a
+                mapping of these by source, for pairs of several sources (`cptk.data.Mixture`).
             **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution`, `auto_scale_loss`.
 
         Raises:
@@ -463,7 +470,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         Args:
             x: `{"query": …, "document": …}`, each n strings, or each `{"token_ids",
                 "padding_mask"}` of n rows; a frame or table with these columns among others; a list
-                of (query, document) tuples, or what `cptk.data` mines; or a `tf.data.Dataset`,
+                of (query, document) tuples, or what `cptk.data` mines; a mapping of such pairs by
+                source, each batch from one of them (`cptk.data.Mixture`); or a `tf.data.Dataset`,
                 `keras.utils.PyDataset` or generator of batches of any of these (a dataset of single
                 pairs too, with `batch_size`).
             batch_size: Pairs in a batch; 32 by default, where `x` is not batched already. A last
@@ -497,6 +505,11 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if validation_split:
             if validation_data is not None:
                 raise ValueError("Pass `validation_data` or `validation_split`, not both.")
+            if isinstance(self.loss, BySource) or as_mixture(x) is not None:
+                raise ValueError(
+                    "`validation_split` takes pairs of one source. Hold pairs of each source out "
+                    "yourself (`Pairs.split`), and pass them as `validation_data`."
+                )
             x, sample_weight, validation_data = split(
                 x, sample_weight, validation_split, self._reader().columns_of(x)
             )
@@ -515,6 +528,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             steps_per_epoch=steps_per_epoch,
             least=2,
         )
+        check_views(self.loss, self.embedder, data)
         self._choose_micro_batch_size(data, bool(verbose))
         self._choose_tiles(getattr(data, "batch_size", None))
         callbacks = self._callbacks(callbacks, data, not of_user, initial_epoch)
@@ -523,7 +537,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             validation_data = self._validation_batches(
                 validation_data, size, validation_batch_size is None
             )
-        if isinstance(data, PairDataset):
+        if isinstance(data, OrderedBatches):
             steps_per_epoch = None
         feed = to_backend(data, self)
         # A run that was restored before has left its epoch here, and Keras would begin at it.
@@ -561,7 +575,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         first = []
         if self.micro_batches is not None and keras.config.backend() == "jax":
             first.append(gradient_cache.StopNotFinite())
-        if isinstance(data, PairDataset):
+        if isinstance(data, OrderedBatches):
             first.append(FollowOrder(data, set_seed, initial_epoch))
         return [*first, *given, WarnAtChance()]
 
@@ -673,8 +687,15 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def _reader(self, of_loss: bool = True) -> PairReader:
         """Reads pairs, with the number columns of the loss or without."""
-        columns = (self.loss.columns, self.loss.optional_columns) if of_loss else ()
-        return PairReader(text_reader(self.embedder), *columns)
+        reader = PairReader(text_reader(self.embedder))
+        if not of_loss:
+            return reader
+        of_source = None
+        if isinstance(self.loss, BySource):
+            every = self.loss.objectives.items()
+            of_source = {name: (one.columns, one.optional_columns) for name, one in every}
+        columns, optional = self.loss.columns, self.loss.optional_columns
+        return reader._replace(columns=columns, optional=optional, of_source=of_source)
 
     def _batches(
         self,

@@ -74,6 +74,9 @@ def by_loops(loss: InfoNCE, vectors: Any, ids: Any, has: np.ndarray) -> np.ndarr
                 continue
             kept.append(SCALE * own[i] @ h[j, k])
         logits = np.array(kept)
+        if loss.false_negative_margin is not None:
+            near = logits > logits[0] + SCALE * (loss.false_negative_margin + 1e-6)
+            logits = np.concatenate([logits[:1], logits[1:][~near[1:]]])
         value = np.log(np.exp(logits - logits[0]).sum())
         return value - loss.label_smoothing * np.mean(logits - logits[0])
 
@@ -111,6 +114,10 @@ OPTIONS = [
     {"label_smoothing": 0.2},
     {"mask_equal_texts": True, "mask_groups": True, "same_side": True, "label_smoothing": 0.1},
     {"hard_negatives": "own", "same_side": True, "mask_groups": True},
+    {"false_negative_margin": 0.3},
+    {"false_negative_margin": -0.2, "label_smoothing": 0.2, "symmetric": False},
+    {"false_negative_margin": 0.05, "same_side": True, "label_smoothing": 0.1},
+    {"false_negative_margin": 0.1, "hard_negatives": "own", "mask_equal_texts": True},
 ]
 each = pytest.mark.parametrize("options", OPTIONS, ids=str)
 
@@ -190,3 +197,38 @@ def test_arguments_are_checked() -> None:
         InfoNCE(hard_negatives="own", label_smoothing=0.1)
     with pytest.raises(TypeError, match=r"`mask_groups` should be True or False"):
         InfoNCE(mask_groups=1)
+    for margin in (2.5, float("nan"), "0.1", True):
+        with pytest.raises(ValueError, match=r"`false_negative_margin` should be .* -2 to 2"):
+            InfoNCE(false_negative_margin=margin)
+
+
+@pytest.mark.parametrize("tile_size", [None, 4])
+@pytest.mark.parametrize("which", ["all", "own"])
+def test_what_the_margin_leaves_out(which: str, tile_size: int | None) -> None:
+    """Counts in the accuracies all the same; equal texts stay at a margin of 0; 2 is none."""
+    vectors, ids, has = draw()
+    tensors = {name: ops.convert_to_tensor(x.astype("float32")) for name, x in vectors.items()}
+    batch = batch_of(tensors, ids, has, None, tile_size)
+
+    def of(margin: float | None) -> Any:
+        return InfoNCE(hard_negatives=which, false_negative_margin=margin)(batch)
+
+    plain, found = of(None), {margin: of(margin) for margin in (2.0, 0.0, -2.0)}
+    np.testing.assert_array_equal(to_numpy(found[2.0].losses), to_numpy(plain.losses))
+    assert (to_numpy(found[0.0].losses) < to_numpy(plain.losses)).any()
+    # The pairs with one document have each other's, which is exactly as near.
+    assert (to_numpy(found[0.0].losses)[[0, 3]] > 0.3).all()
+    np.testing.assert_allclose(to_numpy(found[-2.0].losses), 0.0, atol=1e-6)
+    for margin, name in itertools.product(found, plain.scores):
+        scores = [to_numpy(x.scores[name]) for x in (found[margin], plain)]
+        np.testing.assert_array_equal(*scores)
+
+
+def test_chance_is_not_known_where_all_alike_have_no_negatives() -> None:
+    vectors, ids, has = draw()
+    batch = batch_of({k: ops.ones(x.shape) for k, x in vectors.items()}, ids, has, None, None)
+    pairs = ops.convert_to_tensor(float(N))
+    assert InfoNCE(false_negative_margin=-0.1).chance(batch, pairs) is None
+    loss = InfoNCE(false_negative_margin=0.0)
+    expected = float(np.mean(to_numpy(loss(batch).losses)))
+    assert float(loss.chance(batch, pairs)) == pytest.approx(expected, abs=1e-4)

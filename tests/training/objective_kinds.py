@@ -27,6 +27,7 @@ OTHERS: dict[str, Any] = {
     "weights": [0.5, 2.0],
     "mining": "hardest",
     "hard_negatives": "own",
+    "false_negative_margin": 0.1,
 }
 
 
