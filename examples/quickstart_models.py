@@ -23,7 +23,7 @@ class Recipe:
     lora_rank: int | None = None  # None: all weights are trained
     sequence_length: int = 112  # in training; the first lines of a function tell most
     search_length: int = 160  # a little more helps once trained
-    index_length: int | None = 64  # in the index of all that was read; None: of the held-out alone
+    index_length: int | None = 48  # in the index of all that was read; None: of the held-out alone
     held_out: int = 1000
     development: int = 500
     steps_per_backup: int = 32
