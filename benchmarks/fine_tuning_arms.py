@@ -197,9 +197,11 @@ class Ours:
         row = {"pairs_ready": count}
         data = pairs[:count]
         if mined:
+            # To a model that knows nothing all texts are too near.
+            options = {**NEGATIVES, "ratio": None} if task["tiny"] else NEGATIVES
             reports = []
             data = cptk.mining.hard_negatives(
-                self.trainer, cptk.data.Pairs(data), **NEGATIVES, report=reports.append
+                self.trainer, cptk.data.Pairs(data), **options, report=reports.append
             )
             row["mining_seconds"] = round(time.perf_counter() - start, 2)
             row["negatives"] = reports[0].kept
