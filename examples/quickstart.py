@@ -1,13 +1,14 @@
-"""Turns a pre-trained decoder into a code-search embedder, on the Python code of this machine.
+"""Turns a pre-trained model into a code-search embedder, on the Python code of this machine.
 
-    python examples/quickstart.py            # SmolLM2-135M; about twenty minutes on two CPU cores
-    python examples/quickstart.py --smoke    # a tiny random GPT-2; a minute, to see that it runs
+    python examples/quickstart.py                  # MiniLM, KerasHub's own class
+    python examples/quickstart.py --base smollm2   # SmolLM2-135M, a decoder
+    python examples/quickstart.py --smoke          # a tiny random model, to see that it runs
 
-A model that was trained to continue text is asked to find functions by what their docstrings say:
-1,000 functions of the standard library, of which it sees only the docstring on one side and only
-the code on the other. It is measured before and after it is trained, by `fit`, on pairs of
-(docstring, code) from other modules. Everything goes to `--output`; what is there already is
-reused, and a training run that was interrupted goes on where it was.
+The model is asked to find functions by what their docstrings say: 1,000 functions of the standard
+library, of which it sees only the docstring on one side and only the code on the other. It is
+measured before and after it is trained, by `fit`, on pairs of (docstring, code) from other modules.
+Then it answers five questions from all functions that were read. Everything goes to `--output`;
+what is there already is reused, and a training run that was interrupted goes on where it was.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import itertools
 import os
 import random
 import re
+import sys
 import sysconfig
 import time
 from collections.abc import Sequence
@@ -23,9 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from quickstart_models import LOAD, NAMES, RECIPES, SMOKE, TINY, Recipe
 from quickstart_parts import (
     Clock,
     Shelf,
+    alike_in_length,
+    competitor,
     draw,
     fingerprint,
     installed,
@@ -48,71 +53,46 @@ QUESTIONS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What was chosen on the development split, 500 functions that are in neither other part.
-
-    MRR there, after 1,280 pairs: 0.619 with the paper's delimiters and all layers; 0.565 with a
-    prompt that asks for the function's name, 28 layers, LoRA on query and value, rate 1e-3. (Before
-    training it is the other way round: 0.01 and 0.45.)
-    """
-
-    pairs: int = 1408
-    batch_size: int = 32
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 4
-    weight_decay: float = 0.01
-    lora_rank: int = 16
-    num_layers: int | None = None  # all 30 of SmolLM2's
-    sequence_length: int = 112  # in training; the first lines of a function tell most
-    search_length: int = 160  # a little more helps once trained
-    roles: Any = None  # the paper's: [query] and {document}
-    held_out: int = 1000
-    development: int = 500
-    steps_per_backup: int = 11
-
-
-SMOKE = Recipe(
-    pairs=256, batch_size=32, learning_rate=2e-3, lora_rank=4, num_layers=None,
-    sequence_length=96, search_length=96, held_out=100, development=50, steps_per_backup=2,
-)  # fmt: skip
+INDEXED_IN_SMOKE = 500
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The five steps."""
+    """The six steps."""
     options = parse_arguments(arguments)
     os.environ["KERAS_BACKEND"] = options.backend  # Keras reads it when it is imported
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
+    import keras_hub
 
     keras.utils.set_random_seed(options.seed)
     recipe, shelf, clock = options.recipe, Shelf(options.output), Clock()
     dtype = cptk.models.fastest_dtype()
 
-    with clock.stage("pairs", "1/5  Pairs of docstrings and functions"):
+    with clock.stage("pairs", "1/6  Pairs of docstrings and functions"):
         pairs_key = fingerprint(installed(), dataclasses.asdict(recipe), options.seed)
         data = shelf.read("pairs.json", pairs_key)
         if data is None:
-            data = collect_pairs(options)
+            data = collect_pairs(recipe, options.seed, packages=not options.smoke)
             shelf.write("pairs.json", pairs_key, data)
         else:
             say("Reused from an earlier run.")
         say(data["summary"])
         held_out, training = cptk.data.Pairs(data["held_out"]), cptk.data.Pairs(data["training"])
 
-    key = fingerprint(pairs_key, options.preset, state_of(options.preset), dtype, options.backend)
+    weights = [options.base, options.preset, state_of(options.preset)]
+    key = fingerprint(pairs_key, *weights, dtype, options.backend)
     record = shelf.read("training.json", key)
     untrained = shelf.read_arrays("untrained.npz", key)
     trained = shelf.read_arrays("trained.npz", key)
 
-    with clock.stage("loading", "2/5  The decoder"):
+    with clock.stage("loading", "2/6  The model"):
         if record is None or untrained is None:
-            embedder = load_decoder(options, dtype)
+            embedder = load(options, dtype)
             say(f"{options.name}: {embedder.count_params():,} weights, {dtype}.")
         else:
             say("Not needed: trained in an earlier run.")
 
-    with clock.stage("before", "3/5  Code search before training"):
+    with clock.stage("before", "3/6  Code search before training"):
         if untrained is None:
             untrained = embed(embedder, held_out)
             shelf.write_arrays("untrained.npz", key, untrained)
@@ -121,9 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "untrained": cptk.evaluation.retrieval_ranks(*untrained),
         }
         tfidf, before = (cptk.evaluation.mrr(values) for values in ranks.values())
-        say(f"MRR of TF-IDF {tfidf:.3f}, of the untrained decoder {before:.3f}.")
+        say(f"MRR of TF-IDF {tfidf:.3f}, before training {before:.3f}.")
 
-    with clock.stage("training", "4/5  Training"):
+    with clock.stage("training", "4/6  Training"):
         if record is None:
             record = train(embedder, training, options, backup=shelf.folder / "backup" / key)
             embedder.save_to_preset(str(shelf.folder / "embedder"))
@@ -131,17 +111,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shelf.discard("backup")
         else:
             say("Reused from an earlier run.")
-            preset = str(shelf.folder / "embedder")
-            embedder = cptk.models.DecoderTextEmbedder.from_preset(preset, dtype=dtype)
+            embedder = keras_hub.models.TextEmbedder.from_preset(
+                str(shelf.folder / "embedder"), dtype=dtype
+            )
         say(f"{record['pairs']:,} pairs, {record['pairs_per_second']:.1f} a second.")
 
-    with clock.stage("after", "5/5  Code search after training"):
+    with clock.stage("after", "5/6  Code search after training"):
         if trained is None:
             trained = embed(embedder, held_out)
             shelf.write_arrays("trained.npz", key, trained)
         ranks["trained"] = cptk.evaluation.retrieval_ranks(*trained)
         subject = f"{options.name}: {len(held_out):,} functions that it was not trained on"
         shelf.save_figure("figure.png", draw(ranks, untrained, trained, subject))
+
+    with clock.stage("index", "6/6  An index of the functions"):
+        functions, index = held_out, trained[1]
+        if recipe.index_length is not None:
+            functions = cptk.data.Pairs(data["read"])
+            index = index_of(embedder, functions, recipe, shelf, key)
+        say(f"{len(functions):,} functions.")
 
     rows = {
         name: {
@@ -160,11 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "backend": options.backend,
         "cores": os.cpu_count(),
         "versions": versions("cptk", "keras", "keras-hub", options.backend, "numpy"),
-        "settings": {"decoder": options.name, "dtype": dtype, **dataclasses.asdict(recipe)},
+        "settings": {"model": options.name, "dtype": dtype, **dataclasses.asdict(recipe)},
     }
     shelf.write_json("results.json", results)
-    print(f"\n{table(rows)}\n")
-    answer_questions(embedder, held_out, trained[1])
+    rival = None if options.smoke else competitor()
+    print(f"\n{table(rows, rival)}\n")
+    answer_questions(embedder, functions, index)
     print(f"\n{clock.summary()}")
     print(f"Written to {options.output}: results.json, figure.png and the preset embedder/")
 
@@ -172,26 +161,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
 # === The steps ===
 
 
-def collect_pairs(options: argparse.Namespace) -> dict[str, Any]:
-    """Held-out, development and training pairs, none of which shares a module, text or code."""
-    recipe = options.recipe
+def collect_pairs(recipe: Recipe, seed: int, packages: bool = True) -> dict[str, Any]:
+    """Held-out, development and training pairs, none of which shares a module, text or code.
+
+    `packages` says whether the installed packages are read, too. `read` is all that was.
+    """
     library = mine(sysconfig.get_path("stdlib"), "Reading the standard library")
-    mining = cptk.mining
-    held_out, rest = mining.split_by_module(library, recipe.held_out, seed=options.seed)
-    development, rest = mining.split_by_module(rest, recipe.development, seed=options.seed + 1)
-    rest = shuffled(rest, options.seed)
-    if not options.smoke:
+    mining, concat = cptk.mining, cptk.data.Pairs.concat
+    held_out, rest = mining.split_by_module(library, recipe.held_out, seed=seed)
+    development, rest = mining.split_by_module(rest, recipe.development, seed=seed + 1)
+    training = shuffled(rest, seed)
+    if packages:
         others = mine(sysconfig.get_path("purelib"), "Reading the installed packages")
+        everything = list(mining.deduplicate(concat([library, others])))
         # By turns: half of what is trained on is the library's own code, as long as there is some.
-        turns = itertools.zip_longest(rest, shuffled(others, options.seed))
+        turns = itertools.zip_longest(training, shuffled(others, seed))
         both = cptk.data.Pairs([pair for turn in turns for pair in turn if pair is not None])
-        apart = cptk.data.Pairs.concat([held_out, development])
-        rest = list(mining.exclude_copies(mining.deduplicate(both), of=apart))
+        apart = concat([held_out, development])
+        training = list(mining.exclude_copies(mining.deduplicate(both), of=apart))
+    else:
+        everything = shuffled(library, seed)[:INDEXED_IN_SMOKE]
+    taken = min(recipe.pairs, len(training))
     summary = (
         f"{len(held_out):,} standard-library functions held out, {len(development)} for "
-        f"development, {min(recipe.pairs, len(rest)):,} of {len(rest):,} others to train on."
+        f"development, {taken:,} of {len(training):,} others to train on."
     )
-    return {"held_out": list(held_out), "training": rest[: recipe.pairs], "summary": summary}
+    return {
+        "held_out": list(held_out),
+        "development": list(development),
+        "training": training[: recipe.pairs],
+        "read": everything if recipe.index_length is not None else [],
+        "summary": summary,
+    }
 
 
 def shuffled(pairs: Any, seed: int) -> list[Any]:
@@ -211,42 +212,45 @@ def mine(root: str, title: str) -> Any:
     return pairs
 
 
-def load_decoder(options: argparse.Namespace, dtype: str) -> Any:
-    """SmolLM2, another decoder, or for `--smoke` a tiny one with random weights."""
-    recipe = options.recipe
-    arguments = {"sequence_length": recipe.search_length, "roles": recipe.roles, "dtype": dtype}
-    if options.preset and not options.preset.endswith(".gguf"):
-        return cptk.models.DecoderTextEmbedder.from_preset(options.preset, **arguments)
+def load(options: argparse.Namespace, dtype: str) -> Any:
+    """The base, a preset of its kind, or for `--smoke` a tiny one of random weights."""
     if options.smoke and not options.preset:
-        return tiny_gpt2(recipe)
-    gguf = cptk.integrations.gguf
-    if options.preset:
-        return gguf.load_embedder(options.preset, **arguments)
-    return gguf.load_embedder(gguf.smollm2_path(), num_layers=recipe.num_layers, **arguments)
-
-
-def tiny_gpt2(recipe: Recipe) -> Any:
-    """A GPT-2 that knows nothing, with a vocabulary of bytes."""
-    import keras_hub
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    tokens = [*sorted(ByteLevel.alphabet()), "Ġt", "<|endoftext|>"]  # Ġ is the space
-    tokenizer = keras_hub.models.GPT2Tokenizer(
-        vocabulary={token: index for index, token in enumerate(tokens)}, merges=["Ġ t"]
-    )
-    backbone = keras_hub.models.GPT2Backbone(
-        vocabulary_size=len(tokens), num_layers=2, num_heads=2, hidden_dim=64,
-        intermediate_dim=128, max_sequence_length=recipe.sequence_length, dropout=0.0,
-    )  # fmt: skip
-    preprocessor = cptk.models.GPT2TextEmbedderPreprocessor(tokenizer, recipe.sequence_length)
-    return cptk.models.GPT2TextEmbedder(backbone, preprocessor)
+        return TINY[options.base](options.recipe.search_length, dtype)
+    return LOAD[options.base](options.preset, options.recipe.search_length, dtype)
 
 
 def embed(embedder: Any, pairs: Any) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors of the docstrings and of the functions."""
-    queries = embedder.encode_text(pairs["query"], role="query", verbose=1)
-    documents = embedder.encode_text(pairs["document"], role="document", verbose=1)
-    return queries, documents
+    return encode(embedder, pairs["query"], "query"), encode(
+        embedder, pairs["document"], "document"
+    )
+
+
+def encode(embedder: Any, texts: Sequence[str], role: str) -> np.ndarray:
+    """Unit vectors of texts, in their role where the embedder has roles.
+
+    A trainer embeds with any embedder. KerasHub's own `encode_text` pads each text to one length.
+    """
+    known = role if role in getattr(embedder.preprocessor, "roles", ()) else None
+    trainer = cptk.ContrastiveTrainer(embedder)
+    vectors = trainer.encode_text(texts, known, batch_size=64, verbose=int(sys.stdout.isatty()))
+    # KerasHub divides by the length within the model, in 16 bits.
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def index_of(embedder: Any, functions: Any, recipe: Recipe, shelf: Shelf, key: str) -> np.ndarray:
+    """Unit vectors of all functions that were read, from their first lines."""
+    kept = shelf.read_arrays("index.npz", key)
+    if kept is not None:
+        say("Reused from an earlier run.")
+        return kept[0]
+    embedder.preprocessor.sequence_length = recipe.index_length
+    # Letters that would be cut off are not tokenised.
+    texts = [text[: 10 * recipe.index_length] for text in functions["document"]]
+    vectors = encode(embedder, texts, "document")
+    embedder.preprocessor.sequence_length = recipe.search_length
+    shelf.write_arrays("index.npz", key, [vectors])
+    return vectors
 
 
 def tfidf_ranks(pairs: Any) -> np.ndarray:
@@ -268,7 +272,7 @@ def tfidf_ranks(pairs: Any) -> np.ndarray:
 
 
 def train(embedder: Any, pairs: Any, options: argparse.Namespace, backup: Path) -> dict[str, Any]:
-    """Contrastive training of LoRA's factors by `fit`, backed up every few steps."""
+    """Contrastive training by `fit`, of LoRA's factors or all weights, backed up now and then."""
     import keras
 
     recipe = options.recipe
@@ -278,9 +282,11 @@ def train(embedder: Any, pairs: Any, options: argparse.Namespace, backup: Path) 
     pairs = alike_in_length(pairs[: steps * recipe.batch_size], recipe.batch_size, options.seed)
 
     embedder.preprocessor.sequence_length = recipe.sequence_length
-    cptk.training.enable_lora(embedder, recipe.lora_rank)
+    if recipe.lora_rank is not None:
+        cptk.training.enable_lora(embedder, recipe.lora_rank)
     # A larger batch goes through in pieces: the same step, in the memory of a small one.
-    pieces = 4 if recipe.batch_size > Recipe.batch_size else None
+    large = recipe.batch_size > RECIPES[options.base].batch_size
+    pieces = recipe.micro_batch_size if large else None
     trainer = cptk.ContrastiveTrainer(embedder, seed=options.seed, micro_batch_size=pieces)
     trainer.compile(
         optimizer=keras.optimizers.AdamW(
@@ -315,27 +321,15 @@ def train(embedder: Any, pairs: Any, options: argparse.Namespace, backup: Path) 
     }
 
 
-def alike_in_length(pairs: Any, batch_size: int, seed: int) -> list[Any]:
-    """Shuffled batches of pairs with codes, and docstrings, of like length: little is padding."""
-    pairs = sorted(pairs, key=lambda pair: len(pair["document"]))
-    band = batch_size * round((len(pairs) / batch_size) ** 0.5)
-    batches = []
-    for start in range(0, len(pairs), band):
-        like = sorted(pairs[start : start + band], key=lambda pair: len(pair["query"]))
-        batches += [like[i : i + batch_size] for i in range(0, len(like), batch_size)]
-    random.Random(seed).shuffle(batches)
-    return [pair for batch in batches for pair in batch]
-
-
-def answer_questions(embedder: Any, pairs: Any, documents: np.ndarray) -> None:
-    """The three functions nearest to each question, with file and line."""
-    scores = embedder.encode_text(QUESTIONS, role="query", verbose=0) @ documents.T
-    for question, row in zip(QUESTIONS, scores, strict=True):
+def answer_questions(embedder: Any, functions: Any, index: np.ndarray) -> None:
+    """The three functions nearest to each question: file, line, name, and what they say they do."""
+    scores, found = cptk.search.top_k(encode(embedder, QUESTIONS, "query"), index, k=3)
+    for question, near, rows in zip(QUESTIONS, scores, found, strict=True):
         print(f"     {question}")
-        for index in np.argsort(-row)[:3]:
-            pair = pairs[index]
-            place = f"{pair['path']}:{pair['line']}"
-            print(f"       {row[index]:.2f}  {pair['name']:32.32}  {place}")
+        for score, row in zip(near, rows, strict=True):
+            pair = functions[int(row)]
+            print(f"       {score:.2f}  {pair['path']}:{pair['line']}  {pair['name']}")
+            print(f"             {pair['query']:.80}")
 
 
 # === The command line ===
@@ -344,24 +338,35 @@ def answer_questions(embedder: Any, pairs: Any, documents: np.ndarray) -> None:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags, checked; `recipe` holds what they say about training."""
     parser = argparse.ArgumentParser(
-        description="Turns a pre-trained decoder into a code-search embedder.", allow_abbrev=False
+        description="Turns a pre-trained model into a code-search embedder.", allow_abbrev=False
     )
     add = parser.add_argument
     add(
         "--smoke",
         action="store_true",
-        help="a tiny random GPT-2 and few pairs, to see that it runs",
+        help="a tiny random model and few pairs, to see that it runs",
     )
-    add("--preset", help="another decoder: a preset's folder or name, or a GGUF file")
-    add("--pairs", type=int, help=f"pairs to train on (default: {Recipe.pairs})")
-    add("--batch-size", type=int, help=f"pairs in a batch (default: {Recipe.batch_size})")
+    add("--base", choices=list(RECIPES), default="minilm", help="what is trained (minilm)")
+    add(
+        "--preset",
+        help="other weights for the base, a preset's folder or name: of a KerasHub text embedder "
+        "(minilm); of a decoder, or a GGUF file (smollm2)",
+    )
+    usual = {name: {k: getattr(r, name) for k, r in RECIPES.items()}
+             for name in ("pairs", "batch_size")}  # fmt: skip
+    shown = {name: ", ".join(f"{k} {v}" for k, v in each.items()) for name, each in usual.items()}
+    add("--pairs", type=int, help=f"pairs to train on ({shown['pairs']})")
+    add("--batch-size", type=int, help=f"pairs in a batch ({shown['batch_size']})")
     add("--backend", choices=["tensorflow", "jax", "torch"], help="of Keras (default: tensorflow)")
     add("--seed", type=int, default=0, help="of the split, the order and the new weights")
     add("--output", type=Path, default=Path("quickstart_output"), help="folder for the results")
     options = parser.parse_args(arguments)
     options.backend = options.backend or os.environ.get("KERAS_BACKEND", "tensorflow")
 
-    recipe = SMOKE if options.smoke else Recipe()
+    recipe = RECIPES[options.base]
+    if options.smoke:
+        smaller = SMOKE if recipe.lora_rank is None else {**SMOKE, "lora_rank": 4}
+        recipe = dataclasses.replace(recipe, **smaller)
     batch_size = recipe.batch_size if options.batch_size is None else options.batch_size
     pairs = recipe.pairs if options.pairs is None else options.pairs
     if batch_size < 2:
@@ -370,12 +375,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         )
     if pairs < batch_size:
         parser.error(f"--pairs must be at least the batch size, {batch_size}. Got {pairs}.")
+    if options.base == "minilm" and (options.preset or "").endswith(".gguf"):
+        parser.error(f"--base minilm reads no GGUF file. Add --base smollm2. Got {options.preset}.")
     if not 0 <= options.seed < 2**32 - 1:
         parser.error(f"--seed must be between 0 and 2**32 - 2. Got {options.seed}.")
     if options.output.exists() and not options.output.is_dir():
         parser.error(f"--output must be a folder. {options.output} is a file.")
     options.recipe = dataclasses.replace(recipe, pairs=pairs, batch_size=batch_size)
-    default = "A tiny random GPT-2" if options.smoke else "SmolLM2-135M-Instruct"
+    default = "A tiny random model" if options.smoke else NAMES[options.base]
     options.name = os.path.basename(os.path.normpath(options.preset)) if options.preset else default
     return options
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import shutil
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 NAMES = {"tfidf": "TF-IDF", "untrained": "before training", "trained": "after training"}
+COMPARED = Path(__file__).parents[1] / "benchmarks" / "results" / "fine_tuning.json"
 COLOURS = {"tfidf": "#999999", "untrained": "#E69F00", "trained": "#0072B2"}  # Okabe and Ito's
 
 
@@ -181,15 +183,44 @@ def linear_schedule(peak: float, warmup_steps: int, steps: int) -> Any:
     return WarmupThenLinearDecay()
 
 
+def alike_in_length(pairs: Any, batch_size: int, seed: int) -> list[Any]:
+    """Shuffled batches of pairs with codes, and docstrings, of like length: little is padding."""
+    pairs = sorted(pairs, key=lambda pair: len(pair["document"]))
+    band = batch_size * round((len(pairs) / batch_size) ** 0.5)
+    batches = []
+    for start in range(0, len(pairs), band):
+        like = sorted(pairs[start : start + band], key=lambda pair: len(pair["query"]))
+        batches += [like[i : i + batch_size] for i in range(0, len(like), batch_size)]
+    random.Random(seed).shuffle(batches)
+    return [pair for batch in batches for pair in batch]
+
+
 # === What is shown ===
 
 
-def table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """The measurements as a text table."""
+def competitor() -> dict[str, float] | None:
+    """What sentence-transformers reached from MiniLM on the same task, where that was measured."""
+    try:
+        found = json.loads(COMPARED.read_text(encoding="utf-8"))["summary"]["st"]
+        return {name: found[name] for name in ("mrr", "recall@1", "recall@10", "seconds")}
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def table(
+    rows: Mapping[str, Mapping[str, float]], competitor: Mapping[str, float] | None = None
+) -> str:
+    """The measurements as a text table, the competitor's below where there are any."""
+    shown = {NAMES[name]: row for name, row in rows.items()}
+    if competitor is not None:
+        shown["sentence-transformers¹"] = competitor
     lines = [f"{'':22}{'MRR':>8}{'recall@1':>11}{'recall@10':>11}"]
-    for name, row in rows.items():
+    for name, row in shown.items():
         figures = f"{row['mrr']:8.3f}{row['recall@1']:11.3f}{row['recall@10']:11.3f}"
-        lines.append(f"{NAMES[name]:22}{figures}")
+        lines.append(f"{name:22}{figures}")
+    if competitor is not None:
+        lines.append(f"¹ MiniLM fine-tuned on such pairs for {duration(competitor['seconds'])}, "
+                     "by benchmarks/fine_tuning.py")  # fmt: skip
     return "\n".join(f"     {line}" for line in lines)
 
 

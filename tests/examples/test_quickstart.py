@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -52,7 +53,7 @@ def test_smoke_run_leaves_all_that_it_promises(first_run):
         assert set(row) == {"mrr", "recall@1", "recall@10"}
         assert 0 < row["mrr"] <= 1
         assert row["recall@1"] <= row["recall@10"]
-    assert set(results["seconds"]) == {"pairs", "loading", "before", "training", "after"}
+    assert set(results["seconds"]) == {"pairs", "loading", "before", "training", "after", "index"}
     assert results["pairs_per_second"] > 0
     assert results["backend"] == keras.backend.backend()
     assert results["versions"]["keras"] == keras.__version__
@@ -61,8 +62,30 @@ def test_smoke_run_leaves_all_that_it_promises(first_run):
     assert not (output / "backup").exists()
     assert not list(output.glob(".scratch*"))
     assert stdout.count(".py:") == 15  # five questions, three functions each
+    assert "6/6" in stdout
+    assert "500 functions." in stdout  # more than the 100 held out
     assert "Time: " in stdout
     assert str(output) not in (output / "results.json").read_text()
+
+
+@pytest.mark.slow
+def test_the_answers_say_what_the_functions_do(first_run):
+    stdout, output = first_run
+    read = json.loads((output / "pairs.json").read_text())["value"]["read"]
+    said = {f"{pair['path']}:{pair['line']}": pair["query"] for pair in read}
+    lines = stdout.splitlines()
+    for place, below in itertools.pairwise(lines):
+        if ".py:" in place:
+            assert below.strip() == said[place.split()[1]][:80].strip()
+
+
+@pytest.mark.slow
+def test_a_decoder_answers_from_the_held_out_functions(tmp_path):
+    run = _run("--smoke", "--base", "smollm2", "--output", tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "     100 functions." in run.stdout
+    assert run.stdout.count(".py:") == 15
+    assert json.loads((tmp_path / "results.json").read_text())["settings"]["lora_rank"] == 4
 
 
 @pytest.mark.slow
@@ -81,7 +104,7 @@ def test_second_run_reuses_and_reaches_the_same(first_run):
     run = _run("--smoke", "--output", output)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Epoch" not in run.stdout
-    assert run.stdout.count("from an earlier run") + run.stdout.count("in an earlier run") == 3
+    assert run.stdout.count("from an earlier run") + run.stdout.count("in an earlier run") == 4
     after = json.loads((output / "results.json").read_text())
     assert after["rows"] == before["rows"]
     # The answers of the reloaded preset are those of the embedder that was trained.
@@ -106,7 +129,9 @@ def test_killed_run_goes_on_where_it_was(tmp_path, first_run):
     ("arguments", "message"),
     [
         (["--batch-size", "1"], "--batch-size must be at least 2"),
-        (["--pairs", "3"], "--pairs must be at least the batch size, 32. Got 3"),
+        (["--pairs", "3"], "--pairs must be at least the batch size, 64. Got 3"),
+        (["--base", "gpt5"], "invalid choice: 'gpt5'"),
+        (["--preset", "x.gguf"], "--base minilm reads no GGUF file. Add --base smollm2"),
         (["--seed", "-1"], "--seed must be between"),
         (["--backend", "numpy"], "invalid choice: 'numpy'"),
         (["--output", str(SCRIPT)], "--output must be a folder"),
@@ -124,3 +149,19 @@ def test_bad_flags(arguments, message, monkeypatch, capsys):
 
 def _answers(stdout):
     return [line.split()[1:] for line in stdout.splitlines() if ".py:" in line]
+
+
+def test_the_competitors_line_is_there_when_it_was_measured(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import quickstart_parts as parts
+
+    rows = {"trained": {"mrr": 0.5, "recall@1": 0.25, "recall@10": 0.75}}
+    file = tmp_path / "fine_tuning.json"
+    monkeypatch.setattr(parts, "COMPARED", file)
+    assert parts.competitor() is None
+    assert "sentence-transformers" not in parts.table(rows, parts.competitor())
+    st = {"mrr": 0.125, "recall@1": 0.0625, "recall@10": 0.5, "seconds": 400.2, "seeds": 3}
+    file.write_text(json.dumps({"summary": {"st": st}}))
+    lines = parts.table(rows, parts.competitor()).splitlines()
+    assert lines[2].split() == ["sentence-transformers¹", "0.125", "0.062", "0.500"]
+    assert "for 6 min 40 s" in lines[3]

@@ -166,6 +166,27 @@ def test_dropout_is_drawn_again_in_the_second_pass() -> None:
         np.testing.assert_allclose(cached, plain, rtol=0, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")  # BERT's pooler
+@pytest.mark.slow_on_jax
+def test_a_cached_step_takes_vectors_in_16_bits() -> None:
+    """KerasHub's own embedders give them where they compute in bfloat16."""
+    moves = []
+    for micro in (None, 2):
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            embedder = toys.keras_hub_embedder()
+        finally:
+            keras.config.set_dtype_policy("float32")
+        model = trainer(embedder, keras.optimizers.SGD(0.5), micro_batch_size=micro)
+        before = weights(embedder)
+        model.train_on_batch(PAIRS)
+        changes = [new - old for new, old in zip(weights(embedder), before, strict=True)]
+        moves.append(np.concatenate([change.ravel() for change in changes]))
+    plain, cached = moves
+    assert np.linalg.norm(plain) > 0
+    np.testing.assert_allclose(np.linalg.norm(cached - plain) / np.linalg.norm(plain), 0, atol=0.05)
+
+
 @pytest.mark.slow
 def test_everything_at_once(tmp_path: Path) -> None:
     """LoRA, "auto", tiles, evaluation and a backup in `fit`; saved, loaded, and trained further."""

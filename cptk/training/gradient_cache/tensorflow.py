@@ -10,6 +10,7 @@ import tensorflow as tf
 from cptk import distribution
 from cptk.distribution import tensorflow_step
 from cptk.models.keras_hub_embedders import embed as embed_tokens
+from cptk.ops import float32_or_higher
 from cptk.training.gradient_cache.first_pass import first_pass
 from cptk.training.gradient_cache.memory import host_memory
 from cptk.training.gradient_cache.not_finite import NotFinite
@@ -98,8 +99,13 @@ def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Te
     """Embeddings of each side, by micro-batch, as `call` gives them outside of training."""
     texts = text_columns(x)
     cuts = {side: MicroBatchPlan(trainer.micro_batches, tokens) for side, tokens in texts.items()}
-    forward = _once(trainer.embedder, lambda tokens: embed_tokens(trainer.embedder, tokens, False))
+    forward = _once(trainer.embedder, lambda tokens: _vectors(trainer.embedder, tokens, False))
     return {side: _embed(trainer.embedder, cut, forward) for side, cut in cuts.items()}
+
+
+def _vectors(embedder: Model, tokens: TokenBatch, training: bool) -> Tensor:
+    """Embeddings in 32 bits: KerasHub's own embedders give 16 where their backbone computes so."""
+    return float32_or_higher(embed_tokens(embedder, tokens, training))
 
 
 def _once(embedder: Model, function: Callable[..., Tree]) -> Callable[..., Tree]:
@@ -122,7 +128,7 @@ def _first_pass(trainer: CachedTrainable) -> Forward:
 
     def forward(tokens: TokenBatch) -> Tensor:
         with first_pass(trainer.embedder, trainer.first_pass_dtype):
-            return embed_tokens(trainer.embedder, tokens, True)
+            return _vectors(trainer.embedder, tokens, True)
 
     return _once(trainer.embedder, forward)
 
@@ -134,7 +140,7 @@ def _vjp(trainer: CachedTrainable) -> Vjp:
         # Told what to watch, it does not go back below the lowest layer that is trained.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([weight.value for weight in trainer.trainable_weights])
-            vectors = embed_tokens(trainer.embedder, tokens, True)
+            vectors = _vectors(trainer.embedder, tokens, True)
         weights = trainer.trainable_weights
         found: list[Tensor | None] = tape.gradient(vectors, weights, output_gradients=upstream)
         return found
@@ -191,7 +197,8 @@ def _check_finite(vectors: Tensor, tokens: TokenBatch, side: str) -> Tensor:
 
 def _embed(embedder: Model, cut: MicroBatchPlan, forward: Forward) -> Tensor:
     """Embeddings `(n, dim)` of a side, in its own order."""
-    width, dtype = embedder.output.shape[1], embedder.output.dtype
+    width = embedder.output.shape[1]
+    dtype = "float64" if embedder.output.dtype == "float64" else "float32"
 
     def more(start: Size, count: Size, found: Tree) -> Tree:
         tokens, end = cut.take(start)
