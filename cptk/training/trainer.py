@@ -157,6 +157,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.micro_batch_size, self.micro_batch_tokens = asked
         self.first_pass_dtype = check_first_pass(first_pass_dtype, self.micro_batches, embedder)
         self.large_batches = False
+        self.slices = 1
         self.not_finite = gradient_cache.NotFinite()
         self.lora_state = LoraState(lambda: self.embedder)
         self.loss = losses.get(None)
@@ -211,6 +212,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         """
         if self.micro_batches is not None and not training:
             return gradient_cache.embed(self, inputs)
+        if training and self.micro_batches is None and self.slices > 1:
+            return gradient_cache.embed_by_length(self, inputs)
         texts = text_columns(inputs)
         return {name: embed(self.embedder, tokens, training) for name, tokens in texts.items()}
 
@@ -531,6 +534,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         check_views(self.loss, self.embedder, data)
         self._choose_micro_batch_size(data, bool(verbose))
         self._choose_tiles(getattr(data, "batch_size", None))
+        self._choose_slices(getattr(data, "batch_size", None))
         callbacks = self._callbacks(callbacks, data, not of_user, initial_epoch)
         if validation_data is not None:
             size = batch_size if validation_batch_size is None else validation_batch_size
@@ -630,7 +634,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self, x: object, y: None = None, sample_weight: TensorLike | None = None, **kwargs: Any
     ) -> list[float] | dict[str, float]:
         """One step on a batch of pairs, of strings or of tokens."""
-        x, weights = self._placed_batch(x, y, sample_weight)
+        x, weights = self._placed_batch(x, y, sample_weight, training=True)
         with self.not_finite.named(self):
             return super().train_on_batch(x, sample_weight=weights, **kwargs)  # type: ignore[no-any-return]
 
@@ -713,12 +717,17 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             x, sample_weight, batch_size, seed=self.seed, replicas=replicas, **options
         )
 
-    def _placed_batch(self, x: object, y: None, sample_weight: TensorLike | None) -> Tree:
+    def _placed_batch(
+        self, x: object, y: None, sample_weight: TensorLike | None, training: bool = False
+    ) -> Tree:
         """One batch and its weights, checked, where the replicas are; the step is ready for it."""
         refuse_labels(y)
         tokens, weights = self._reader().batch(x, sample_weight)
         self._choose_micro_batch_size([tokens], verbose=True)
-        self._choose_tiles(len(tokens["query"]["token_ids"]))
+        pairs = len(tokens["query"]["token_ids"])
+        self._choose_tiles(pairs)
+        if training:
+            self._choose_slices(pairs)
         return distribution.shard_batch((tokens, weights), self)
 
     def _choose_micro_batch_size(self, data: Batches, verbose: bool) -> None:
@@ -734,6 +743,16 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if isinstance(pairs, int) and pairs >= LARGE and not self.large_batches:
             self.large_batches = True
             self.train_function = self.test_function = None
+
+    def _choose_slices(self, pairs: int | None) -> None:
+        """Slices by length for the plain step on batches of so many pairs; None is not known."""
+        if self.micro_batches is not None:
+            return
+        own = None if pairs is None else 2 * pairs // distribution.replicas(self).total
+        static = bool(self.jit_compile) or "TPU" in type(self.distribute_strategy).__name__
+        slices = gradient_cache.slices(self.embedder, own, static)
+        if slices != self.slices:
+            self.slices, self.train_function = slices, None
 
     # === Saving ===
 

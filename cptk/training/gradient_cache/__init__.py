@@ -28,6 +28,7 @@ from cptk.training.gradient_cache.options import (
     MicroBatches,
     check_first_pass,
     check_micro_batches,
+    slices,
     without_xla,
 )
 from cptk.training.gradient_cache.step import CachedTrainable
@@ -41,6 +42,8 @@ __all__ = [
     "check_micro_batches",
     "choose_micro_batch_size",
     "embed",
+    "embed_by_length",
+    "slices",
     "train_step",
     "without_xla",
 ]
@@ -60,3 +63,12 @@ def train_step(trainer: CachedTrainable, *args: Tree) -> Tree:
 def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Tensor]:
     """Embeddings of each side of a batch, outside of training."""
     return backend().embed(trainer, x)  # type: ignore[no-any-return]
+
+
+def embed_by_length(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Tensor]:
+    """Embeddings of each side of a batch in a plain step, of which all activations are kept.
+
+    Both sides together are sorted by length and pass in slices, each as long as its longest text:
+    the same embeddings to rounding, and little work goes into padding.
+    """
+    return backend().embed_by_length(trainer.embedder, x, trainer.slices)  # type: ignore[no-any-return]

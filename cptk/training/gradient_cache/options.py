@@ -20,6 +20,13 @@ STEP = 2
 oneDNN, which keeps a kernel for each shape, does not run out of room for them."""
 
 
+SLICES = 8
+"""Slices of a plain step's texts, at most: in each, texts are padded to its longest."""
+
+SLICE = 16
+"""Texts of a slice, at least: fewer are no faster without padding."""
+
+
 class MicroBatches(NamedTuple):
     """How many texts pass through the model at once: `size`, or what a budget of `tokens` holds."""
 
@@ -30,7 +37,7 @@ class MicroBatches(NamedTuple):
         """Texts in a micro-batch of this length; an integer, or a tensor if `length` is one."""
         if self.tokens is not None:
             return self.tokens // length
-        return 2**30 if self.size == "auto" else self.size  # All, until it is settled.
+        return 2**30 if isinstance(self.size, str) else self.size  # All, until it is settled.
 
 
 def check_micro_batches(size: object, tokens: object, embedder: Model) -> MicroBatches | None:
@@ -66,6 +73,21 @@ def without_xla(jit_compile: object) -> bool:
             "KERAS_BACKEND=jax, which compiles them."
         )
     return False
+
+
+def slices(embedder: Model, texts: int | None, jit_compile: bool) -> int:
+    """In how many slices by length the plain step embeds so many texts; None is an unknown number.
+
+    In one, and with its padding, on JAX and with XLA, which compile each length anew, and where a
+    forward pass leaves more behind than vectors.
+    """
+    if jit_compile or keras.config.backend() == "jax":
+        return 1
+    try:
+        _check_forward_pass(embedder)
+    except ValueError:
+        return 1
+    return SLICES if texts is None else max(min(texts // SLICE, SLICES), 1)
 
 
 def check_first_pass(

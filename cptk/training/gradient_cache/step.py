@@ -11,10 +11,11 @@ from cptk.types import Tensor, TokenBatch, Tree
 
 
 class CachedTrainable(Trainable, Named, Protocol):
-    """A trainer with micro-batches."""
+    """A trainer with micro-batches, or slices."""
 
     first_pass_dtype: str | None
     not_finite: NotFinite
+    slices: int
 
     def stateless_compute_loss(self, *state: list[Tensor], **batch: Tree) -> tuple[Tensor, Tree]:
         """Keras's, on JAX."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import tensorflow as tf
@@ -106,6 +106,28 @@ def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Te
 def _vectors(embedder: Model, tokens: TokenBatch, training: bool) -> Tensor:
     """Embeddings in 32 bits: KerasHub's own embedders give 16 where their backbone computes so."""
     return float32_or_higher(embed_tokens(embedder, tokens, training))
+
+
+def embed_by_length(embedder: Model, x: Mapping[str, TokenBatch], slices: int) -> dict[str, Tensor]:
+    """Embeddings of each side in training: of all texts, by length, in so many slices."""
+    texts = text_columns(x)
+    longest = tf.reduce_max([tf.shape(tokens["token_ids"])[1] for tokens in texts.values()])
+
+    def below_one_another(columns: Sequence[Tensor]) -> Tensor:
+        return tf.concat([tf.pad(x, [[0, 0], [0, longest - tf.shape(x)[1]]]) for x in columns], 0)
+
+    ids = below_one_another([tokens["token_ids"] for tokens in texts.values()])
+    mask = below_one_another([tf.cast(t["padding_mask"], tf.bool) for t in texts.values()])
+    tokens = TokenBatch(token_ids=ids, padding_mask=mask)
+    rows = -(-tf.shape(ids)[0] // slices)
+    cut = MicroBatchPlan(MicroBatches(rows), tokens)
+    forward = _once(embedder, lambda tokens: embed_tokens(embedder, tokens, True))
+    # Of few texts the last slices are the last text again, whose vectors are left out.
+    starts = [tf.minimum(k * rows, cut.texts - 1) for k in range(slices)]
+    found = tf.concat([forward(cut.take(start)[0]) for start in starts], 0)[: cut.texts]
+    vectors = tf.gather(found, tf.math.invert_permutation(cut.order))
+    sizes = [tf.shape(tokens["token_ids"])[0] for tokens in texts.values()]
+    return dict(zip(texts, tf.split(vectors, sizes, num=len(sizes)), strict=True))
 
 
 def _once(embedder: Model, function: Callable[..., Tree]) -> Callable[..., Tree]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import keras
 import torch
@@ -76,6 +76,25 @@ def embed(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> dict[str, Te
         side: _embed(trainer.embedder, list(_cut(trainer.micro_batches, tokens)), training=False)
         for side, tokens in text_columns(x).items()
     }
+
+
+def embed_by_length(embedder: Model, x: Mapping[str, TokenBatch], slices: int) -> dict[str, Tensor]:
+    """Embeddings of each side in training: of all texts, by length, in so many slices."""
+    # `train_on_batch` of Keras leaves arrays as they are on torch.
+    texts = text_columns(keras.tree.map_structure(keras.ops.convert_to_tensor, x))
+    longest = max(tokens["token_ids"].shape[1] for tokens in texts.values())
+
+    def below_one_another(columns: Iterable[Tensor]) -> Tensor:
+        pad = torch.nn.functional.pad
+        return torch.cat([pad(column, (0, longest - column.shape[1])) for column in columns])
+
+    ids = below_one_another(tokens["token_ids"] for tokens in texts.values())
+    mask = below_one_another(tokens["padding_mask"] for tokens in texts.values())
+    tokens = TokenBatch(token_ids=ids, padding_mask=mask)
+    cut = list(_cut(MicroBatches(-(-len(ids) // slices)), tokens))
+    vectors = _embed(embedder, cut, training=True)
+    sizes = [len(tokens["token_ids"]) for tokens in texts.values()]
+    return dict(zip(texts, torch.split(vectors, sizes), strict=True))
 
 
 def _embed(embedder: Model, cut: list[tuple[Tensor, TokenBatch]], training: bool) -> Tensor:

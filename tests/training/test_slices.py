@@ -1,0 +1,86 @@
+"""The plain step's slices by length: the padded step, to rounding, whatever the texts."""
+
+import keras
+import numpy as np
+import pytest
+import toys
+
+import cptk
+from cptk.training import gradient_cache
+
+BACKEND = keras.backend.backend()
+
+
+def texts(rng, count):
+    return ["".join(rng.choice(list("abcdef "), rng.integers(1, 22))) + "x" for _ in range(count)]
+
+
+def pairs(count):
+    rng = np.random.default_rng(0)
+    negatives = [texts(rng, i % 3) for i in range(count)]
+    return {"query": texts(rng, count), "document": texts(rng, count), "negatives": negatives}
+
+
+def trained(slices, monkeypatch, kind="GPT2", eager=True, count=37):
+    monkeypatch.setattr(gradient_cache, "slices", lambda *_: slices)
+    keras.utils.set_random_seed(3)
+    dropout = {"dropout": 0.0} if kind == "GPT2" else {}
+    reader = toys.preprocessor("gpt2" if kind == "GPT2" else "llama3")
+    embedder = cptk.models.DecoderTextEmbedder(toys.backbone(kind, 1, **dropout), reader)
+    trainer = cptk.ContrastiveTrainer(embedder, seed=1)
+    trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=eager)
+    weights = np.linspace(0.5, 2, count)
+    history = trainer.fit(pairs(count), batch_size=17, sample_weight=weights, verbose=0).history
+    return [history["loss"][0], *map(keras.ops.convert_to_numpy, trainer.trainable_variables)]
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="each length would be compiled anew")
+@pytest.mark.parametrize(("kind", "eager"), [("GPT2", True), ("GPT2", False), ("Llama3", True)])
+def test_slices_are_the_padded_step(kind, eager, monkeypatch):
+    """The last batch, 3 pairs with 3 negatives, has fewer texts than there are slices."""
+    expected = trained(1, monkeypatch, kind, eager)
+    for value, other in zip(trained(10, monkeypatch, kind, eager), expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=0, atol=2e-6)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="each length would be compiled anew")
+def test_each_slice_is_as_long_as_its_longest_text(monkeypatch):
+    seen = []
+    module = gradient_cache.backends.backend()
+    embed = module.embed_tokens
+    monkeypatch.setattr(
+        module,
+        "embed_tokens",
+        lambda embedder, tokens, training: (
+            seen.append(tuple(tokens["token_ids"].shape)) or embed(embedder, tokens, training)
+        ),
+    )
+    monkeypatch.setattr(module, "_once", lambda _, function: function, raising=False)
+    keras.utils.set_random_seed(3)
+    reader = toys.preprocessor("gpt2")
+    embedder = cptk.models.DecoderTextEmbedder(toys.backbone("GPT2", 1), reader)
+    trainer = cptk.ContrastiveTrainer(embedder, seed=1)
+    trainer.compile("sgd", run_eagerly=True)
+    rng = np.random.default_rng(0)
+    trainer.train_on_batch({"query": texts(rng, 40), "document": texts(rng, 40)})
+    lengths = [length for _, length in seen]
+    assert [rows for rows, _ in seen] == [16] * 5
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] < lengths[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("pairs", "jit_compile", "expected"),
+    [(15, False, 1), (64, False, 8), (24, False, 3), (None, False, 8), (64, True, 1)],
+)
+def test_how_many(pairs, jit_compile, expected):
+    embedder = toys.gpt2_embedder(1)
+    count = gradient_cache.slices(embedder, None if pairs is None else 2 * pairs, jit_compile)
+    assert count == (1 if BACKEND == "jax" else expected)
+
+
+def test_a_forward_pass_that_leaves_more_behind_is_not_cut():
+    reader = toys.preprocessor("gpt2")
+    embedder = cptk.models.DecoderTextEmbedder(toys.backbone("GPT2", 1), reader)
+    embedder.backbone.transformer_layers[0].activity_regularizer = keras.regularizers.L2(0.1)
+    assert gradient_cache.slices(embedder, 128, False) == 1
