@@ -31,7 +31,7 @@ from cptk.types import Layer
 _PRESET_FILE = re.compile(
     r"(config|tokenizer|preprocessor|task|metadata|model\.weights)\.json"
     r"|(model(_\d+)?|task)\.weights\.h5"
-    r"|assets|assets/tokenizer|assets/tokenizer/(vocabulary\.(json|txt|spm)|merges\.txt)"
+    r"|assets|assets/tokenizer|assets/tokenizer/(vocabulary\.(json|txt|spm)|merges\.txt|tokenizer\.json)"
 )
 #: How the names of hidden folders begin. The preset's name, which may be as long as the system
 #: allows, stands in a file within.
