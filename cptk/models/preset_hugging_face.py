@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import keras
 import keras_hub
 from keras_hub.src.utils import preset_utils
 from keras_hub.src.utils.transformers.safetensor_utils import SafetensorLoader
@@ -15,6 +16,7 @@ from safetensors import safe_open
 
 from cptk.checks import shown
 from cptk.models import encoders
+from cptk.models.preset_reading import Refused
 from cptk.types import Config, DType, Tensor, Variable
 
 #: Model type → settings of `config.json` and the values that KerasHub's layers compute with. The
@@ -98,8 +100,8 @@ def _check_gemma3(config: Config) -> None:
         raise _refused("query_pre_attn_scalar", scalar, f"head_dim = {config.get('head_dim')}")
 
 
-def _refused(name: str, value: object, expected: str) -> ValueError:
-    return ValueError(
+def _refused(name: str, value: object, expected: str) -> Refused:
+    return Refused(
         f"config.json has {name} = {shown(value)}, and KerasHub's backbone computes with "
         f"{expected}: vectors would differ from the model's. Load it by transformers or "
         "sentence-transformers instead."
@@ -138,6 +140,12 @@ def load_backbone(
         if load_weights:
             preset_utils.jax_memory_cleanup(backbone)
             loader.converter.convert_weights(backbone, weights, config)
+            if config["model_type"] == "roberta":
+                # Every token is of type 0. KerasHub has no such embedding, and its converter leaves
+                # it out for this model alone.
+                position = backbone.embeddings.position_embedding.position_embeddings
+                types = weights.get_tensor("roberta.embeddings.token_type_embeddings.weight")
+                position.assign_add(keras.ops.broadcast_to(types[0], position.shape))
             weights.check_all_read(cls.__name__)
     return backbone
 
@@ -185,10 +193,10 @@ class _Weights(SafetensorLoader):  # type: ignore[misc]
             for name in self.names()
             if name not in self._read
             and not name.endswith(_UNUSED_ENDS)
-            and not any(f".{name}".find(f".{part}") >= 0 for part in _UNUSED)
+            and not any(f".{part}" in f".{name}" for part in _UNUSED)
         ]
         if left:
-            raise ValueError(
+            raise Refused(
                 f"The files hold weights that KerasHub's {backbone} has no place for: "
                 f"{shown(sorted(left), 200)}. Vectors would differ from the model's."
             )

@@ -313,8 +313,6 @@ def _prompts(about: Config) -> dict[str, str]:
             f"{sorted(named)}."
         )
     plain = named.get(default, "") if default is not None else ""
-    # sentence-transformers adds both, empty, where a folder has them not.
-    query = named.get("query", "")
-    names = [name for name in ("document", "passage", "corpus") if name in given]
-    document = named[names[0]] if names else ""
-    return {"text": plain, **named, "query": query, "document": document}
+    # sentence-transformers 6 adds both, empty, where a folder has them not; so `encode_document`
+    # puts nothing before a text where there is a "passage" alone.
+    return {"text": plain, "query": "", "document": "", **named}

@@ -22,11 +22,11 @@ from cptk.models import preset_sentence_transformers as preset_modules
 from cptk.models.backbones import keep_first_layers
 from cptk.models.encoders import is_encoder
 from cptk.models.preprocessor import PAPER_ROLES, Role, RolesLike
-from cptk.models.preset_reading import read_object
+from cptk.models.preset_reading import Refused, read_object
 from cptk.tokenizers import JSONTokenizer, TokenizerSpec, tokenizer_json
 from cptk.tokenizers.json_tokenizer import lower_cased, tokens_around
 from cptk.tokenizers.specs import spec_from_content
-from cptk.types import Config, DType
+from cptk.types import DType
 
 
 class Overrides(NamedTuple):
@@ -202,7 +202,7 @@ def _errors_that_name_a_file(preset: str, folder: Path | None, file: str) -> Ite
     """
     try:
         yield
-    except (FileNotFoundError, ImportError, MemoryError):
+    except (FileNotFoundError, ImportError, MemoryError, Refused):
         raise
     except Exception as error:
         damaged = (preset_weights.first_damaged(folder) if folder else None) or file
@@ -257,7 +257,10 @@ def _load_parts(
             preset_weights.check_finite(backbone, weights)
     with _errors_that_name_a_file(preset, folder, vocabulary):
         rows, spec = getattr(backbone, "vocabulary_size", None), read.spec
-        tokenizer = tokenizer_json.without_tokens_beyond(read.tokenizer, rows)
+        if isinstance(read.tokenizer, JSONTokenizer):
+            tokenizer = read.tokenizer.without_tokens_beyond(int(rows or 2**31))
+        else:
+            tokenizer = tokenizer_json.without_tokens_beyond(read.tokenizer, rows)
         if spec is not None and isinstance(rows, int):
             added = spec["added_tokens"] or []
             spec["added_tokens"] = [token for token in added if token["id"] < rows]
@@ -280,24 +283,13 @@ def _load_tokenizer(
     around = tokens_around(content)
     if modules is not None and modules.lower_case:
         content = lower_cased(content)
-    if _is_kept_whole(content, modules is not None):
+    if modules is not None or "merges" not in content["model"]:
         return _Tokenizer(JSONTokenizer(content), None, around)
     spec = spec_from_content(content)
     needed = tokenizer_json.converter_files(model_type)
     if all(preset_utils.check_file_exists(preset, name) for name in needed):
         return _Tokenizer(keras_hub.tokenizers.Tokenizer.from_preset(preset), spec, around)
     return _Tokenizer(tokenizer_json.tokenizer_from_content(content, model_type), spec, around)
-
-
-def _is_kept_whole(content: Config, of_sentence_transformers: bool) -> bool:
-    """Whether a `tokenizer.json` is kept, or made into KerasHub's tokenizer and a spec.
-
-    Without merges there is no spec. KerasHub's SentencePiece tokenizers (Gemma) compute ids of
-    their own, so where those of `tokenizer.json` are promised they give way too.
-    """
-    if "merges" not in content["model"]:
-        return True
-    return of_sentence_transformers and bool(content["model"].get("byte_fallback"))
 
 
 def _with_overrides(

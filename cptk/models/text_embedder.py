@@ -24,13 +24,13 @@ from cptk.models.preprocessor import (
 )
 from cptk.types import Config, Layer, Path, Vectors
 
-Pooling: TypeAlias = Literal["eos", "cls", "mean", "weighted_mean", "max"]
+Pooling: TypeAlias = Literal["eos", "mean", "weighted_mean", "cls", "max"]
 
 POOLINGS = {
     "eos": layers.EOSPooling,
-    "cls": layers.CLSPooling,
     "mean": layers.MeanPooling,
     "weighted_mean": layers.WeightedMeanPooling,
+    "cls": layers.CLSPooling,
     "max": layers.MaxPooling,
 }
 
@@ -51,8 +51,8 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
             `segment_ids`, which are zeros, where it has such: a decoder (GPT-2, Llama 3 and
             SmolLM2, Qwen 3, OPT, Gemma 3, …) or an encoder (BERT, RoBERTa, XLM-RoBERTa, …).
         preprocessor: A `DecoderTextEmbedderPreprocessor`, or `None` for tokenised input.
-        pooling: `"eos"`, which is for decoders alone, `"cls"`, `"mean"`, `"weighted_mean"` or
-            `"max"`.
+        pooling: `"eos"`, which is for decoders alone, `"mean"`, `"weighted_mean"`, `"cls"`
+            (the first token) or `"max"`.
         normalize: Whether embeddings have unit length.
         projection: Dense layers between pooling and normalisation: the number of units of one,
             `{"units": 64, "activation": "tanh", "use_bias": True}`, or a list of these. By default
@@ -386,7 +386,7 @@ class GPT2TextEmbedder(DecoderTextEmbedder):
     Args:
         backbone: A `keras_hub.models.GPT2Backbone`.
         preprocessor: A `GPT2TextEmbedderPreprocessor`, or `None` for tokenised input.
-        pooling: `"eos"`, `"cls"`, `"mean"`, `"weighted_mean"` or `"max"`.
+        pooling: `"eos"`, `"mean"`, `"weighted_mean"`, `"cls"` or `"max"`.
         normalize: Whether embeddings have unit length.
 
     Example:

@@ -145,6 +145,28 @@ class JSONTokenizer(keras_hub.tokenizers.Tokenizer):  # type: ignore[misc]
             unknown = self.token_to_id(model["unk_token"])
         return len(ids) > 0 and unknown not in ids
 
+    def without_tokens_beyond(self, rows: int) -> JSONTokenizer:
+        """The tokenizer without the added tokens for whose ids an embedding has no row.
+
+        Args:
+            rows: Number of rows of the embedding.
+
+        Raises:
+            ValueError: An ordinary token's id is beyond it.
+        """
+        content = json.loads(self._json or "{}")
+        added = [token for token in content["added_tokens"] if token["id"] < rows]
+        kept = self
+        if len(added) < len(content["added_tokens"]):
+            kept = JSONTokenizer({**content, "added_tokens": added}, **self.get_config())
+        beyond = [token for token, index in kept.pipeline.get_vocab().items() if index >= rows]
+        if beyond:
+            raise ValueError(
+                f"The tokenizer's vocabulary has the id {self.token_to_id(beyond[0])} for "
+                f"{checks.shown(beyond[0])}, and the embedding has {rows} rows."
+            )
+        return kept
+
     def save_assets(self, dir_path: str) -> None:
         if self._json is None:
             raise ValueError("JSONTokenizer has no vocabulary yet: there is nothing to save.")

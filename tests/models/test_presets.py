@@ -250,7 +250,7 @@ def test_bad_overrides(gpt2):
         ({"sequence_length": 2}, "`sequence_length` should be an integer of at least 3"),
         ({"sequence_length": 33}, "sequence_length=33 is more than this GPT2Backbone"),
         ({"roles": {}}, "at least one name"),
-        ({"pooling": "max"}, "`pooling` should be one of"),
+        ({"pooling": "last"}, "`pooling` should be one of"),
         ({"normalize": None}, "`normalize` should be True or False"),
     ]:
         with pytest.raises(ValueError, match=message):

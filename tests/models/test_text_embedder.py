@@ -221,7 +221,7 @@ def test_config_round_trip(gpt2):
     )
 
 
-@pytest.mark.parametrize("pooling", ["max", None, "EOS", ["eos"]])
+@pytest.mark.parametrize("pooling", ["last", None, "EOS", ["eos"]])
 def test_bad_pooling(pooling):
     with pytest.raises(ValueError, match=r"`pooling` should be one of \['eos', 'mean', 'weighted"):
         DecoderTextEmbedder(toys.backbone(num_layers=1), pooling=pooling)
@@ -229,15 +229,12 @@ def test_bad_pooling(pooling):
 
 @pytest.mark.slow_on_jax
 def test_bad_backbone():
-    sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 4, "intermediate_dim": 4}
-    bert = keras_hub.models.BertBackbone(vocabulary_size=9, **sizes)
     for backbone, received in [
-        (bert, r"\['padding_mask', 'segment_ids', 'token_ids'\]"),
         (None, "NoneType"),
         ("gpt2_base_en", "str"),
         (keras.Sequential([keras.layers.Dense(1)]), "Sequential"),
     ]:
-        with pytest.raises(ValueError, match=f"KerasHub decoder backbone.*Received: {received}"):
+        with pytest.raises(ValueError, match=f"KerasHub backbone of text.*Received: {received}"):
             DecoderTextEmbedder(backbone)
 
 
@@ -351,7 +348,7 @@ def test_number_of_layers_is_an_integer(number):
 
 
 def test_first_layers_of_what_has_none():
-    with pytest.raises(ValueError, match="`backbone` should be a decoder with layers"):
+    with pytest.raises(ValueError, match="`backbone` should have layers"):
         keep_first_layers(keras.Sequential(), 1)
 
 
