@@ -8,7 +8,7 @@ import keras
 import keras_hub
 
 from cptk import checks
-from cptk.models.encoders import is_encoder
+from cptk.models.configured_backbones import is_encoder
 from cptk.types import Config
 
 

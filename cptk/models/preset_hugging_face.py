@@ -15,7 +15,7 @@ from keras_hub.src.utils.transformers.safetensor_utils import SafetensorLoader
 from safetensors import safe_open
 
 from cptk.checks import shown
-from cptk.models import encoders
+from cptk.models import configured_backbones
 from cptk.models.preset_reading import Refused
 from cptk.types import Config, DType, Tensor, Variable
 
@@ -69,8 +69,11 @@ def check_settings(config: Config) -> None:
         if value not in known and not (name == "n_inner" and value == 4 * config.get("n_embd", 0)):
             raise _refused(name, value, " or ".join(map(str, known)))
     activation = config.get("hidden_act", "gelu")
-    if kind in ("bert", "roberta", "xlm-roberta") and activation not in encoders.ACTIVATIONS:
-        raise _refused("hidden_act", activation, ", ".join(encoders.ACTIVATIONS))
+    if (
+        kind in ("bert", "roberta", "xlm-roberta")
+        and activation not in configured_backbones.ACTIVATIONS
+    ):
+        raise _refused("hidden_act", activation, ", ".join(configured_backbones.ACTIVATIONS))
     if kind in ("roberta", "xlm-roberta") and config.get("pad_token_id", 1) != 1:
         raise _refused("pad_token_id", config["pad_token_id"], "1")  # positions start behind it
     if kind == "llama":
@@ -126,8 +129,10 @@ def load_backbone(
         if load_weights and not any("lm_head" in key for key in weights.names()):
             config["tie_word_embeddings"] = True  # an embedder needs no output embedding
         arguments = {**loader.converter.convert_backbone_config(config), "dtype": dtype}
-        if cls in encoders.CONFIGURED:
-            arguments["activation"] = encoders.ACTIVATIONS[config.get("hidden_act", "gelu")]
+        if config["model_type"] in ("bert", "roberta", "xlm-roberta"):
+            arguments["activation"] = configured_backbones.ACTIVATIONS[
+                config.get("hidden_act", "gelu")
+            ]
             arguments["layer_norm_epsilon"] = config.get("layer_norm_eps", 1e-12)
             arguments["dropout"] = config.get("hidden_dropout_prob", 0.1)
         if config["model_type"] == "llama":
@@ -136,7 +141,7 @@ def load_backbone(
             # The layers that KerasHub puts after EmbeddingGemma are this embedder's own.
             arguments |= {"is_embedding_model": False, "pooling_intermediate_dim": None}
             arguments["embedding_dim"] = None
-        backbone = encoders.CONFIGURED.get(cls, cls)(**arguments)
+        backbone = configured_backbones.CONFIGURED.get(cls, cls)(**arguments)
         if load_weights:
             preset_utils.jax_memory_cleanup(backbone)
             loader.converter.convert_weights(backbone, weights, config)

@@ -20,7 +20,7 @@ from cptk import checks
 from cptk.models import preset_checks, preset_hugging_face, preset_weights
 from cptk.models import preset_sentence_transformers as preset_modules
 from cptk.models.backbones import keep_first_layers
-from cptk.models.encoders import is_encoder
+from cptk.models.configured_backbones import is_encoder
 from cptk.models.preprocessor import PAPER_ROLES, Role, RolesLike
 from cptk.models.preset_reading import Refused, read_object
 from cptk.tokenizers import JSONTokenizer, TokenizerSpec, tokenizer_json

@@ -13,8 +13,8 @@ from cptk import checks, layers, ops
 from cptk.layers.right_padding import RightPadding
 from cptk.models import presets, saving
 from cptk.models.backbones import complete_config
+from cptk.models.configured_backbones import is_encoder
 from cptk.models.encode import check_sequence_length, encode
-from cptk.models.encoders import is_encoder
 from cptk.models.forward import check_not_forked
 from cptk.models.keras_methods import CheckedTextEmbedder
 from cptk.models.preprocessor import (

@@ -1,8 +1,9 @@
-"""KerasHub's encoders with the activation and the epsilon that a model was trained with.
+"""KerasHub's backbones with the settings that a model was trained with.
 
 KerasHub 0.32's BERT always computes GELU by its tanh approximation. Hugging Face's `"gelu"`, which
-almost all published encoders have, is the exact one: vectors differ by 4e-4. So a Hugging Face
-folder is loaded into these classes, which keep both settings in their config.
+almost all published encoders have, is the exact one: vectors differ by 4e-4. Its Qwen 3 has an
+epsilon of its own within attention. So a Hugging Face folder is loaded into these classes, which
+keep such settings in their config.
 """
 
 from __future__ import annotations
@@ -80,8 +81,26 @@ class XLMRobertaBackbone(_AsConfigured, keras_hub.models.XLMRobertaBackbone):  #
     """KerasHub's `XLMRobertaBackbone` with an activation and an epsilon."""
 
 
+@keras.saving.register_keras_serializable(package="cptk")
+class Qwen3Backbone(keras_hub.models.Qwen3Backbone):  # type: ignore[misc]
+    """KerasHub's `Qwen3Backbone` with `layer_norm_epsilon` in the norms of queries and keys too."""
+
+    def __init__(self, layer_norm_epsilon: float = 1e-6, **kwargs: object) -> None:
+        super().__init__(layer_norm_epsilon=layer_norm_epsilon, **kwargs)
+        for layer in self.transformer_layers:
+            attention = layer._self_attention_layer
+            attention.layer_norm_epsilon = layer_norm_epsilon
+            attention._query_dense_layer_norm.epsilon = layer_norm_epsilon
+            attention._key_dense_layer_norm.epsilon = layer_norm_epsilon
+
+
 CONFIGURED: Mapping[type, type] = MappingProxyType(
-    {cls.__bases__[1]: cls for cls in (BertBackbone, RobertaBackbone, XLMRobertaBackbone)}
+    {
+        keras_hub.models.BertBackbone: BertBackbone,
+        keras_hub.models.RobertaBackbone: RobertaBackbone,
+        keras_hub.models.XLMRobertaBackbone: XLMRobertaBackbone,
+        keras_hub.models.Qwen3Backbone: Qwen3Backbone,
+    }
 )
 """KerasHub's class → ours."""
 
