@@ -280,11 +280,11 @@ def _load_tokenizer(
         return _Tokenizer(keras_hub.tokenizers.Tokenizer.from_preset(preset))
     file = preset_utils.get_file(preset, "tokenizer.json")
     content = tokenizer_json.read_tokenizer_json(file)
-    around = tokens_around(content)
     if modules is not None and modules.lower_case:
         content = lower_cased(content)
     if modules is not None or "merges" not in content["model"]:
-        return _Tokenizer(JSONTokenizer(content), None, around)
+        return _Tokenizer(JSONTokenizer(content), None, tokens_around(content))
+    around = tokens_around(content) if model_type == "roberta" else None
     spec = spec_from_content(content)
     needed = tokenizer_json.converter_files(model_type)
     if all(preset_utils.check_file_exists(preset, name) for name in needed):

@@ -187,6 +187,7 @@ def tokens_around(content: Config) -> tuple[list[int], list[int]]:
     """
     if content.get("post_processor") is None:
         return [], []
+    _check_content(content)
     pipeline = _built(json.dumps({**content, "truncation": None, "padding": None}))
     with panic_as_value_error("it read a probe"):
         for probe in _PROBES:
