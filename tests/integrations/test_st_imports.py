@@ -41,7 +41,7 @@ def tokenizer_of(family):
     models, steps, ends = tokenizers.models, tokenizers.pre_tokenizers, tokenizers.decoders
     trainers, template = tokenizers.trainers, tokenizers.processors.TemplateProcessing
     around = {"bert": "[CLS] $A [SEP]", "xlm-roberta": "<s> $A </s>", "roberta": "<s> $A </s>"}
-    around |= {"qwen3": "$A <|end|>", "gemma3_text": "<bos> $A", "llama": "<|begin|> $A"}
+    around |= {"qwen3": "$A <|endoftext|>", "gemma3_text": "<bos> $A", "llama": "<|begin|> $A"}
     if family == "bert":
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         made = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -58,7 +58,7 @@ def tokenizer_of(family):
             vocab_size=120, unk_token="<unk>", special_tokens=special, show_progress=False
         )
     else:
-        special = ["<|end|>", "<|begin|>"]
+        special = ["<|endoftext|>", "<|begin|>"]
         if family == "roberta":
             special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
         alphabet = steps.ByteLevel.alphabet()
