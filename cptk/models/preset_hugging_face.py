@@ -138,6 +138,10 @@ def load_backbone(
         if config["model_type"] == "llama":
             arguments["layer_norm_epsilon"] = config.get("rms_norm_eps", 1e-6)
         if arguments.get("is_embedding_model"):
+            # transformers sees half a window to each side; KerasHub sees one token less on the left
+            # where the window is even.
+            window = arguments["sliding_window_size"]
+            arguments["sliding_window_size"] = window // 2 * 2 + 1
             # The layers that KerasHub puts after EmbeddingGemma are this embedder's own.
             arguments |= {"is_embedding_model": False, "pooling_intermediate_dim": None}
             arguments["embedding_dim"] = None

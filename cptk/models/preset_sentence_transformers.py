@@ -94,6 +94,9 @@ def read_modules(preset: str, load_weights: bool) -> Modules:
     transformer = preset if where in ("", ".") else str(Path(preset) / where)
     settings = _read(transformer, _SETTINGS) or {}
     _check_transformer(settings)
+    side = (_read(transformer, "tokenizer_config.json") or {}).get("truncation_side", "right")
+    if side != "right":
+        raise _unknown("tokenizer_config.json", f"has truncation_side = {side!r}", "'right'")
     projection, kernels = [], []
     for kind, path, _ in steps[2:]:
         if kind == "Dense":

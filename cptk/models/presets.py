@@ -89,6 +89,12 @@ def load_embedder(
     saved = find_saved_class(name, base)
     _check_arguments(saved or cls, kwargs)
     if saved is not None:
+        if "projection" in kwargs:
+            raise ValueError(
+                "The projection of a saved embedder has weights and cannot be replaced on loading. "
+                "Load it, and make another: "
+                "type(embedder)(embedder.backbone, embedder.preprocessor, projection=…)."
+            )
         with _errors_that_name_a_file(name, folder, "task.json, or the tokenizer's assets"):
             embedder = loader.load_task(saved, False, False, **kwargs)
         preset_checks.warn_of_differences(name)

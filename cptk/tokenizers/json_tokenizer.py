@@ -62,6 +62,7 @@ class JSONTokenizer(keras_hub.tokenizers.Tokenizer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.file_assets = [FILE]
         self._json: str | None = None
+        self._size = 0
         self._pipeline: tokenizers.Tokenizer | None = None
         if content is not None:
             self.set_content(content)
@@ -82,6 +83,7 @@ class JSONTokenizer(keras_hub.tokenizers.Tokenizer):  # type: ignore[misc]
         text = json.dumps(kept, ensure_ascii=False)
         self._pipeline = _built(text)
         self._json = text
+        self._size = max(self._pipeline.get_vocab().values(), default=-1) + 1
 
     @property
     def content(self) -> str | None:
@@ -101,7 +103,7 @@ class JSONTokenizer(keras_hub.tokenizers.Tokenizer):  # type: ignore[misc]
         return self._pipeline
 
     def vocabulary_size(self) -> int:
-        return max(self.pipeline.get_vocab().values(), default=-1) + 1
+        return self._size if self.pipeline else 0
 
     def get_vocabulary(self) -> list[str]:
         words = self.pipeline.get_vocab()

@@ -29,7 +29,8 @@ FAMILIES = {
     "roberta": ("max", [], False, 30),
     "qwen2": ("lasttoken", [], True, 24),
     "qwen3": ("lasttoken", [], True, 24),
-    "gemma3_text": ("mean", [("Identity", 32), ("Identity", 8)], True, 24),
+    "gemma3_text": ("lasttoken", [], True, 24),
+    "EmbeddingGemma": ("mean", [("Identity", 32), ("Identity", 8)], True, 24),
     "llama": ("weightedmean", [], True, None),
     "gpt2": ("lasttoken", [("GELU", 5)], False, 20),
 }
@@ -41,7 +42,12 @@ def tokenizer_of(family):
     models, steps, ends = tokenizers.models, tokenizers.pre_tokenizers, tokenizers.decoders
     trainers, template = tokenizers.trainers, tokenizers.processors.TemplateProcessing
     around = {"bert": "[CLS] $A [SEP]", "xlm-roberta": "<s> $A </s>", "roberta": "<s> $A </s>"}
-    around |= {"qwen3": "$A <|endoftext|>", "gemma3_text": "<bos> $A", "llama": "<|begin|> $A"}
+    around |= {
+        "qwen3": "$A <|endoftext|>",
+        "gemma3_text": "<bos> $A",
+        "EmbeddingGemma": "<bos> $A <eos>",
+        "llama": "<|begin|> $A",
+    }
     if family == "bert":
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         made = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -65,7 +71,7 @@ def tokenizer_of(family):
         made = tokenizers.Tokenizer(models.BPE())
         made.pre_tokenizer = steps.ByteLevel(add_prefix_space=False)
         made.decoder = ends.ByteLevel()
-        if family == "gemma3_text":
+        if family in ("gemma3_text", "EmbeddingGemma"):
             special = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{i:02X}>" for i in range(256))]
             made = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
             made.normalizer = tokenizers.normalizers.Replace(" ", "\u2581")
@@ -107,8 +113,10 @@ def config_of(family, rows):
     if family == "qwen3":
         return transformers.Qwen3Config(**grouped, head_dim=8)
     grouped["num_hidden_layers"] = 7  # the sixth is global
+    sees_all = family == "EmbeddingGemma"
+    grouped |= {"head_dim": 8, "query_pre_attn_scalar": 8}
     return transformers.Gemma3TextConfig(
-        **grouped, head_dim=8, sliding_window=8, query_pre_attn_scalar=8
+        **grouped, sliding_window=8, use_bidirectional_attention=sees_all
     )
 
 

@@ -145,6 +145,7 @@ def write(folder: Path, pooling: dict | None = None, dense: bool = True, **confi
         "modules.json": listed,
         "config.json": settings,
         "tokenizer.json": tokenizer_json(),
+        "tokenizer_config.json": {"model_max_length": 512},
         "sentence_bert_config.json": {"max_seq_length": 10, "do_lower_case": False},
         "config_sentence_transformers.json": {"prompts": PROMPTS, "default_prompt_name": None},
         "1_Pooling/config.json": pooling or {"pooling_mode_mean_tokens": True},

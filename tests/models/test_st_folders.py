@@ -97,6 +97,8 @@ def test_a_preset_of_it_is_whole(folder, embedder, tmp_path):
     embedder.save_to_preset(tmp_path / "saved")
     embedder.save_to_preset(tmp_path / "saved")  # over a preset of the same kind
     loaded = DecoderTextEmbedder.from_preset(tmp_path / "saved")
+    with pytest.raises(ValueError, match="projection of a saved embedder has weights"):
+        DecoderTextEmbedder.from_preset(tmp_path / "saved", projection=3)
     assert loaded.backbone.activation == "gelu"
     assert loaded.backbone.layer_norm_epsilon == st_folders.EPSILON
     want = expected(folder, TEXTS, prompt="q: ")
@@ -209,6 +211,7 @@ def test_a_plain_hugging_face_folder_of_an_encoder(folder, tmp_path):
         ("sentence_bert_config.json", {"max_seq_length": "long"}, "max_seq_length = 'long'"),
         ("config_sentence_transformers.json", {"default_prompt_name": "x"}, "none of its prompts"),
         ("config_sentence_transformers.json", {"prompts": {"query": 3}}, "prompts = "),
+        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side = 'left'"),
         ("config.json", {"hidden_act": "gelu_fast"}, "hidden_act = 'gelu_fast'"),
         ("config.json", {"position_embedding_type": "relative_key"}, "relative_key"),
         ("tokenizer.json", {"normalizer": {"type": "Precompiled"}}, "precompiled_charsmap"),
