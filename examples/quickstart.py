@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             say("Reused from an earlier run.")
             preset = str(shelf.folder / "embedder")
-            embedder = cptk.models.DecoderTextEmbedder.from_preset(preset, dtype=dtype)
+            embedder = cptk.models.TextEmbedder.from_preset(preset, dtype=dtype)
         say(f"{record['pairs']:,} pairs, {record['pairs_per_second']:.1f} a second.")
 
     with clock.stage("after", "5/5  Code search after training"):
@@ -216,7 +216,7 @@ def load_decoder(options: argparse.Namespace, dtype: str) -> Any:
     recipe = options.recipe
     arguments = {"sequence_length": recipe.search_length, "roles": recipe.roles, "dtype": dtype}
     if options.preset and not options.preset.endswith(".gguf"):
-        return cptk.models.DecoderTextEmbedder.from_preset(options.preset, **arguments)
+        return cptk.models.TextEmbedder.from_preset(options.preset, **arguments)
     if options.smoke and not options.preset:
         return tiny_gpt2(recipe)
     gguf = cptk.integrations.gguf

@@ -39,7 +39,7 @@ def keep_first_layers(
     >>> backbone = keras_hub.models.GPT2Backbone(
     ...     vocabulary_size=256, num_layers=3, num_heads=2, hidden_dim=16, intermediate_dim=32
     ... )
-    >>> embedder = cptk.models.DecoderTextEmbedder(cptk.models.keep_first_layers(backbone, 2))
+    >>> embedder = cptk.models.TextEmbedder(cptk.models.keep_first_layers(backbone, 2))
     >>> embedder.backbone.num_layers
     2
 

@@ -31,7 +31,7 @@ class Role(NamedTuple):
     ```pycon
     >>> import cptk
     >>> role = cptk.models.Role(prefix="[", suffix="]")
-    >>> preprocessor = cptk.models.DecoderTextEmbedderPreprocessor(
+    >>> preprocessor = cptk.models.TextEmbedderPreprocessor(
     ...     embedder.preprocessor.tokenizer, sequence_length=128, roles={"text": role}
     ... )
     >>> preprocessor.tokenize(["a"], role="text")
@@ -54,7 +54,7 @@ PAPER_ROLES = {"query": Role("[", "]"), "document": Role("{", "}")}
 
 
 @keras.saving.register_keras_serializable(package="cptk")
-class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor):  # type: ignore[misc]
+class TextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor):  # type: ignore[misc]
     """Tokenises texts, puts a role's token ids around them, cuts and pads.
 
     A text with tokens `t` in a role with prefix ids `p` and suffix ids `s` becomes `p + t + s`.
@@ -95,7 +95,7 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
     ```pycon
     >>> import cptk
     >>> tokenizer = embedder.preprocessor.tokenizer
-    >>> preprocessor = cptk.models.DecoderTextEmbedderPreprocessor(
+    >>> preprocessor = cptk.models.TextEmbedderPreprocessor(
     ...     tokenizer, sequence_length=128, roles={"text": ("", ' means in one word: "')}
     ... )
     >>> features = preprocessor(["a fine film"], role="text")
@@ -281,8 +281,8 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
 
 
 @keras.saving.register_keras_serializable(package="cptk")
-class GPT2TextEmbedderPreprocessor(DecoderTextEmbedderPreprocessor):
-    """`DecoderTextEmbedderPreprocessor` for GPT-2, so that KerasHub finds it by its backbone.
+class GPT2TextEmbedderPreprocessor(TextEmbedderPreprocessor):
+    """`TextEmbedderPreprocessor` for GPT-2, so that KerasHub finds it by its backbone.
 
     Example:
 

@@ -54,12 +54,12 @@ def load_embedder(
     overrides: Overrides,
     **kwargs: object,
 ) -> keras_hub.models.TextEmbedder:
-    """What `DecoderTextEmbedder.from_preset` does; see there.
+    """What `TextEmbedder.from_preset` does; see there.
 
     Args:
         cls: The class that was asked for the preset.
         preset: As the user gave it.
-        base: `DecoderTextEmbedder`, of which a saved embedder is an instance.
+        base: `TextEmbedder`, of which a saved embedder is an instance.
         load_weights: Whether to load the weights or leave them at random.
         overrides: What shall differ from the preset.
         **kwargs: `pooling`, `normalize`, `dtype`, and what a subclass takes.
@@ -82,7 +82,7 @@ def load_embedder(
     if cls.backbone_cls is not None and not issubclass(backbone_cls, cls.backbone_cls):
         raise ValueError(
             f"{cls.__name__} is made for a {cls.backbone_cls.__name__}, and {name!r} holds "
-            f"a {backbone_cls.__name__}. Use cptk.models.DecoderTextEmbedder, which takes any "
+            f"a {backbone_cls.__name__}. Use cptk.models.TextEmbedder, which takes any "
             "backbone."
         )
     weights = preset_weights.weights_file(folder) if folder else "The file of weights"

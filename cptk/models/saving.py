@@ -46,12 +46,12 @@ def save_embedder(
     preset_dir: object,
     max_shard_size: float | None,
 ) -> None:
-    """What `DecoderTextEmbedder.save_to_preset` does; see there.
+    """What `TextEmbedder.save_to_preset` does; see there.
 
     Args:
         embedder: What is saved.
         save: KerasHub's own `save_to_preset` of the embedder.
-        preset_dir, max_shard_size: As for `DecoderTextEmbedder.save_to_preset`.
+        preset_dir, max_shard_size: As for `TextEmbedder.save_to_preset`.
     """
     shards = max_shard_size
     if shards is not None and not (checks.is_number(shards) and shards > 0):

@@ -18,9 +18,9 @@ from cptk.models.encode import check_sequence_length, encode
 from cptk.models.forward import check_not_forked
 from cptk.models.keras_methods import CheckedTextEmbedder
 from cptk.models.preprocessor import (
-    DecoderTextEmbedderPreprocessor,
     GPT2TextEmbedderPreprocessor,
     RolesLike,
+    TextEmbedderPreprocessor,
 )
 from cptk.types import Config, Layer, Path, Vectors
 
@@ -39,7 +39,7 @@ Projection: TypeAlias = int | Mapping[str, object] | Sequence[int | Mapping[str,
 
 
 @keras.saving.register_keras_serializable(package="cptk")
-class DecoderTextEmbedder(CheckedTextEmbedder):
+class TextEmbedder(CheckedTextEmbedder):
     """Text embedder on any KerasHub backbone of text, decoder or encoder.
 
     The embedding of a text is the backbone's output, pooled over the sequence, projected where
@@ -50,7 +50,7 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
         backbone: A KerasHub backbone with inputs `token_ids` and `padding_mask`, and
             `segment_ids`, which are zeros, where it has such: a decoder (GPT-2, Llama 3 and
             SmolLM2, Qwen 3, OPT, Gemma 3, …) or an encoder (BERT, RoBERTa, XLM-RoBERTa, …).
-        preprocessor: A `DecoderTextEmbedderPreprocessor`, or `None` for tokenised input.
+        preprocessor: A `TextEmbedderPreprocessor`, or `None` for tokenised input.
         pooling: `"eos"`, which is for decoders alone, `"mean"`, `"weighted_mean"`, `"cls"`
             (the first token) or `"max"`.
         normalize: Whether embeddings have unit length.
@@ -79,7 +79,7 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
     >>> backbone = keras_hub.models.GPT2Backbone(
     ...     vocabulary_size=256, num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32
     ... )
-    >>> embedder = cptk.models.DecoderTextEmbedder(backbone)
+    >>> embedder = cptk.models.TextEmbedder(backbone)
     >>> tokens = {"token_ids": np.ones((1, 4), "int32"), "padding_mask": np.ones((1, 4), "bool")}
     >>> embedder.predict(tokens, verbose=0).shape
     (1, 16)
@@ -95,12 +95,12 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
     # None is any backbone. So KerasHub, which looks classes up by backbone, never chooses this one;
     # `registration` mends that.
     backbone_cls: type[keras_hub.models.Backbone] | None = None
-    preprocessor_cls = DecoderTextEmbedderPreprocessor
+    preprocessor_cls = TextEmbedderPreprocessor
 
     def __init__(
         self,
         backbone: keras_hub.models.Backbone,
-        preprocessor: DecoderTextEmbedderPreprocessor | None = None,
+        preprocessor: TextEmbedderPreprocessor | None = None,
         pooling: Pooling | str = "eos",
         normalize: bool = True,
         projection: Projection | None = None,
@@ -259,7 +259,7 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
         ```pycon
         >>> import cptk
         >>> embedder.save_to_preset("my_embedder")
-        >>> loaded = cptk.models.DecoderTextEmbedder.from_preset("my_embedder", sequence_length=16)
+        >>> loaded = cptk.models.TextEmbedder.from_preset("my_embedder", sequence_length=16)
         >>> type(loaded).__name__, loaded.preprocessor.sequence_length
         ('GPT2TextEmbedder', 16)
 
@@ -273,7 +273,7 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
         """
         overrides = presets.Overrides(num_layers, sequence_length, roles)
         embedder: Self = presets.load_embedder(
-            cls, preset, DecoderTextEmbedder, load_weights, overrides, **kwargs
+            cls, preset, TextEmbedder, load_weights, overrides, **kwargs
         )
         return embedder
 
@@ -312,7 +312,7 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
         >>> import cptk
         >>> embedder.quantize("int8")
         >>> embedder.save_to_preset("my_embedder_int8")
-        >>> loaded = cptk.models.DecoderTextEmbedder.from_preset("my_embedder_int8")
+        >>> loaded = cptk.models.TextEmbedder.from_preset("my_embedder_int8")
         >>> "int8" in {weight.dtype for weight in loaded.weights}
         True
 
@@ -380,8 +380,8 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
 
 
 @keras.saving.register_keras_serializable(package="cptk")
-class GPT2TextEmbedder(DecoderTextEmbedder):
-    """`DecoderTextEmbedder` on GPT-2: cpt-text as in the paper.
+class GPT2TextEmbedder(TextEmbedder):
+    """`TextEmbedder` on GPT-2: cpt-text as in the paper.
 
     Args:
         backbone: A `keras_hub.models.GPT2Backbone`.

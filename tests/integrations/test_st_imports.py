@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cptk.models import DecoderTextEmbedder
+from cptk.models import TextEmbedder
 
 TEXTS = [
     "the thing",
@@ -154,7 +154,7 @@ def made(request, tmp_path_factory):
 @pytest.mark.slow
 def test_vectors_are_those_of_sentence_transformers(made, tmp_path):
     model, folder = made
-    embedder = DecoderTextEmbedder.from_preset(folder)
+    embedder = TextEmbedder.from_preset(folder)
     assert embedder.preprocessor.tokenize(TEXTS) == [
         model.tokenizer(text, truncation=True)["input_ids"] for text in TEXTS
     ]
@@ -167,7 +167,7 @@ def test_vectors_are_those_of_sentence_transformers(made, tmp_path):
     for role, expected in roles.items():
         np.testing.assert_allclose(embedder.encode_text(TEXTS, role), expected, atol=1e-5, rtol=0)
     embedder.save_to_preset(tmp_path / "preset")
-    loaded = DecoderTextEmbedder.from_preset(tmp_path / "preset")
+    loaded = TextEmbedder.from_preset(tmp_path / "preset")
     found = loaded.encode_text(TEXTS, "query")
     np.testing.assert_allclose(found, roles["query"], atol=1e-5, rtol=0)
 
@@ -185,12 +185,12 @@ def test_minilm_on_a_thousand_texts(tmp_path):
     texts = [*texts[:998], " ".join(texts[:60]), "\u00c9" + "a" * 150]
     assert len(texts) == 1000
     model = library.SentenceTransformer(str(folder), device="cpu")
-    embedder = DecoderTextEmbedder.from_preset(folder)
+    embedder = TextEmbedder.from_preset(folder)
     ids = [model.tokenizer(text, truncation=True)["input_ids"] for text in texts]
     assert embedder.preprocessor.tokenize(texts) == ids
     expected = model.encode(texts)
     np.testing.assert_allclose(embedder.encode_text(texts), expected, atol=1e-5, rtol=0)
     embedder.save_to_preset(tmp_path / "preset")
-    loaded = DecoderTextEmbedder.from_preset(tmp_path / "preset")
+    loaded = TextEmbedder.from_preset(tmp_path / "preset")
     np.testing.assert_allclose(loaded.encode_text(texts[:50]), expected[:50], atol=1e-5, rtol=0)
     assert json.loads((tmp_path / "preset" / "config.json").read_text())["config"]["activation"]

@@ -11,7 +11,7 @@ import st_folders
 from safetensors.numpy import load_file
 
 import cptk
-from cptk.models import DecoderTextEmbedder
+from cptk.models import TextEmbedder
 from cptk.tokenizers import JSONTokenizer
 
 TEXTS = ["The film.", "a", "xyz: abc film the film of the year and more of it", "é ü Zz"]
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def embedder(folder):
-    return DecoderTextEmbedder.from_preset(folder)
+    return TextEmbedder.from_preset(folder)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def expected(folder, texts, pooling="mean", prompt="", dense=True, length=10):
 
 
 def test_ids_are_those_of_tokenizer_json(folder):
-    reader = DecoderTextEmbedder.from_preset(folder, load_weights=False).preprocessor
+    reader = TextEmbedder.from_preset(folder, load_weights=False).preprocessor
     words = st_folders.WORDS
     assert reader.tokenize(["The filmed"]) == [
         [2, words.index("the"), words.index("film"), words.index("##e"), words.index("##d"), 3]
@@ -86,7 +86,7 @@ def test_vectors_of_each_role(folder, embedder):
 )
 def test_poolings(tmp_path, pooling, config):
     folder = st_folders.write(tmp_path / "model", config, dense=False)
-    embedder = DecoderTextEmbedder.from_preset(folder, sequence_length=12)
+    embedder = TextEmbedder.from_preset(folder, sequence_length=12)
     assert (embedder.pooling, embedder.projection) == (pooling, ())
     found = embedder.encode_text(TEXTS)
     want = expected(folder, TEXTS, pooling, dense=False, length=12)
@@ -96,17 +96,17 @@ def test_poolings(tmp_path, pooling, config):
 def test_a_preset_of_it_is_whole(folder, embedder, tmp_path):
     embedder.save_to_preset(tmp_path / "saved")
     embedder.save_to_preset(tmp_path / "saved")  # over a preset of the same kind
-    loaded = DecoderTextEmbedder.from_preset(tmp_path / "saved")
+    loaded = TextEmbedder.from_preset(tmp_path / "saved")
     with pytest.raises(ValueError, match="projection of a saved embedder has weights"):
-        DecoderTextEmbedder.from_preset(tmp_path / "saved", projection=3)
+        TextEmbedder.from_preset(tmp_path / "saved", projection=3)
     assert loaded.backbone.activation == "gelu"
     assert loaded.backbone.layer_norm_epsilon == st_folders.EPSILON
     want = expected(folder, TEXTS, prompt="q: ")
     np.testing.assert_allclose(loaded.encode_text(TEXTS, role="query"), want, atol=2e-6)
-    shorter = DecoderTextEmbedder.from_preset(tmp_path / "saved", sequence_length=6)
+    shorter = TextEmbedder.from_preset(tmp_path / "saved", sequence_length=6)
     want = expected(folder, TEXTS, prompt="q: ", length=6)
     np.testing.assert_allclose(shorter.encode_text(TEXTS, role="query"), want, atol=2e-6)
-    again = DecoderTextEmbedder.from_config(embedder.get_config())
+    again = TextEmbedder.from_config(embedder.get_config())
     again.set_weights(embedder.get_weights())
     tokens = {"token_ids": np.array([[2, 5, 3]]), "padding_mask": np.ones((1, 3), bool)}
     np.testing.assert_allclose(
@@ -115,7 +115,7 @@ def test_a_preset_of_it_is_whole(folder, embedder, tmp_path):
 
 
 def test_first_layers_keep_the_activation(folder):
-    embedder = DecoderTextEmbedder.from_preset(folder, num_layers=1)
+    embedder = TextEmbedder.from_preset(folder, num_layers=1)
     weights = load_file(folder / "model.safetensors")
     short = embedder.backbone
     assert (short.num_layers, short.activation) == (1, "gelu")
@@ -146,7 +146,7 @@ def test_padding_anywhere_and_rows_without_a_token(folder, embedder):
 
 @pytest.mark.slow
 def test_it_trains_as_any_other(folder, tmp_path):
-    embedder = DecoderTextEmbedder.from_preset(folder)
+    embedder = TextEmbedder.from_preset(folder)
     trainer = cptk.ContrastiveTrainer(embedder)
     trainer.compile(keras.optimizers.SGD(0.5))
     before = [np.array(weight) for weight in embedder.get_weights()]
@@ -159,7 +159,7 @@ def test_it_trains_as_any_other(folder, tmp_path):
     }
     assert moved["projection_0"]
     embedder.save_to_preset(tmp_path / "trained")
-    loaded = DecoderTextEmbedder.from_preset(tmp_path / "trained")
+    loaded = TextEmbedder.from_preset(tmp_path / "trained")
     np.testing.assert_allclose(loaded.encode_text(TEXTS), embedder.encode_text(TEXTS), atol=1e-6)
 
 
@@ -169,7 +169,7 @@ def test_overrides_and_lower_case(tmp_path):
     content["normalizer"]["lowercase"] = False
     (folder / "tokenizer.json").write_text(json.dumps(content))
     st_folders.edit(folder / "sentence_bert_config.json", do_lower_case=True, max_seq_length=None)
-    embedder = DecoderTextEmbedder.from_preset(
+    embedder = TextEmbedder.from_preset(
         folder, pooling="cls", normalize=False, projection=[5, {"units": 3, "activation": "relu"}]
     )
     assert embedder.preprocessor.sequence_length == st_folders.LONGEST
@@ -182,8 +182,8 @@ def test_a_plain_hugging_face_folder_of_an_encoder(folder, tmp_path):
     plain = st_folders.write(tmp_path / "plain")
     (plain / "modules.json").unlink()
     with pytest.raises(ValueError, match=r"`pooling='eos'` is for decoders.*pooling='mean'"):
-        DecoderTextEmbedder.from_preset(plain)
-    embedder = DecoderTextEmbedder.from_preset(plain, pooling="mean", sequence_length=10)
+        TextEmbedder.from_preset(plain)
+    embedder = TextEmbedder.from_preset(plain, pooling="mean", sequence_length=10)
     want = expected(folder, TEXTS, dense=False)
     np.testing.assert_allclose(embedder.encode_text(TEXTS), want, atol=2e-6)
 
@@ -221,7 +221,7 @@ def test_a_plain_hugging_face_folder_of_an_encoder(folder, tmp_path):
 def test_options_without_a_counterpart(spoilt, file, changes, message):
     st_folders.edit(spoilt / file, **changes)
     with pytest.raises(ValueError, match=message):
-        DecoderTextEmbedder.from_preset(spoilt)
+        TextEmbedder.from_preset(spoilt)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_modules_without_a_counterpart(spoilt, kinds, message):
     ]
     (spoilt / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ValueError, match=message):
-        DecoderTextEmbedder.from_preset(spoilt)
+        TextEmbedder.from_preset(spoilt)
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", 3, None])
@@ -253,21 +253,21 @@ def test_modules_that_lead_out_of_the_folder(spoilt, path):
     modules[1]["path"] = path
     (spoilt / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ValueError, match=r"modules.json .* is damaged"):
-        DecoderTextEmbedder.from_preset(spoilt)
+        TextEmbedder.from_preset(spoilt)
 
 
 @pytest.mark.parametrize("file", ["1_Pooling/config.json", "2_Dense/config.json", "tokenizer.json"])
 def test_a_file_is_missing(spoilt, file):
     (spoilt / file).unlink()
     with pytest.raises(FileNotFoundError, match=file):
-        DecoderTextEmbedder.from_preset(spoilt)
+        TextEmbedder.from_preset(spoilt)
 
 
 def test_pickled_weights_are_not_read(spoilt):
     file = spoilt / "2_Dense" / "model.safetensors"
     file.rename(file.with_name("pytorch_model.bin"))
     with pytest.raises(FileNotFoundError, match="pickled, which can run code"):
-        DecoderTextEmbedder.from_preset(spoilt)
+        TextEmbedder.from_preset(spoilt)
 
 
 def test_weights_that_have_no_place(spoilt):
@@ -276,7 +276,7 @@ def test_weights_that_have_no_place(spoilt):
     adapter = {"encoder.layer.0.adapter.weight": np.ones((2, 2), "float32")}
     save_file({**st_folders.tensors(), **adapter}, spoilt / "model.safetensors")
     with pytest.raises(ValueError, match=r"no place for: \['encoder.layer.0.adapter"):
-        DecoderTextEmbedder.from_preset(spoilt)
+        TextEmbedder.from_preset(spoilt)
 
 
 def test_a_table_of_replacements():
