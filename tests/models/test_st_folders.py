@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import st_folders
+import toys
 from safetensors.numpy import load_file
 
 import cptk
@@ -321,3 +322,40 @@ def test_a_table_of_replacements():
 def test_bad_projections(projection, message):
     with pytest.raises((ValueError, TypeError), match=message):
         cptk.models.text_embedder.check_projection(projection)
+
+
+# === Encoders of KerasHub's, without a folder ===
+
+
+def test_an_encoders_tokens_are_the_default_roles():
+    theirs = toys.keras_hub_embedder("Bert")
+    reader = cptk.models.TextEmbedderPreprocessor(theirs.preprocessor.tokenizer, 12)
+    assert reader.tokenize(["it is"], role="query") == [[2, 7, 5, 3]]
+    assert reader.tokenize(["it is"]) == [[2, 7, 5, 3]]
+    ours = TextEmbedder(theirs.backbone, reader, pooling="mean")
+    np.testing.assert_allclose(
+        ours.encode_text(["it is", "a"]), theirs.encode_text(["it is", "a"], verbose=0), atol=3e-6
+    )
+
+
+def test_a_prompt_is_tokenised_with_the_text():
+    reader = toys.preprocessor(roles={"text": ("Q", "Z", "in"), "other": ("Q", "Z")})
+    plain = toys.preprocessor(roles={"text": ("Q", "Z")})
+    assert reader.tokenize(["the"], role="text") == plain.tokenize(["inthe"])
+    assert reader.tokenize(["the"]) == plain.tokenize(["inthe"])
+    again = type(reader).from_config(reader.get_config())
+    assert again.roles == reader.roles
+    with pytest.raises(ValueError, match=r"prompt of role .text. should be a string"):
+        toys.preprocessor(roles={"text": ("Q", "Z", 3)})
+
+
+@pytest.mark.parametrize("pooling", ["max"])
+def test_eos_is_refused_on_an_encoder_and_others_are_saved(pooling, tmp_path):
+    backbone = toys.keras_hub_embedder("Bert").backbone
+    with pytest.raises(ValueError, match=r"`pooling='eos'` is for decoders: in BertBackbone"):
+        TextEmbedder(backbone)
+    embedder = TextEmbedder(backbone, pooling=pooling, projection=4)
+    embedder.save_to_preset(tmp_path / "saved")
+    tokens = {"token_ids": np.array([[2, 5, 3]]), "padding_mask": np.ones((1, 3), bool)}
+    found = TextEmbedder.from_preset(tmp_path / "saved").predict_on_batch(tokens)
+    np.testing.assert_allclose(found, embedder.predict_on_batch(tokens), atol=1e-6)
