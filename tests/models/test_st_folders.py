@@ -332,10 +332,6 @@ def test_an_encoders_tokens_are_the_default_roles():
     reader = cptk.models.TextEmbedderPreprocessor(theirs.preprocessor.tokenizer, 12)
     assert reader.tokenize(["it is"], role="query") == [[2, 7, 5, 3]]
     assert reader.tokenize(["it is"]) == [[2, 7, 5, 3]]
-    ours = TextEmbedder(theirs.backbone, reader, pooling="mean")
-    np.testing.assert_allclose(
-        ours.encode_text(["it is", "a"]), theirs.encode_text(["it is", "a"], verbose=0), atol=3e-6
-    )
 
 
 def test_a_prompt_is_tokenised_with_the_text():
