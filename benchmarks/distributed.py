@@ -54,7 +54,7 @@ def work(backend, workers, arguments, result):
             vocabulary_size=8192, num_layers=layers, num_heads=4, hidden_dim=width,
             intermediate_dim=4 * width, max_sequence_length=64, dropout=0.0,
         )  # fmt: skip
-        trainer = cptk.ContrastiveTrainer(cptk.models.DecoderTextEmbedder(backbone), seed=0)
+        trainer = cptk.ContrastiveTrainer(cptk.models.TextEmbedder(backbone), seed=0)
         trainer.compile(keras.optimizers.AdamW(1e-4))
     rng = np.random.default_rng(0)
     size = arguments.batch_size * arguments.steps

@@ -129,7 +129,7 @@ def load(options: argparse.Namespace) -> Any:
     # A saved embedder knows its roles and length; a decoder gets the paper's and `LENGTH`.
     length = options.sequence_length or (None if is_embedder(path) else LENGTH)
     preset = str(path) if path.exists() else options.preset
-    return cptk.models.DecoderTextEmbedder.from_preset(preset, sequence_length=length, **arguments)
+    return cptk.models.TextEmbedder.from_preset(preset, sequence_length=length, **arguments)
 
 
 def is_embedder(preset: Path) -> bool:

@@ -60,7 +60,7 @@ def load_smollm2(preset: str | None, sequence_length: int, dtype: str) -> Any:
     """SmolLM2, or another decoder."""
     arguments: dict[str, Any] = {"sequence_length": sequence_length, "dtype": dtype}
     if preset and not preset.endswith(".gguf"):
-        return cptk.models.DecoderTextEmbedder.from_preset(preset, **arguments)
+        return cptk.models.TextEmbedder.from_preset(preset, **arguments)
     gguf = cptk.integrations.gguf
     return gguf.load_embedder(preset or gguf.smollm2_path(), **arguments)
 

@@ -224,7 +224,7 @@ def load_embedder(options: argparse.Namespace) -> Any:
     """The decoder asked for, or a tiny one with random weights."""
     if options.smoke:
         return quickstart.tiny_gpt2(quickstart.SMOKE)
-    return cptk.models.DecoderTextEmbedder.from_preset(
+    return cptk.models.TextEmbedder.from_preset(
         options.preset, sequence_length=SEQUENCE_LENGTH, dtype=cptk.models.fastest_dtype()
     )
 

@@ -21,6 +21,28 @@ def eos_pooling(states, mask):
     return pooled
 
 
+def cls_pooling(states, mask):
+    """arXiv 1810.04805, section 3: the hidden state of the first real token."""
+    batch, length, dim = states.shape
+    pooled = np.zeros((batch, dim))
+    for row in range(batch):
+        for position in reversed(range(length)):
+            if mask[row, position]:
+                pooled[row] = states[row, position]
+    return pooled
+
+
+def max_pooling(states, mask):
+    """arXiv 1908.10084, section 3: each dimension's largest value over the real tokens."""
+    batch, length, dim = states.shape
+    pooled = np.zeros((batch, dim))
+    for row in range(batch):
+        real = [states[row, i] for i in range(length) if mask[row, i]]
+        for k in range(dim if real else 0):
+            pooled[row, k] = max(state[k] for state in real)
+    return pooled
+
+
 def mean_pooling(states, mask):
     """arXiv 1908.10084, section 3: the mean of the real tokens' states."""
     batch, length, dim = states.shape

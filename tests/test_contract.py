@@ -56,6 +56,8 @@ WEIGHTS = RNG.random(N).astype("float32")
 
 SPECS = {
     "layers.EOSPooling": Spec((STATES, TOKENS)),
+    "layers.CLSPooling": Spec((STATES, TOKENS)),
+    "layers.MaxPooling": Spec((STATES, TOKENS)),
     "layers.MeanPooling": Spec((STATES, TOKENS)),
     "layers.WeightedMeanPooling": Spec((STATES, TOKENS)),
     "layers.ContrastiveHead": Spec(

@@ -10,7 +10,7 @@ import keras_hub
 import numpy as np
 import tokenizers
 
-from cptk.models import DecoderTextEmbedder, DecoderTextEmbedderPreprocessor, GPT2TextEmbedder
+from cptk.models import GPT2TextEmbedder, TextEmbedder, TextEmbedderPreprocessor
 from cptk.models.preprocessor import GPT2TextEmbedderPreprocessor
 
 ALPHABET = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
@@ -134,7 +134,7 @@ def with_weights_of_some_size(kind: str, arguments: dict):
 
 def preprocessor(family: str = "gpt2", sequence_length: int = 24, **kwargs):
     """A preprocessor with a byte-level tokenizer."""
-    return DecoderTextEmbedderPreprocessor(tokenizer(family), sequence_length, **kwargs)
+    return TextEmbedderPreprocessor(tokenizer(family), sequence_length, **kwargs)
 
 
 def gpt2_embedder(num_layers: int = 2, sequence_length: int = 24, **kwargs):
@@ -144,10 +144,10 @@ def gpt2_embedder(num_layers: int = 2, sequence_length: int = 24, **kwargs):
 
 
 def embedder(name: str = "GPT2", num_layers: int = 2, **kwargs):
-    """A `DecoderTextEmbedder` on any of `DECODERS`."""
+    """A `TextEmbedder` on any of `DECODERS`."""
     family = {"Llama3": "llama3", "SmolLM3": "llama3", "Qwen3": "qwen3", "OPT": "opt"}
     reader = preprocessor(family.get(name, "gpt2"))
-    return DecoderTextEmbedder(backbone(name, num_layers), reader, **kwargs)
+    return TextEmbedder(backbone(name, num_layers), reader, **kwargs)
 
 
 def save_hugging_face(folder: Path, source, family: str, add_tokenizer_json: bool = True) -> Path:

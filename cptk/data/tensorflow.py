@@ -19,7 +19,7 @@ def preprocess(preprocessor: Preprocessor, x: Tensor, role: str | None) -> dict[
     """A preprocessor applied to a string tensor, eagerly or in a graph.
 
     Args:
-        preprocessor: A `DecoderTextEmbedderPreprocessor`.
+        preprocessor: A `TextEmbedderPreprocessor`.
         x: String tensor of shape `()` or `(n,)`.
         role: Name of the role.
 

@@ -72,6 +72,7 @@ def _of_keras(model: Model) -> str:
         getattr(tokenizer, "vocabulary", None),
         getattr(tokenizer, "merges", None),
         str(getattr(tokenizer, "proto", None)),
+        getattr(tokenizer, "content", None),
     ]
     return _hash(about, (keras.ops.convert_to_numpy(weight) for weight in model.weights))
 

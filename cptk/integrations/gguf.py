@@ -22,7 +22,7 @@ from cptk.integrations.gguf_tokenizer import LoadedTokenizer, read_tokenizer
 from cptk.types import Config, DType, Layer, Model
 
 if TYPE_CHECKING:
-    from cptk.models import DecoderTextEmbedder
+    from cptk.models import TextEmbedder
 
 
 def load_backbone(
@@ -73,7 +73,7 @@ def load_tokenizer(path: str | PathLike[str]) -> LoadedTokenizer:
 
     Returns:
         A KerasHub tokenizer (a `Llama3Tokenizer` that keeps its special tokens when saved) and its
-        tokenizer spec for `DecoderTextEmbedderPreprocessor(tokenizer, tokenizer_spec=spec)`.
+        tokenizer spec for `TextEmbedderPreprocessor(tokenizer, tokenizer_spec=spec)`.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: As for `load_backbone`; and `ValueError` for a
@@ -95,19 +95,19 @@ def load_embedder(
     roles: Mapping[str, Any] | None = None,
     pooling: str = "eos",
     dtype: DType = None,
-) -> DecoderTextEmbedder:
+) -> TextEmbedder:
     """Make a text embedder of a GGUF file.
 
     Args:
         path: A GGUF file; see `load_backbone`.
         num_layers: Read the first `num_layers` layers only.
-        sequence_length: As for `cptk.models.DecoderTextEmbedderPreprocessor`.
+        sequence_length: As for `cptk.models.TextEmbedderPreprocessor`.
         roles: Likewise.
-        pooling: As for `cptk.models.DecoderTextEmbedder`.
+        pooling: As for `cptk.models.TextEmbedder`.
         dtype: Dtype or policy of the backbone.
 
     Returns:
-        A `cptk.models.DecoderTextEmbedder`. It has no output embedding, for which an embedder has
+        A `cptk.models.TextEmbedder`. It has no output embedding, for which an embedder has
         no use.
 
     Raises:
@@ -121,7 +121,7 @@ def load_embedder(
     vectors = embedder.encode_text(["how do I open a file?"], role="query")
     ```
     """
-    from cptk.models import DecoderTextEmbedder, DecoderTextEmbedderPreprocessor
+    from cptk.models import TextEmbedder, TextEmbedderPreprocessor
 
     sequence_length = checks.integer("sequence_length", sequence_length, 1)
     file = GGUFFile.open(path)
@@ -132,11 +132,11 @@ def load_embedder(
             f"Received: {sequence_length}."
         )
     tokenizer, spec = read_tokenizer(file)
-    preprocessor = DecoderTextEmbedderPreprocessor(
+    preprocessor = TextEmbedderPreprocessor(
         tokenizer, sequence_length=sequence_length, roles=roles, tokenizer_spec=spec
     )
     backbone = _backbone(file, num_layers, dtype, output_embedding=False)
-    return DecoderTextEmbedder(backbone, preprocessor, pooling=pooling)
+    return TextEmbedder(backbone, preprocessor, pooling=pooling)
 
 
 def smollm2_path() -> Path:

@@ -83,7 +83,7 @@ class GGUFFile:
             opened.fail(
                 f"holds the architecture {shown(architecture)}",
                 "cptk reads 'llama' (Llama 2 and 3, SmolLM2). Load the model's Hugging Face folder "
-                "by `DecoderTextEmbedder.from_preset(folder)` instead",
+                "by `TextEmbedder.from_preset(folder)` instead",
             )
         return opened
 

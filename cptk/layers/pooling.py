@@ -14,7 +14,7 @@ from cptk.types import Shape, Tensor
 
 
 class _Pooling(keras.layers.Layer):  # type: ignore[misc]
-    """What the three poolings share: checks, shapes, and that the mask goes no further."""
+    """What the poolings share: checks, shapes, and that the mask goes no further."""
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -117,6 +117,88 @@ class EOSPooling(_Pooling):
         rows = ops.arange(batch, dtype="int32") * length + ops.maximum(last - 1, 0)
         pooled = ops.take(ops.reshape(inputs, (-1, dim)), rows, axis=0)
         return ops.where(ops.expand_dims(ops.greater(last, 0), -1), pooled, 0.0)
+
+
+@keras.saving.register_keras_serializable(package="cptk")
+class CLSPooling(_Pooling):
+    """The hidden state at the first unmasked position: an encoder's [CLS] token.
+
+        e = h[min {i : mask_i}],  and 0 if no position is unmasked.
+
+    Call arguments:
+        inputs: (batch, length, dim) hidden states.
+        mask: (batch, length), True (or 1) at real tokens. None means that all are. An
+            implicit Keras mask on `inputs` is taken if the argument is left out.
+
+    Returns:
+        (batch, dim) in the layer's compute dtype.
+
+    Raises:
+        ValueError: if a rank or a known dimension of inputs or mask is wrong.
+
+    Example:
+
+    ```pycon
+    >>> import cptk, numpy as np
+    >>> states = np.array([[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]], "float32")
+    >>> pooled = cptk.layers.CLSPooling()(states, mask=np.array([[False, True, True]]))
+    >>> [float(x) for x in pooled[0]]
+    [2.0, 3.0]
+
+    ```
+
+    References:
+        Devlin et al. 2019, BERT, arXiv 1810.04805, section 3. That the first unmasked position
+        counts, and an all-masked row gives zeros, is ours.
+    """
+
+    def pool(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return inputs[:, 0, :]
+        batch, length, dim = (dimension(inputs, axis) for axis in range(3))
+        first = ops.argmax(ops.cast(mask, "int32"), axis=1)
+        rows = ops.arange(batch, dtype="int32") * length + ops.cast(first, "int32")
+        pooled = ops.take(ops.reshape(inputs, (-1, dim)), rows, axis=0)
+        return ops.where(ops.any(mask, axis=1, keepdims=True), pooled, 0.0)
+
+
+@keras.saving.register_keras_serializable(package="cptk")
+class MaxPooling(_Pooling):
+    """The largest value of each dimension over the unmasked positions.
+
+        e_j = max {h_ij : mask_i},  and 0 if no position is unmasked.
+
+    Call arguments:
+        inputs: (batch, length, dim) hidden states.
+        mask: (batch, length), True (or 1) at real tokens. None means that all are. An
+            implicit Keras mask on `inputs` is taken if the argument is left out.
+
+    Returns:
+        (batch, dim) in the layer's compute dtype.
+
+    Raises:
+        ValueError: if a rank or a known dimension of inputs or mask is wrong.
+
+    Example:
+
+    ```pycon
+    >>> import cptk, numpy as np
+    >>> states = np.array([[[0.0, 9.0], [2.0, 3.0], [4.0, 5.0]]], "float32")
+    >>> pooled = cptk.layers.MaxPooling()(states, mask=np.array([[True, True, False]]))
+    >>> [float(x) for x in pooled[0]]
+    [2.0, 9.0]
+
+    ```
+
+    References:
+        Reimers and Gurevych 2019, Sentence-BERT, arXiv 1908.10084, section 3.
+    """
+
+    def pool(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return ops.max(inputs, axis=1)
+        pooled = ops.max(ops.where(ops.expand_dims(mask, -1), inputs, -float("inf")), axis=1)
+        return ops.where(ops.any(mask, axis=1, keepdims=True), pooled, 0.0)
 
 
 @keras.saving.register_keras_serializable(package="cptk")

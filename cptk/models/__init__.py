@@ -1,6 +1,7 @@
-"""Embedders on KerasHub decoders, and what turns text into their input.
+"""Embedders on KerasHub backbones, and what turns text into their input.
 
-- `text_embedder` on `keras_methods`: the embedder; `backbones`: what is under it.
+- `text_embedder` on `keras_methods`: the embedder; `backbones` and
+  `configured_backbones`: what is under it.
 - `preprocessor`: roles, and texts to token ids.
 - `encode` and `forward`: many texts to vectors, from any thread.
 - `presets` with `preset_*`, `saving`, `registration`: folders read, checked, written, and found by
@@ -10,21 +11,21 @@
 from cptk.models.backbones import keep_first_layers
 from cptk.models.precision import fastest_dtype
 from cptk.models.preprocessor import (
-    DecoderTextEmbedderPreprocessor,
     GPT2TextEmbedderPreprocessor,
     Role,
+    TextEmbedderPreprocessor,
 )
 from cptk.models.registration import register_with_text_embedder as _register
-from cptk.models.text_embedder import DecoderTextEmbedder, GPT2TextEmbedder
+from cptk.models.text_embedder import GPT2TextEmbedder, TextEmbedder
 
 _register()
 
 __all__ = [
-    "DecoderTextEmbedder",
-    "DecoderTextEmbedderPreprocessor",
     "GPT2TextEmbedder",
     "GPT2TextEmbedderPreprocessor",
     "Role",
+    "TextEmbedder",
+    "TextEmbedderPreprocessor",
     "fastest_dtype",
     "keep_first_layers",
 ]

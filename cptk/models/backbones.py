@@ -8,20 +8,22 @@ import keras
 import keras_hub
 
 from cptk import checks
+from cptk.models.configured_backbones import is_encoder
 from cptk.types import Config
 
 
 def keep_first_layers(
     backbone: keras_hub.models.Backbone, num_layers: int
 ) -> keras_hub.models.Backbone:
-    """The first `num_layers` layers of a decoder, as a backbone of the same class.
+    """The first `num_layers` layers of a backbone, as one of the same class.
 
     A small decoder's middle layers often embed better than its last ones, and cost less. The
     final norm stays in place with the scale of a new layer: the trained scale belongs to the states
-    after the last layer. (Ours; measured in the docs, "Concepts".)
+    after the last layer. An encoder such as BERT has none. (Ours; measured in the docs,
+    "Concepts".)
 
     Args:
-        backbone: A KerasHub decoder backbone.
+        backbone: A KerasHub backbone.
         num_layers: How many of its layers to keep, from 1 to all of them.
 
     Returns:
@@ -37,7 +39,7 @@ def keep_first_layers(
     >>> backbone = keras_hub.models.GPT2Backbone(
     ...     vocabulary_size=256, num_layers=3, num_heads=2, hidden_dim=16, intermediate_dim=32
     ... )
-    >>> embedder = cptk.models.DecoderTextEmbedder(cptk.models.keep_first_layers(backbone, 2))
+    >>> embedder = cptk.models.TextEmbedder(cptk.models.keep_first_layers(backbone, 2))
     >>> embedder.backbone.num_layers
     2
 
@@ -45,7 +47,7 @@ def keep_first_layers(
     """
     total = getattr(backbone, "num_layers", None)
     if not isinstance(total, int):
-        raise ValueError(f"`backbone` should be a decoder with layers. Received: {backbone!r}.")
+        raise ValueError(f"`backbone` should have layers. Received: {checks.shown(backbone)}.")
     if not checks.is_integer(num_layers):
         raise ValueError(f"`num_layers` should be an integer. Received: {num_layers!r}.")
     if not 1 <= num_layers <= total:
@@ -66,8 +68,9 @@ def keep_first_layers(
     if "tie_word_embeddings" in config:
         config["tie_word_embeddings"] = True  # An embedder has no use for the output embedding.
     short = type(backbone).from_config(config)
-    *copied, _final_norm = short.layers
-    for layer in copied:
+    # A decoder's last layer is its final norm. An encoder's norms are within its layers.
+    copied = [layer for layer in short.layers if layer.weights]
+    for layer in copied if is_encoder(backbone) else copied[:-1]:
         # Not strict: with tied embeddings the source may have one variable more, at its end.
         for target, source in zip(
             layer.weights, backbone.get_layer(layer.name).weights, strict=False

@@ -30,7 +30,7 @@ def encode(
     verbose: str | int,
     truncate_dim: int | None = None,
 ) -> Vectors:
-    """What `DecoderTextEmbedder.encode_text` does; see there."""
+    """What `TextEmbedder.encode_text` does; see there."""
     if truncate_dim is not None:
         truncate_dim = _check_dim(truncate_dim, int(embedder.output.shape[-1]))
     with _interruptible() as raise_if_interrupted:
@@ -39,7 +39,7 @@ def encode(
         if preprocessor is None:
             raise ValueError(
                 "This embedder has no preprocessor, so it cannot read text. Give it one: "
-                "DecoderTextEmbedder(backbone, DecoderTextEmbedderPreprocessor(tokenizer))."
+                "TextEmbedder(backbone, TextEmbedderPreprocessor(tokenizer))."
             )
         check_sequence_length(embedder.backbone, preprocessor.sequence_length)
         keep_compiled_programs()

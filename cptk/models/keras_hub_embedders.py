@@ -9,7 +9,7 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from cptk.models.preprocessor import DecoderTextEmbedderPreprocessor
+from cptk.models.preprocessor import TextEmbedderPreprocessor
 from cptk.types import Layer, Model, Preprocessor, Tensor, Tokenizer
 
 TEXTS_AT_ONCE = 256
@@ -19,7 +19,7 @@ TEXTS_AT_ONCE = 256
 def is_keras_hubs_own(layer: Layer) -> bool:
     """Whether a layer is a preprocessor of KerasHub's, which makes its packer when it is built."""
     preprocessor = isinstance(layer, keras_hub.models.TextEmbedderPreprocessor)
-    return preprocessor and not isinstance(layer, DecoderTextEmbedderPreprocessor)
+    return preprocessor and not isinstance(layer, TextEmbedderPreprocessor)
 
 
 def text_reader(embedder: Model) -> Preprocessor | None:
@@ -32,7 +32,7 @@ def text_reader(embedder: Model) -> Preprocessor | None:
         The preprocessor, or a `KerasHubReader` around it; None where the embedder has none.
     """
     preprocessor = getattr(embedder, "preprocessor", None)
-    if preprocessor is None or isinstance(preprocessor, DecoderTextEmbedderPreprocessor):
+    if preprocessor is None or isinstance(preprocessor, TextEmbedderPreprocessor):
         return preprocessor
     return KerasHubReader(preprocessor)
 

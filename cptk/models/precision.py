@@ -25,7 +25,7 @@ def fastest_dtype() -> str:
     >>> dtype in ("float32", "mixed_bfloat16")
     True
     >>> embedder.save_to_preset("my_embedder")
-    >>> loaded = cptk.models.DecoderTextEmbedder.from_preset("my_embedder", dtype=dtype)
+    >>> loaded = cptk.models.TextEmbedder.from_preset("my_embedder", dtype=dtype)
     >>> loaded.backbone.dtype_policy.name == dtype
     True
 

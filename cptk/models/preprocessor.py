@@ -23,13 +23,15 @@ class Role(NamedTuple):
     """What stands before and after a text: two strings, or two lists of token ids.
 
     A string is tokenised once, on its own, so that the ids of the text never depend on its role.
+    A `prompt` is otherwise: the text is tokenised with it before it, as one string, as
+    sentence-transformers does it. Where the whole is too long, it is cut like the text's own end.
 
     Example:
 
     ```pycon
     >>> import cptk
     >>> role = cptk.models.Role(prefix="[", suffix="]")
-    >>> preprocessor = cptk.models.DecoderTextEmbedderPreprocessor(
+    >>> preprocessor = cptk.models.TextEmbedderPreprocessor(
     ...     embedder.preprocessor.tokenizer, sequence_length=128, roles={"text": role}
     ... )
     >>> preprocessor.tokenize(["a"], role="text")
@@ -40,10 +42,11 @@ class Role(NamedTuple):
 
     prefix: Affix = ""
     suffix: Affix = ""
+    prompt: str = ""
 
 
 RolesLike: TypeAlias = Mapping[str, Role | Sequence[Affix]]
-"""Roles by name, as they are passed in: a `Role` or a plain pair each."""
+"""Roles by name, as they are passed in: a `Role`, or a plain pair or triple, each."""
 
 
 #: The delimiters of the paper (section 2.1 and appendix A of arXiv:2201.10005).
@@ -51,7 +54,7 @@ PAPER_ROLES = {"query": Role("[", "]"), "document": Role("{", "}")}
 
 
 @keras.saving.register_keras_serializable(package="cptk")
-class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor):  # type: ignore[misc]
+class TextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor):  # type: ignore[misc]
     """Tokenises texts, puts a role's token ids around them, cuts and pads.
 
     A text with tokens `t` in a role with prefix ids `p` and suffix ids `s` becomes `p + t + s`.
@@ -66,8 +69,9 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         sequence_length: Length at which sequences are cut, and padded to when the layer is
             called.
         roles: Mapping of role names to `Role(prefix, suffix)`, or to plain pairs. Each of prefix
-            and suffix is a string or a list of token ids. Defaults to the paper's delimiters:
-            `query` `[` … `]` and `document` `{` … `}`.
+            and suffix is a string or a list of token ids. Defaults to the paper's delimiters,
+            `query` `[` … `]` and `document` `{` … `}`; for an encoder's tokenizer, which has
+            tokens of its own for it, to these, such as `[CLS]` … `[SEP]`.
         tokenizer_spec: The pipeline around the vocabulary (normaliser, pre-tokeniser, special
             tokens) as `tokenizers` writes it into `tokenizer.json`. Defaults to the pipeline of
             the tokenizer's family. See `cptk.tokenizers`.
@@ -76,7 +80,7 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         x: A string or a batch of n strings (list, NumPy array, `tf.Tensor`). A tuple of two or
             three is taken for `(x, y, sample_weight)`, as in all of KerasHub.
         y, sample_weight: Passed through.
-        role: Name of the role. Defaults to `"document"`, or to the only role there is.
+        role: Name of the role. Defaults to the only role there is, or `"text"`, or `"document"`.
 
     Returns:
         `{"token_ids": (n, sequence_length) int32, "padding_mask": same shape, bool}`.
@@ -91,7 +95,7 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
     ```pycon
     >>> import cptk
     >>> tokenizer = embedder.preprocessor.tokenizer
-    >>> preprocessor = cptk.models.DecoderTextEmbedderPreprocessor(
+    >>> preprocessor = cptk.models.TextEmbedderPreprocessor(
     ...     tokenizer, sequence_length=128, roles={"text": ("", ' means in one word: "')}
     ... )
     >>> features = preprocessor(["a fine film"], role="text")
@@ -130,7 +134,7 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         # A preset would not bring KerasHub's own Llama 3 tokenizer back.
         tokenizer = LlamaBPETokenizer.from_llama3(tokenizer)
         super().__init__(tokenizer, sequence_length=sequence_length, **kwargs)
-        self.roles = _check_roles(PAPER_ROLES if roles is None else roles)
+        self.roles = _check_roles(default_roles(tokenizer) if roles is None else roles)
         self.tokenizer_spec = tokenizer_spec
         self._reference: ReferenceTokenizer | None = None
         self._affixes: dict[str, tuple[list[int], list[int]]] = {}
@@ -167,7 +171,7 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
     def resolve_role(self, role: str | None) -> str:
         """The name of the role to use; raises `ValueError` if there is no such role."""
         if role is None:
-            role = next(iter(self.roles)) if len(self.roles) == 1 else "document"
+            role = next(iter(self.roles)) if len(self.roles) == 1 else self._plain_role()
         if role not in self.roles:
             raise ValueError(
                 f"There is no role {role!r}. This embedder has {sorted(self.roles)}: pass one of "
@@ -175,10 +179,14 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
             )
         return role
 
+    def _plain_role(self) -> str:
+        """The role of texts for which none is named: "text" where there is one, else "document"."""
+        return "text" if "text" in self.roles else "document"
+
     def affixes(self, role: str) -> tuple[list[int], list[int]]:
         """Token ids of the prefix and of the suffix of a role."""
         if role not in self._affixes:
-            prefix, suffix = (self._affix_ids(role, part) for part in self.roles[role])
+            prefix, suffix = (self._affix_ids(role, part) for part in self.roles[role][:2])
             self._affixes[role] = (prefix, suffix)
             self._check_room_for_text(role, self.sequence_length)
         return self._affixes[role]
@@ -213,9 +221,14 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         Returns:
             n lists of at least one and at most `sequence_length` ids, unpadded.
         """
-        prefix, suffix = self.affixes(self.resolve_role(role))
+        role = self.resolve_role(role)
+        prefix, suffix = self.affixes(role)
+        prompt = self.roles[role].prompt
+        checked = checks.texts(texts)
+        if prompt:
+            checked = [prompt + text for text in checked]
         room = self.sequence_length - len(prefix) - len(suffix)
-        ids = self.reference.encode_batch(checks.texts(texts), room)
+        ids = self.reference.encode_batch(checked, room)
         return [[*prefix, *row, *suffix] for row in ids]
 
     def __call__(self, x: object, *args: object, **kwargs: object) -> object:
@@ -257,15 +270,19 @@ class DecoderTextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor)
         config: Config = super().get_config()
         del config["truncate"]
         roles = {
-            name: [part if isinstance(part, str) else list(part) for part in role]
+            # A role without a prompt is a pair, as it was before there were prompts.
+            name: [
+                part if isinstance(part, str) else list(part)
+                for part in (role if role.prompt else role[:2])
+            ]
             for name, role in self.roles.items()
         }
         return {**config, "roles": roles, "tokenizer_spec": self.tokenizer_spec}
 
 
 @keras.saving.register_keras_serializable(package="cptk")
-class GPT2TextEmbedderPreprocessor(DecoderTextEmbedderPreprocessor):
-    """`DecoderTextEmbedderPreprocessor` for GPT-2, so that KerasHub finds it by its backbone.
+class GPT2TextEmbedderPreprocessor(TextEmbedderPreprocessor):
+    """`TextEmbedderPreprocessor` for GPT-2, so that KerasHub finds it by its backbone.
 
     Example:
 
@@ -281,6 +298,21 @@ class GPT2TextEmbedderPreprocessor(DecoderTextEmbedderPreprocessor):
 
     backbone_cls = keras_hub.models.GPT2Backbone
     tokenizer_cls = keras_hub.models.GPT2Tokenizer
+
+
+def default_roles(tokenizer: keras_hub.tokenizers.Tokenizer) -> dict[str, Role]:
+    """The paper's delimiters; the tokenizer's own first and last token where it has such."""
+    names: tuple[str, str] | None = None
+    if hasattr(tokenizer, "cls_token_id") and hasattr(tokenizer, "sep_token_id"):
+        names = ("cls_token_id", "sep_token_id")
+    elif isinstance(
+        tokenizer, keras_hub.models.RobertaTokenizer | keras_hub.models.XLMRobertaTokenizer
+    ):
+        names = ("start_token_id", "end_token_id")
+    ids = [getattr(tokenizer, name) for name in names or ()]
+    if not ids or None in ids:  # a vocabulary that a preset brings later brings roles too
+        return dict(PAPER_ROLES)
+    return {name: Role([int(ids[0])], [int(ids[1])]) for name in PAPER_ROLES}
 
 
 def _check_length(value: object) -> None:
@@ -301,11 +333,17 @@ def _check_roles(roles: object) -> dict[str, Role]:
     for name, role in roles.items():
         if not isinstance(name, str) or not name:
             raise ValueError(f"A role's name should be a non-empty string. Received: {name!r}.")
-        if isinstance(role, str) or not isinstance(role, Sequence) or len(role) != 2:
+        if isinstance(role, str) or not isinstance(role, Sequence) or len(role) not in (2, 3):
             raise ValueError(
-                f"Role {name!r} should be a (prefix, suffix) pair. Received: {role!r}."
+                f"Role {name!r} should be a (prefix, suffix) pair, or have a prompt as a third "
+                f"part. Received: {checks.shown(role)}."
             )
-        checked[name] = Role(*(_check_affix(name, part) for part in role))
+        prefix, suffix, prompt = (*role, "")[:3]
+        if not isinstance(prompt, str):
+            raise ValueError(
+                f"The prompt of role {name!r} should be a string. Received: {checks.shown(prompt)}."
+            )
+        checked[name] = Role(_check_affix(name, prefix), _check_affix(name, suffix), prompt)
     return checked
 
 

@@ -10,6 +10,10 @@ from cptk.files import read_json
 from cptk.types import Config
 
 
+class Refused(ValueError):
+    """A preset that is whole, and holds what KerasHub's classes would not compute as its model."""
+
+
 def read_object(folder: Path, name: str) -> Config:
     """The content of a JSON file of a preset, which should be an object."""
     path = folder / name

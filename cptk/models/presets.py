@@ -17,11 +17,14 @@ import keras_hub
 from keras_hub.src.utils import preset_utils
 
 from cptk import checks
-from cptk.models import preset_checks, preset_weights
+from cptk.models import preset_checks, preset_hugging_face, preset_weights
+from cptk.models import preset_sentence_transformers as preset_modules
 from cptk.models.backbones import keep_first_layers
-from cptk.models.preprocessor import RolesLike
-from cptk.models.preset_reading import read_object
-from cptk.tokenizers import TokenizerSpec, tokenizer_json
+from cptk.models.configured_backbones import is_encoder
+from cptk.models.preprocessor import PAPER_ROLES, Role, RolesLike
+from cptk.models.preset_reading import Refused, read_object
+from cptk.tokenizers import JSONTokenizer, TokenizerSpec, tokenizer_json
+from cptk.tokenizers.json_tokenizer import lower_cased, tokens_around
 from cptk.tokenizers.specs import spec_from_content
 from cptk.types import DType
 
@@ -34,12 +37,13 @@ class Overrides(NamedTuple):
     roles: RolesLike | None = None
 
 
-class _Decoder(NamedTuple):
-    """The parts of a preset that holds no embedder of ours."""
+class _Tokenizer(NamedTuple):
+    """The tokenizer of a preset, and what its `tokenizer.json` says beside."""
 
-    backbone: keras_hub.models.Backbone
     tokenizer: keras_hub.tokenizers.Tokenizer
-    spec: TokenizerSpec | None
+    spec: TokenizerSpec | None = None
+    around: tuple[list[int], list[int]] | None = None
+    """The ids that it puts before and after every text."""
 
 
 def load_embedder(
@@ -50,17 +54,23 @@ def load_embedder(
     overrides: Overrides,
     **kwargs: object,
 ) -> keras_hub.models.TextEmbedder:
-    """What `DecoderTextEmbedder.from_preset` does; see there.
+    """What `TextEmbedder.from_preset` does; see there.
 
     Args:
         cls: The class that was asked for the preset.
         preset: As the user gave it.
-        base: `DecoderTextEmbedder`, of which a saved embedder is an instance.
+        base: `TextEmbedder`, of which a saved embedder is an instance.
         load_weights: Whether to load the weights or leave them at random.
         overrides: What shall differ from the preset.
         **kwargs: `pooling`, `normalize`, `dtype`, and what a subclass takes.
     """
     name, folder = resolve_preset(preset)
+    modules = None
+    has_modules = folder.is_dir() if folder is not None else name.startswith("hf://")
+    if has_modules and preset_modules.is_sentence_transformers(name):
+        modules = preset_modules.read_modules(name, load_weights)
+        folder = None if folder is None else Path(modules.transformer)
+        name = modules.transformer
     if folder is not None:
         preset_checks.check_folder(folder, load_weights)
     preset_checks.check_configs(name)
@@ -69,16 +79,22 @@ def load_embedder(
     with _errors_that_name_a_file(name, folder, "config.json"):
         loader = preset_utils.get_preset_loader(name)
         backbone_cls = loader.check_backbone_class()
-    if cls.backbone_cls not in (None, backbone_cls):
+    if cls.backbone_cls is not None and not issubclass(backbone_cls, cls.backbone_cls):
         raise ValueError(
             f"{cls.__name__} is made for a {cls.backbone_cls.__name__}, and {name!r} holds "
-            f"a {backbone_cls.__name__}. Use cptk.models.DecoderTextEmbedder, which takes any "
-            "decoder."
+            f"a {backbone_cls.__name__}. Use cptk.models.TextEmbedder, which takes any "
+            "backbone."
         )
     weights = preset_weights.weights_file(folder) if folder else "The file of weights"
     saved = find_saved_class(name, base)
     _check_arguments(saved or cls, kwargs)
     if saved is not None:
+        if "projection" in kwargs:
+            raise ValueError(
+                "The projection of a saved embedder has weights and cannot be replaced on loading. "
+                "Load it, and make another: "
+                "type(embedder)(embedder.backbone, embedder.preprocessor, projection=…)."
+            )
         with _errors_that_name_a_file(name, folder, "task.json, or the tokenizer's assets"):
             embedder = loader.load_task(saved, False, False, **kwargs)
         preset_checks.warn_of_differences(name)
@@ -87,16 +103,54 @@ def load_embedder(
                 _load_weights(loader, embedder)
                 preset_weights.check_finite(embedder, weights)
         return _with_overrides(embedder, overrides)
-    decoder = _load_decoder(loader, folder, weights, load_weights, kwargs.pop("dtype", None))
-    backbone, sequence_length = decoder.backbone, overrides.sequence_length
+    dtype = kwargs.pop("dtype", None)
+    return _new_embedder(
+        cls, loader, folder, weights, load_weights, overrides, modules, dtype, kwargs
+    )
+
+
+def _new_embedder(
+    cls: type[keras_hub.models.TextEmbedder],
+    loader: preset_utils.PresetLoader,
+    folder: Path | None,
+    weights: str,
+    load_weights: bool,
+    overrides: Overrides,
+    modules: preset_modules.Modules | None,
+    dtype: DType | None,
+    arguments: dict[str, object],
+) -> keras_hub.models.TextEmbedder:
+    """An embedder on the backbone of a preset that holds no embedder of ours."""
+    backbone, read = _load_parts(loader, folder, weights, load_weights, dtype, modules)
+    length, roles = overrides.sequence_length, overrides.roles
+    longest = getattr(backbone, "max_sequence_length", None)
     if overrides.num_layers is not None:
         backbone = keep_first_layers(backbone, overrides.num_layers)
-    if sequence_length is None:
-        sequence_length = min(256, getattr(backbone, "max_sequence_length", None) or 256)
-    preprocessor = cls.preprocessor_cls(
-        decoder.tokenizer, sequence_length, overrides.roles, decoder.spec
-    )
-    return cls(backbone, preprocessor, **kwargs)
+    prefix, suffix = read.around or ([], [])
+    kernels = []
+    if modules is not None:
+        if roles is None:
+            roles = preset_modules.roles(modules.prompts, prefix, suffix)
+        own = modules.sequence_length
+        own = preset_modules.own_length(loader.preset, loader.config) if own is None else own
+        if length is None and own is not None:
+            # More positions than there are fail in sentence-transformers, for a text so long.
+            length = own if longest is None else min(own, longest)
+        kernels = modules.kernels if "projection" not in arguments else []
+        arguments = {
+            "pooling": modules.pooling,
+            "normalize": modules.normalize,
+            "projection": modules.projection,
+            **arguments,
+        }
+    elif roles is None and read.around is not None and is_encoder(backbone):
+        roles = {name: Role(prefix, suffix) for name in PAPER_ROLES}
+    if length is None:
+        length = min(256, longest or 256)
+    preprocessor = cls.preprocessor_cls(read.tokenizer, length, roles, read.spec)
+    embedder = cls(backbone, preprocessor, **arguments)
+    preset_modules.set_projection(embedder, kernels if load_weights else [])
+    return embedder
 
 
 def find_saved_class(
@@ -154,7 +208,7 @@ def _errors_that_name_a_file(preset: str, folder: Path | None, file: str) -> Ite
     """
     try:
         yield
-    except (FileNotFoundError, ImportError, MemoryError):
+    except (FileNotFoundError, ImportError, MemoryError, Refused):
         raise
     except Exception as error:
         damaged = (preset_weights.first_damaged(folder) if folder else None) or file
@@ -182,46 +236,66 @@ def _load_weights(
     loader._load_backbone_weights(embedder.backbone)
 
 
-def _load_decoder(
+def _load_parts(
     loader: preset_utils.PresetLoader,
     folder: Path | None,
     weights: str,
     load_weights: bool,
     dtype: DType | None,
-) -> _Decoder:
-    """Backbone, tokenizer and tokenizer spec of a preset without an embedder of ours."""
+    modules: preset_modules.Modules | None,
+) -> tuple[keras_hub.models.Backbone, _Tokenizer]:
+    """Backbone and tokenizer of a preset without an embedder of ours."""
     preset, model_type = loader.preset, loader.config.get("model_type")
+    known = model_type is not None and preset_hugging_face.is_known(loader.config)
     if model_type is not None:  # Hugging Face's layout
         weights = "model.safetensors"
+        preset_hugging_face.check_settings(loader.config)
     vocabulary = " or ".join(["tokenizer.json", *tokenizer_json.converter_files(model_type)])
     with _errors_that_name_a_file(preset, folder, vocabulary):
-        tokenizer, spec = _load_tokenizer(preset, model_type)
+        read = _load_tokenizer(preset, model_type, modules)
     with _errors_that_name_a_file(preset, folder, f"config.json or {weights}"):
-        backbone = loader.load_backbone(loader.check_backbone_class(), load_weights, dtype=dtype)
+        if known:
+            backbone = preset_hugging_face.load_backbone(loader, load_weights, dtype)
+        else:
+            cls = loader.check_backbone_class()
+            backbone = loader.load_backbone(cls, load_weights, dtype=dtype)
         if load_weights:
             preset_weights.check_finite(backbone, weights)
     with _errors_that_name_a_file(preset, folder, vocabulary):
-        rows = getattr(backbone, "vocabulary_size", None)
-        tokenizer = tokenizer_json.without_tokens_beyond(tokenizer, rows)
+        rows, spec = getattr(backbone, "vocabulary_size", None), read.spec
+        if isinstance(read.tokenizer, JSONTokenizer):
+            tokenizer = read.tokenizer.without_tokens_beyond(int(rows or 2**31))
+        else:
+            tokenizer = tokenizer_json.without_tokens_beyond(read.tokenizer, rows)
         if spec is not None and isinstance(rows, int):
             added = spec["added_tokens"] or []
             spec["added_tokens"] = [token for token in added if token["id"] < rows]
-    return _Decoder(backbone, tokenizer, spec)
+    return backbone, _Tokenizer(tokenizer, spec, read.around)
 
 
 def _load_tokenizer(
-    preset: str, model_type: str | None
-) -> tuple[keras_hub.tokenizers.Tokenizer, TokenizerSpec | None]:
-    """The tokenizer of a decoder's preset, and its spec where the layout is Hugging Face's."""
+    preset: str, model_type: str | None, modules: preset_modules.Modules | None
+) -> _Tokenizer:
+    """The tokenizer of a preset without an embedder of ours."""
     if model_type is None or not preset_utils.check_file_exists(preset, "tokenizer.json"):
-        return keras_hub.tokenizers.Tokenizer.from_preset(preset), None
+        if modules is not None:
+            raise FileNotFoundError(
+                f"Preset folder {preset!r} is incomplete: it has no tokenizer.json. Save the "
+                "tokenizer into it: tokenizer.save_pretrained(folder)."
+            )
+        return _Tokenizer(keras_hub.tokenizers.Tokenizer.from_preset(preset))
     file = preset_utils.get_file(preset, "tokenizer.json")
     content = tokenizer_json.read_tokenizer_json(file)
+    if modules is not None and modules.lower_case:
+        content = lower_cased(content)
+    if modules is not None or "merges" not in content["model"]:
+        return _Tokenizer(JSONTokenizer(content), None, tokens_around(content))
+    around = tokens_around(content) if model_type == "roberta" else None
     spec = spec_from_content(content)
     needed = tokenizer_json.converter_files(model_type)
     if all(preset_utils.check_file_exists(preset, name) for name in needed):
-        return keras_hub.tokenizers.Tokenizer.from_preset(preset), spec
-    return tokenizer_json.tokenizer_from_content(content, model_type), spec
+        return _Tokenizer(keras_hub.tokenizers.Tokenizer.from_preset(preset), spec, around)
+    return _Tokenizer(tokenizer_json.tokenizer_from_content(content, model_type), spec, around)
 
 
 def _with_overrides(
@@ -246,6 +320,14 @@ def _with_overrides(
             preprocessor.roles if roles is None else roles,
             preprocessor.tokenizer_spec,
         )
-    return type(embedder)(
-        backbone, preprocessor, pooling=embedder.pooling, normalize=embedder.normalize
+    other = type(embedder)(
+        backbone,
+        preprocessor,
+        pooling=embedder.pooling,
+        normalize=embedder.normalize,
+        projection=embedder.projection,
     )
+    names = [f"projection_{index}" for index in range(len(embedder.projection))]
+    kernels = [embedder.get_layer(name).get_weights() for name in names]
+    preset_modules.set_projection(other, kernels)
+    return other

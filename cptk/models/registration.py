@@ -7,7 +7,7 @@ import os
 import keras_hub
 
 from cptk.models.presets import find_saved_class, resolve_preset
-from cptk.models.text_embedder import DecoderTextEmbedder
+from cptk.models.text_embedder import TextEmbedder
 
 
 def register_with_text_embedder() -> None:
@@ -31,7 +31,7 @@ def register_with_text_embedder() -> None:
         if cls is base:
             preset, _ = resolve_preset(preset)
             if os.path.isdir(preset) or "://" in preset:
-                saved = find_saved_class(preset, DecoderTextEmbedder)
+                saved = find_saved_class(preset, TextEmbedder)
         if saved is not None:
             return saved.from_preset(preset, load_weights, **kwargs)
         return super(base, cls).from_preset(preset, load_weights, **kwargs)

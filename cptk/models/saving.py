@@ -31,7 +31,7 @@ from cptk.types import Layer
 _PRESET_FILE = re.compile(
     r"(config|tokenizer|preprocessor|task|metadata|model\.weights)\.json"
     r"|(model(_\d+)?|task)\.weights\.h5"
-    r"|assets|assets/tokenizer|assets/tokenizer/(vocabulary\.(json|txt|spm)|merges\.txt)"
+    r"|assets|assets/tokenizer|assets/tokenizer/(vocabulary\.(json|txt|spm)|merges\.txt|tokenizer\.json)"
 )
 #: How the names of hidden folders begin. The preset's name, which may be as long as the system
 #: allows, stands in a file within.
@@ -46,12 +46,12 @@ def save_embedder(
     preset_dir: object,
     max_shard_size: float | None,
 ) -> None:
-    """What `DecoderTextEmbedder.save_to_preset` does; see there.
+    """What `TextEmbedder.save_to_preset` does; see there.
 
     Args:
         embedder: What is saved.
         save: KerasHub's own `save_to_preset` of the embedder.
-        preset_dir, max_shard_size: As for `DecoderTextEmbedder.save_to_preset`.
+        preset_dir, max_shard_size: As for `TextEmbedder.save_to_preset`.
     """
     shards = max_shard_size
     if shards is not None and not (checks.is_number(shards) and shards > 0):

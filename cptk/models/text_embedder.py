@@ -1,8 +1,8 @@
-"""A KerasHub decoder as a text embedder: backbone, pooling, normalisation, preset."""
+"""A KerasHub backbone as a text embedder: pooling, projection, normalisation, preset."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Self, TypeAlias
 
 import keras
@@ -13,50 +13,63 @@ from cptk import checks, layers, ops
 from cptk.layers.right_padding import RightPadding
 from cptk.models import presets, saving
 from cptk.models.backbones import complete_config
+from cptk.models.configured_backbones import is_encoder
 from cptk.models.encode import check_sequence_length, encode
 from cptk.models.forward import check_not_forked
 from cptk.models.keras_methods import CheckedTextEmbedder
 from cptk.models.preprocessor import (
-    DecoderTextEmbedderPreprocessor,
     GPT2TextEmbedderPreprocessor,
     RolesLike,
+    TextEmbedderPreprocessor,
 )
 from cptk.types import Config, Layer, Path, Vectors
 
-Pooling: TypeAlias = Literal["eos", "mean", "weighted_mean"]
+Pooling: TypeAlias = Literal["eos", "mean", "weighted_mean", "cls", "max"]
 
 POOLINGS = {
     "eos": layers.EOSPooling,
     "mean": layers.MeanPooling,
     "weighted_mean": layers.WeightedMeanPooling,
+    "cls": layers.CLSPooling,
+    "max": layers.MaxPooling,
 }
+
+Projection: TypeAlias = int | Mapping[str, object] | Sequence[int | Mapping[str, object]]
+"""Layers after the pooling: `units`, or `{"units", "activation", "use_bias"}`, or several."""
 
 
 @keras.saving.register_keras_serializable(package="cptk")
-class DecoderTextEmbedder(CheckedTextEmbedder):
-    """Text embedder on any KerasHub decoder backbone.
+class TextEmbedder(CheckedTextEmbedder):
+    """Text embedder on any KerasHub backbone of text, decoder or encoder.
 
-    The embedding of a text is the backbone's output, pooled over the sequence and divided by its
-    Euclidean length. With `"eos"` pooling, as in the paper, the embedding is the state at the last
-    token, which is the closing delimiter of the text's role.
+    The embedding of a text is the backbone's output, pooled over the sequence, projected where
+    that is wanted, and divided by its Euclidean length. With `"eos"` pooling, as in the paper, the
+    embedding is the state at the last token, which is the closing delimiter of the text's role.
 
     Args:
-        backbone: A KerasHub decoder backbone with inputs `token_ids` and `padding_mask`
-            (GPT-2, Llama 3 and SmolLM2, Qwen 3, OPT, Gemma 3, …).
-        preprocessor: A `DecoderTextEmbedderPreprocessor`, or `None` for tokenised input.
-        pooling: `"eos"`, `"mean"` or `"weighted_mean"`.
+        backbone: A KerasHub backbone with inputs `token_ids` and `padding_mask`, and
+            `segment_ids`, which are zeros, where it has such: a decoder (GPT-2, Llama 3 and
+            SmolLM2, Qwen 3, OPT, Gemma 3, …) or an encoder (BERT, RoBERTa, XLM-RoBERTa, …).
+        preprocessor: A `TextEmbedderPreprocessor`, or `None` for tokenised input.
+        pooling: `"eos"`, which is for decoders alone, `"mean"`, `"weighted_mean"`, `"cls"`
+            (the first token) or `"max"`.
         normalize: Whether embeddings have unit length.
+        projection: Dense layers between pooling and normalisation: the number of units of one,
+            `{"units": 64, "activation": "tanh", "use_bias": True}`, or a list of these. By default
+            an activation is none and there is a bias.
 
     Input shape:
         `{"token_ids": (n, length), "padding_mask": (n, length)}`. Padding may stand anywhere. The
         embedder moves it to the right, since GPT-2 and OPT count positions from the first column.
 
     Output shape:
-        `(n, hidden_dim)`, float32 also where the backbone computes in 16 bits.
+        `(n, hidden_dim)`, or the units of the last projection; float32 also where the backbone
+        computes in 16 bits.
 
     Raises:
-        ValueError: A backbone with other inputs, an unknown pooling, or a `sequence_length` that
-            the backbone's position embedding cannot hold.
+        ValueError: A backbone with other inputs, an unknown pooling, `"eos"` on an encoder, a
+            projection that is none, or a `sequence_length` that the backbone's position embedding
+            cannot hold.
 
     Example:
 
@@ -66,7 +79,7 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
     >>> backbone = keras_hub.models.GPT2Backbone(
     ...     vocabulary_size=256, num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32
     ... )
-    >>> embedder = cptk.models.DecoderTextEmbedder(backbone)
+    >>> embedder = cptk.models.TextEmbedder(backbone)
     >>> tokens = {"token_ids": np.ones((1, 4), "int32"), "padding_mask": np.ones((1, 4), "bool")}
     >>> embedder.predict(tokens, verbose=0).shape
     (1, 16)
@@ -76,33 +89,46 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
     References:
         - Neelakantan et al., Text and Code Embeddings by Contrastive Pre-Training,
           arXiv:2201.10005, section 2.1.
+        - Reimers & Gurevych, Sentence-BERT, arXiv:1908.10084, section 3.
     """
 
-    # None is any decoder. So KerasHub, which looks classes up by backbone, never chooses this one;
+    # None is any backbone. So KerasHub, which looks classes up by backbone, never chooses this one;
     # `registration` mends that.
     backbone_cls: type[keras_hub.models.Backbone] | None = None
-    preprocessor_cls = DecoderTextEmbedderPreprocessor
+    preprocessor_cls = TextEmbedderPreprocessor
 
     def __init__(
         self,
         backbone: keras_hub.models.Backbone,
-        preprocessor: DecoderTextEmbedderPreprocessor | None = None,
+        preprocessor: TextEmbedderPreprocessor | None = None,
         pooling: Pooling | str = "eos",
         normalize: bool = True,
+        projection: Projection | None = None,
         **kwargs: object,
     ) -> None:
         check_not_forked()
         checks.choice("pooling", pooling, POOLINGS)
+        projections = check_projection(projection)
         if not isinstance(normalize, bool | np.bool_):
             raise ValueError(
                 f"`normalize` should be True or False. Received: {checks.shown(normalize)}."
             )
         needed = getattr(backbone, "input", None)
-        if not isinstance(needed, dict) or set(needed) != {"token_ids", "padding_mask"}:
+        if not isinstance(needed, dict) or set(needed) - {"segment_ids"} != {
+            "token_ids",
+            "padding_mask",
+        }:
             received = sorted(needed) if isinstance(needed, dict) else type(backbone).__name__
             raise ValueError(
-                "`backbone` should be a KerasHub decoder backbone with the inputs "
-                f"['padding_mask', 'token_ids']. Received: {received}."
+                "`backbone` should be a KerasHub backbone of text with the inputs "
+                "['padding_mask', 'token_ids'], or with 'segment_ids' beside them. Received: "
+                f"{received}."
+            )
+        if pooling == "eos" and is_encoder(backbone):
+            raise ValueError(
+                f"`pooling='eos'` is for decoders: in {type(backbone).__name__}, an encoder, the "
+                "last token has not read more than the others. Use pooling='mean', 'cls', 'max' or "
+                "'weighted_mean'."
             )
         if preprocessor is not None:
             check_sequence_length(backbone, preprocessor.sequence_length)
@@ -119,18 +145,24 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
         token_ids, mask = RightPadding(name="right_padding")(
             inputs["token_ids"], inputs["padding_mask"]
         )
-        states = backbone({"token_ids": token_ids, "padding_mask": mask})
+        given = {"token_ids": token_ids, "padding_mask": mask}
+        if "segment_ids" in needed:
+            given["segment_ids"] = keras.ops.zeros_like(token_ids)
+        states = backbone(given)
         if isinstance(states, dict):
             states = states["sequence_output"]
         # Pooling and normalisation compute in float32 or higher, whatever the backbone computes in.
         dtype = "float64" if backbone.compute_dtype == "float64" else "float32"
         x = POOLINGS[pooling](dtype=dtype, name="pooling")(states, mask=mask)
+        for index, each in enumerate(projections):
+            x = keras.layers.Dense(**each, dtype=dtype, name=f"projection_{index}")(x)
         if normalize:
             x = ops.l2_normalize(x)
         super().__init__(inputs=inputs, outputs=x, **kwargs)
         # === Config ===
         self.pooling = pooling
         self.normalize = bool(normalize)
+        self.projection = tuple(projections)
 
     def encode_text(
         self,
@@ -196,32 +228,38 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
         roles: RolesLike | None = None,
         **kwargs: object,
     ) -> Self:
-        """Load an embedder, or make one from a decoder's preset.
+        """Load an embedder, or make one from a backbone's preset.
+
+        A sentence-transformers folder gives the vectors that sentence-transformers gives: its
+        pooling, Dense and Normalize modules, lengths and prompts are read. `role="query"` and
+        `role="document"` embed as its `encode_query` and `encode_document`, any other prompt is a
+        role of its name, and without a role texts are embedded as by its `encode`.
 
         Args:
             preset: A built-in name (`"gpt2_base_en"`), a `kaggle://` or `hf://` handle, a local
-                KerasHub preset folder, a local Hugging Face folder (safetensors), or a folder
-                written by `save_to_preset`.
+                KerasHub preset folder, a local Hugging Face or sentence-transformers folder
+                (safetensors), or a folder written by `save_to_preset`.
             load_weights: Whether to load the weights or leave them at random.
             num_layers: Keep the first `num_layers` layers only; see
                 `cptk.models.keep_first_layers`.
             sequence_length: Replaces that of the preset.
             roles: Replaces those of the preset.
-            **kwargs: `pooling`, `normalize`, `dtype`.
+            **kwargs: `pooling`, `normalize`, `projection`, `dtype`.
 
         Returns:
             The embedder. Of a folder written by `save_to_preset`, the class that was saved.
 
         Raises:
             FileNotFoundError: The folder, or a file in it, is missing.
-            ValueError: A damaged file; a model that is not a decoder; a bad argument.
+            ValueError: A damaged file; a model that is none of text; a module or an option of a
+                sentence-transformers folder that has no counterpart; a bad argument.
 
         Example:
 
         ```pycon
         >>> import cptk
         >>> embedder.save_to_preset("my_embedder")
-        >>> loaded = cptk.models.DecoderTextEmbedder.from_preset("my_embedder", sequence_length=16)
+        >>> loaded = cptk.models.TextEmbedder.from_preset("my_embedder", sequence_length=16)
         >>> type(loaded).__name__, loaded.preprocessor.sequence_length
         ('GPT2TextEmbedder', 16)
 
@@ -235,7 +273,7 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
         """
         overrides = presets.Overrides(num_layers, sequence_length, roles)
         embedder: Self = presets.load_embedder(
-            cls, preset, DecoderTextEmbedder, load_weights, overrides, **kwargs
+            cls, preset, TextEmbedder, load_weights, overrides, **kwargs
         )
         return embedder
 
@@ -274,7 +312,7 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
         >>> import cptk
         >>> embedder.quantize("int8")
         >>> embedder.save_to_preset("my_embedder_int8")
-        >>> loaded = cptk.models.DecoderTextEmbedder.from_preset("my_embedder_int8")
+        >>> loaded = cptk.models.TextEmbedder.from_preset("my_embedder_int8")
         >>> "int8" in {weight.dtype for weight in loaded.weights}
         True
 
@@ -335,17 +373,20 @@ class DecoderTextEmbedder(CheckedTextEmbedder):
     def get_config(self) -> Config:
         config: Config = super().get_config()
         complete_config(config["backbone"]["config"], self.backbone)
-        return {**config, "pooling": self.pooling, "normalize": self.normalize}
+        config |= {"pooling": self.pooling, "normalize": self.normalize}
+        if self.projection:
+            config["projection"] = [dict(each) for each in self.projection]
+        return config
 
 
 @keras.saving.register_keras_serializable(package="cptk")
-class GPT2TextEmbedder(DecoderTextEmbedder):
-    """`DecoderTextEmbedder` on GPT-2: cpt-text as in the paper.
+class GPT2TextEmbedder(TextEmbedder):
+    """`TextEmbedder` on GPT-2: cpt-text as in the paper.
 
     Args:
         backbone: A `keras_hub.models.GPT2Backbone`.
         preprocessor: A `GPT2TextEmbedderPreprocessor`, or `None` for tokenised input.
-        pooling: `"eos"`, `"mean"` or `"weighted_mean"`.
+        pooling: `"eos"`, `"mean"`, `"weighted_mean"`, `"cls"` or `"max"`.
         normalize: Whether embeddings have unit length.
 
     Example:
@@ -362,6 +403,40 @@ class GPT2TextEmbedder(DecoderTextEmbedder):
 
     backbone_cls = keras_hub.models.GPT2Backbone
     preprocessor_cls = GPT2TextEmbedderPreprocessor
+
+
+def check_projection(projection: object) -> list[Config]:
+    """The arguments of each `Dense` of a projection, in full; `ValueError` where it is none."""
+    if projection is None:
+        return []
+    several = isinstance(projection, Sequence) and not isinstance(projection, str)
+    checked = []
+    for each in projection if isinstance(projection, Sequence) and several else [projection]:
+        given = dict(each) if isinstance(each, Mapping) else {"units": each}
+        known = {"units", "activation", "use_bias"}
+        if not set(given) <= known or not checks.is_integer(given.get("units")):
+            raise ValueError(
+                "`projection` should be a number of units, a dictionary of `units`, `activation` "
+                f"and `use_bias`, or a list of these. Received: {checks.shown(each)}."
+            )
+        activation = given.get("activation")
+        try:
+            name = keras.activations.serialize(keras.activations.get(activation))
+        except (ValueError, TypeError):
+            name = None
+        if not isinstance(name, str) or callable(activation):
+            raise ValueError(
+                "The `activation` of a projection should be the name of one in Keras, such as "
+                f"'tanh', or None. Received: {checks.shown(activation)}."
+            )
+        checked.append(
+            {
+                "units": checks.integer("units", given["units"], 1),
+                "activation": name,
+                "use_bias": checks.switch("use_bias", given.get("use_bias", True)),
+            }
+        )
+    return checked
 
 
 def _can_be_quantized(layer: Layer) -> bool:

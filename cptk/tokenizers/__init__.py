@@ -4,9 +4,11 @@
   a stranger's may hold.
 - `reference`: texts to ids by a vocabulary and its spec.
 - `tokenizer_json`: Hugging Face's file, made into a spec and a KerasHub tokenizer.
+- `json_tokenizer`: that file kept whole, for tokenizers that are no byte-pair encoding.
 - `llama`: a Llama 3 tokenizer that survives a preset.
 """
 
+from cptk.tokenizers.json_tokenizer import JSONTokenizer
 from cptk.tokenizers.llama import LlamaBPETokenizer
 from cptk.tokenizers.reference import ReferenceTokenizer
 from cptk.tokenizers.specs import (
@@ -19,6 +21,7 @@ from cptk.tokenizers.specs import (
 
 __all__ = [
     "Family",
+    "JSONTokenizer",
     "LlamaBPETokenizer",
     "ReferenceTokenizer",
     "TokenizerSpec",

@@ -11,6 +11,7 @@ import numpy as np
 import tokenizers
 
 from cptk.checks import shown
+from cptk.tokenizers.json_tokenizer import JSONTokenizer
 from cptk.tokenizers.spec_bounds import check_spec, panic_as_value_error
 from cptk.tokenizers.specs import default_spec
 from cptk.types import Config, Tensor
@@ -131,7 +132,7 @@ class ReferenceTokenizer:
     @property
     def exact(self) -> bool:
         """Whether ids come from the `tokenizers` library rather than from KerasHub."""
-        return self.spec is not None
+        return self.spec is not None or isinstance(self.tokenizer, JSONTokenizer)
 
     def encode_batch(self, texts: Sequence[str], longest: int | None = None) -> list[list[int]]:
         """Token ids of each text, none added.
@@ -156,6 +157,14 @@ class ReferenceTokenizer:
         items = _checked_texts(texts)
         if self.spec is None:
             self._check_vocabulary()
+            if isinstance(self.tokenizer, JSONTokenizer):
+                parts = range(0, len(items), _TEXTS_PER_CALL)
+                encode = self.tokenizer.encode_batch
+                return [
+                    row[:longest]
+                    for start in parts
+                    for row in encode(items[start : start + _TEXTS_PER_CALL])
+                ]
             rows = _rows(self.tokenizer.tokenize(items)) if items else []
             return [[int(index) for index in np.asarray(row)][:longest] for row in rows]
         built = self._up_to_date()
@@ -183,7 +192,10 @@ class ReferenceTokenizer:
             TypeError: `text` is not a string.
         """
         (text,) = _checked_texts([text])
-        if self.spec is None:
+        if isinstance(self.tokenizer, JSONTokenizer):
+            (row,) = self.encode_batch([text])
+            is_spelt = self.tokenizer.spells(row)
+        elif self.spec is None:
             (row,) = self.encode_batch([text])
             is_spelt = _as_str(self.tokenizer.detokenize([row])).strip() == text.strip()
         else:

@@ -31,22 +31,24 @@ _DEEPEST = 16
 _LARGEST_GROWTH = 64
 
 
-def check_spec(spec: object) -> None:
+def check_spec(spec: object, models: tuple[str, ...] = ("BPE",)) -> None:
     """Raise `ValueError` for a tokenizer spec that holds more than it may.
 
     Args:
         spec: A plain dictionary, as `json.loads` gives it.
+        models: The kinds of model that it may have.
 
     Raises:
-        ValueError: Another model than byte-pair encoding, dropout, an unknown step, a text, a
+        ValueError: Another model than those, dropout, an unknown step, a text, a
             number or a nesting beyond what tokenizers have, or steps that together could make a
             text more than 64 times as long.
     """
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
         raise _refused(f"it should be a dictionary with a `model`. Received: {shown(spec)}")
     model = {key: value for key, value in spec["model"].items() if key not in ("vocab", "merges")}
-    if model.get("type", "BPE") != "BPE":
-        raise _refused(f"its model should be 'BPE'. Received: {shown(model['type'])}")
+    if model.get("type", "BPE") not in models:
+        known = " or ".join(map(repr, models))
+        raise _refused(f"its model should be {known}. Received: {shown(model['type'])}")
     if model.get("dropout"):
         raise _refused(f"its `dropout` makes ids random. Received: {shown(model['dropout'])}")
     _check_values(model, "model")

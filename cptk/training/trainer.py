@@ -96,7 +96,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     new optimizer; going on without is an error.
 
     Args:
-        embedder: A `cptk.models.DecoderTextEmbedder`, or any `keras_hub.models.TextEmbedder` as
+        embedder: A `cptk.models.TextEmbedder`, or any `keras_hub.models.TextEmbedder` as
             it is: `trainer.embedder` is that object, and its ids are its own preprocessor's.
         head: A `cptk.layers.ContrastiveHead`; a new one by default.
         seed: Integer that fixes the order of the pairs. Drawn by default.
@@ -173,7 +173,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             isinstance(value, keras.Model) and hasattr(value, "backbone")
         ):
             raise TypeError(
-                "`embedder` should be a cptk.models.DecoderTextEmbedder or a "
+                "`embedder` should be a cptk.models.TextEmbedder or a "
                 "keras_hub.models.TextEmbedder. Received: "
                 f"{type(value).__name__}."
             )
@@ -661,7 +661,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
     ) -> Vectors:
         """Embed texts with the embedder as it is now, within `fit` too.
 
-        As `DecoderTextEmbedder.encode_text`, for KerasHub's own embedders as well: theirs pads each
+        As `TextEmbedder.encode_text`, for KerasHub's own embedders as well: theirs pads each
         text to `sequence_length`, and cannot be called on JAX while `fit` holds the weights.
 
         Args:
@@ -675,7 +675,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             A float32 array `(n, dim)`, in the order of `texts`.
 
         Raises:
-            ValueError: As `DecoderTextEmbedder.encode_text`.
+            ValueError: As `TextEmbedder.encode_text`.
 
         Example:
 

@@ -8,10 +8,12 @@ from gradients import BACKEND, to_numpy, value_and_gradients
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cptk.layers import EOSPooling, MeanPooling, WeightedMeanPooling
+from cptk.layers import CLSPooling, EOSPooling, MaxPooling, MeanPooling, WeightedMeanPooling
 
 REFERENCES = {
     EOSPooling: references.eos_pooling,
+    CLSPooling: references.cls_pooling,
+    MaxPooling: references.max_pooling,
     MeanPooling: references.mean_pooling,
     WeightedMeanPooling: references.weighted_mean_pooling,
 }
@@ -41,7 +43,14 @@ def test_value_and_gradient_equal_the_loops(pooling, name):
     value, (gradient,) = value_and_gradients(pooled, states, upstream=upstream)
 
     np.testing.assert_allclose(value, REFERENCES[pooling](states, mask), atol=1e-5)
-    # Pooling is linear in the states: each gradient is the pooling of a one-hot state.
+    if pooling is MaxPooling:
+        largest = np.where(mask[..., None], states, -np.inf).argmax(axis=1)
+        expected = np.zeros_like(states)
+        for row, k in np.ndindex(2, 3):
+            expected[row, largest[row, k], k] = upstream[row, k] * mask[row].any()
+        np.testing.assert_allclose(gradient, expected, atol=1e-6)
+        return
+    # The others are linear in the states: each gradient is the pooling of a one-hot state.
     for row, position, k in np.ndindex(*states.shape):
         one_hot = np.zeros_like(states)
         one_hot[row, position, k] = 1.0
@@ -155,7 +164,7 @@ def test_gradient_in_a_graph_with_all_dimensions_unknown_but_the_last(pooling):
 
     states, mask = states_of(2, 5, 3), np.array(MASKS["holes"], bool)
     _, (linear,) = value_and_gradients(
-        lambda x: layer(x, mask=keras.ops.convert_to_tensor(mask)), states
+        lambda x: layer(x, mask=keras.ops.convert_to_tensor(mask)), states * states
     )
     found = gradient(states.astype("float32"), mask)
     np.testing.assert_allclose(found, 2 * states * linear, rtol=1e-5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cptk.data.batching import pad_tokens
-from cptk.models import DecoderTextEmbedder, Role
+from cptk.models import Role, TextEmbedder
 from tests import toys
 
 ROLES = {"query": Role("Q: ", [1, 2]), "document": Role("", " = "), "third": Role("3", "")}
@@ -21,11 +21,11 @@ class Saved(NamedTuple):
     folder: Path
 
 
-def llama_embedder(num_layers: int = 2, **kwargs: Any) -> DecoderTextEmbedder:
+def llama_embedder(num_layers: int = 2, **kwargs: Any) -> TextEmbedder:
     """Everything in it is other than the default."""
     reader = toys.preprocessor("llama3", 21, roles=ROLES)
     backbone = toys.backbone("Llama3", num_layers, **kwargs)
-    return DecoderTextEmbedder(backbone, reader, pooling="weighted_mean", normalize=False)
+    return TextEmbedder(backbone, reader, pooling="weighted_mean", normalize=False)
 
 
 def vectors(embedder: Any, role: str | None = None, texts: Any = TEXTS) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cptk
-from cptk.models import DecoderTextEmbedder, GPT2TextEmbedder, forward
+from cptk.models import GPT2TextEmbedder, TextEmbedder, forward
 from tests import toys
 
 ON_JAX = keras.backend.backend() == "jax"
@@ -278,7 +278,7 @@ def test_a_forked_process_is_refused_at_once(capfd):
             lambda: embedder.encode_text(TEXTS),
             lambda: embedder.predict(TEXTS),
             lambda: embedder.predict_on_batch(TEXTS),
-            lambda: DecoderTextEmbedder(embedder.backbone),
+            lambda: TextEmbedder(embedder.backbone),
         ]
         refused = 0
         try:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cptk.models import DecoderTextEmbedderPreprocessor, GPT2TextEmbedderPreprocessor, Role
+from cptk.models import GPT2TextEmbedderPreprocessor, Role, TextEmbedderPreprocessor
 from cptk.tokenizers import family_spec
 from tests import toys
 
@@ -26,7 +26,7 @@ def symbols(text: str) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def paper() -> DecoderTextEmbedderPreprocessor:
+def paper() -> TextEmbedderPreprocessor:
     return toys.preprocessor()
 
 
@@ -199,9 +199,9 @@ def test_no_room_for_text():
         ("query", "should map at least one name"),
         ({"": ("a", "b")}, "name should be a non-empty string. Received: ''"),
         ({1: ("a", "b")}, "name should be a non-empty string. Received: 1"),
-        ({"q": "ab"}, r"Role 'q' should be a \(prefix, suffix\) pair. Received: 'ab'"),
+        ({"q": "ab"}, r"Role 'q' should be a \(prefix, suffix\) pair, .* Received: 'ab'"),
         ({"q": ("a",)}, r"Role 'q' should be a \(prefix, suffix\) pair"),
-        ({"q": None}, r"Role 'q' should be a \(prefix, suffix\) pair. Received: None"),
+        ({"q": None}, r"Role 'q' should be a \(prefix, suffix\) pair, .* Received: None"),
         ({"q": ("a", None)}, "of role 'q' should each be a string or a list of token ids"),
         ({"q": ([1.5], "")}, "of role 'q' should each be a string or a list of token ids"),
         ({"q": ([True], "")}, "of role 'q' should each be a string or a list of token ids"),
@@ -223,8 +223,8 @@ def test_delimiters_that_are_not_in_the_vocabulary():
     }
     tokenizer = keras_hub.models.GPT2Tokenizer(words, ["a b"])
     with pytest.raises(ValueError, match=r"delimiter '}' is not in the vocabulary"):
-        DecoderTextEmbedderPreprocessor(tokenizer)
-    reader = DecoderTextEmbedderPreprocessor(tokenizer, roles={"q": ("[", [1])})
+        TextEmbedderPreprocessor(tokenizer)
+    reader = TextEmbedderPreprocessor(tokenizer, roles={"q": ("[", [1])})
     assert reader.tokenize(["ab"]) == [[3, 2, 1]]
     with pytest.raises(ValueError, match=r"Text 1 has characters that are not.*'c'"):
         reader.tokenize(["ab", "abc"])
@@ -233,7 +233,7 @@ def test_delimiters_that_are_not_in_the_vocabulary():
 def test_not_a_tokenizer():
     for tokenizer in (None, "gpt2_base_en", WORDS):
         with pytest.raises(TypeError, match="`tokenizer` should be a KerasHub tokenizer"):
-            DecoderTextEmbedderPreprocessor(tokenizer)
+            TextEmbedderPreprocessor(tokenizer)
 
 
 def rebuilt(reader):
@@ -244,7 +244,7 @@ def rebuilt(reader):
     return again
 
 
-@pytest.mark.parametrize("cls", [DecoderTextEmbedderPreprocessor, GPT2TextEmbedderPreprocessor])
+@pytest.mark.parametrize("cls", [TextEmbedderPreprocessor, GPT2TextEmbedderPreprocessor])
 @pytest.mark.parametrize(
     ("roles", "spec"),
     [(None, None), ({"a": PROMPT, "b": ([1, 2], "]")}, None), (None, family_spec("smollm"))],
@@ -300,7 +300,7 @@ def test_bad_input_in_tf_data(paper):
 def test_sentencepiece_tokenizer_of_keras_hub():
     pytest.importorskip("sentencepiece", reason="KerasHub's own reading of Gemma needs it")
     tokenizer = toys.sentencepiece_tokenizer()
-    reader = DecoderTextEmbedderPreprocessor(tokenizer, 8)
+    reader = TextEmbedderPreprocessor(tokenizer, 8)
     (row,) = reader.tokenize(["the quick fox"], "query")
     middle = [int(i) for i in np.asarray(tokenizer("the quick fox"))]
     assert row[-1 - len(middle) : -1] == middle

@@ -12,7 +12,7 @@ import keras_hub
 import numpy as np
 import pytest
 
-from cptk.models import DecoderTextEmbedder, DecoderTextEmbedderPreprocessor, GPT2TextEmbedder
+from cptk.models import GPT2TextEmbedder, TextEmbedder, TextEmbedderPreprocessor
 from cptk.tokenizers import LlamaBPETokenizer, family_spec
 from tests import toys
 from tests.models.conftest import assert_same
@@ -48,7 +48,7 @@ def edit(folder: Path, file: str, where: tuple = (), **values) -> None:
 
 def refused(folder: Path, match: str) -> str:
     with pytest.raises(ValueError, match=match) as caught:
-        DecoderTextEmbedder.from_preset(folder)
+        TextEmbedder.from_preset(folder)
     assert not isinstance(caught.value, UnicodeError)
     return str(caught.value)
 
@@ -66,7 +66,7 @@ def test_files_of_a_preset(gpt2):
 def test_a_file_is_missing(copy, file):
     (copy / file).unlink()
     with pytest.raises(FileNotFoundError, match=named(file)):
-        DecoderTextEmbedder.from_preset(copy)
+        TextEmbedder.from_preset(copy)
 
 
 @pytest.mark.parametrize("half", [0, 2])
@@ -212,7 +212,7 @@ def test_weights_of_another_model(copy, shape):
 @pytest.mark.slow_on_jax
 def test_metadata_is_not_needed(gpt2, copy):
     (copy / "metadata.json").unlink()
-    assert_same(DecoderTextEmbedder.from_preset(copy), gpt2.embedder)
+    assert_same(TextEmbedder.from_preset(copy), gpt2.embedder)
 
 
 # --- Edited by hand
@@ -230,14 +230,14 @@ def test_an_edit_that_is_not_read_is_named(copy, file, change):
     edit(copy, file, ("config",), **change)
     (key,) = change
     with pytest.warns(UserWarning, match=rf"{file} and task\.json .* differ in config\.{key}\."):
-        loaded = DecoderTextEmbedder.from_preset(copy, load_weights=False)
+        loaded = TextEmbedder.from_preset(copy, load_weights=False)
     assert loaded.preprocessor.sequence_length == 24
 
 
 def test_an_edit_in_both_is_read(copy):
     edit(copy, "preprocessor.json", ("config",), sequence_length=12)
     edit(copy, "task.json", PREPROCESSOR, sequence_length=12)
-    loaded = DecoderTextEmbedder.from_preset(copy, load_weights=False)
+    loaded = TextEmbedder.from_preset(copy, load_weights=False)
     assert loaded.preprocessor.sequence_length == 12
 
 
@@ -258,7 +258,7 @@ def test_an_edit_in_both_is_read(copy):
 )
 def test_a_class_is_not_registered(copy, file, where):
     edit(copy, file, where, registered_name="mine>Own", module="my.embedders")
-    ways = [DecoderTextEmbedder, GPT2TextEmbedder]
+    ways = [TextEmbedder, GPT2TextEmbedder]
     if file == "task.json":
         ways.append(keras_hub.models.TextEmbedder)
     for way in ways:
@@ -273,19 +273,19 @@ def test_no_name_falls_back_to_a_plain_decoder(copy, name):
 
 
 @keras.saving.register_keras_serializable(package="tests")
-class OwnEmbedder(DecoderTextEmbedder):
+class OwnEmbedder(TextEmbedder):
     pass
 
 
 def test_a_subclass_loads_as_itself_or_not_at_all(gpt2, tmp_path, monkeypatch):
     OwnEmbedder(gpt2.embedder.backbone, gpt2.embedder.preprocessor).save_to_preset(tmp_path / "own")
-    loaded = DecoderTextEmbedder.from_preset(tmp_path / "own")
+    loaded = TextEmbedder.from_preset(tmp_path / "own")
     assert type(loaded) is OwnEmbedder
     assert_same(loaded, gpt2.embedder)
     monkeypatch.delitem(keras.saving.get_custom_objects(), "tests>OwnEmbedder")
     refused(tmp_path / "own", "module is loaded and the class is not registered")
     with keras.saving.custom_object_scope({"tests>OwnEmbedder": OwnEmbedder}):
-        assert type(DecoderTextEmbedder.from_preset(tmp_path / "own")) is OwnEmbedder
+        assert type(TextEmbedder.from_preset(tmp_path / "own")) is OwnEmbedder
 
 
 class Undecorated(GPT2TextEmbedder):
@@ -321,14 +321,14 @@ def test_a_config_file_outside_the_folder_by_keras_hubs_doors(copy):
     for file in ("preprocessor.json", "tokenizer.json"):
         edit(copy, file, ("config",), config_file=str(copy / "elsewhere.json"))
     with pytest.raises(ValueError, match="`config_file` should be the plain name"):
-        DecoderTextEmbedderPreprocessor.from_preset(str(copy))
+        TextEmbedderPreprocessor.from_preset(str(copy))
     with pytest.raises(ValueError, match="`config_file` should be the plain name"):
         toys.preprocessor(config_file="/tmp/cptk.json")
     with pytest.raises(ValueError, match="`config_file` should be the plain name"):
         LlamaBPETokenizer(config_file="../x.json")
     tokenizer = keras_hub.models.GPT2Tokenizer(config_file="../x.json")
     with pytest.raises(ValueError, match="`config_file` should be the plain name"):
-        DecoderTextEmbedderPreprocessor(tokenizer)
+        TextEmbedderPreprocessor(tokenizer)
 
 
 def test_a_shard_outside_the_folder(gpt2, tmp_path):
@@ -373,7 +373,7 @@ def test_a_preset_that_is_whole_gives_no_warning(gpt2, llama):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for saved in (gpt2, llama):
-            DecoderTextEmbedder.from_preset(saved.folder, load_weights=False)
+            TextEmbedder.from_preset(saved.folder, load_weights=False)
 
 
 def test_a_pipe_in_place_of_a_file_does_not_hang(copy):

@@ -17,10 +17,10 @@ from keras_hub.src.utils import preset_utils
 
 import cptk
 from cptk.models import (
-    DecoderTextEmbedder,
-    DecoderTextEmbedderPreprocessor,
     GPT2TextEmbedder,
     Role,
+    TextEmbedder,
+    TextEmbedderPreprocessor,
 )
 from cptk.tokenizers import family_spec, tokenizer_json
 from cptk.tokenizers.specs import spec_from_content
@@ -33,10 +33,10 @@ OTHERS = {
     "qwen3": lambda: toys.embedder("Qwen3", 1),
     "opt": lambda: toys.embedder("OPT", 1),
     "smollm3": lambda: toys.embedder("SmolLM3"),
-    "spec": lambda: DecoderTextEmbedder(
+    "spec": lambda: TextEmbedder(
         toys.backbone(num_layers=1), toys.preprocessor(tokenizer_spec=family_spec("smollm"))
     ),
-    "smollm2": lambda: DecoderTextEmbedder(toys.backbone("Llama3", 1), toys.preprocessor("smollm")),
+    "smollm2": lambda: TextEmbedder(toys.backbone("Llama3", 1), toys.preprocessor("smollm")),
 }
 
 
@@ -58,7 +58,7 @@ def saved(request, tmp_path_factory) -> Saved:
 
 def test_saved_and_loaded(saved):
     embedder, folder = saved
-    loaded = DecoderTextEmbedder.from_preset(folder)
+    loaded = TextEmbedder.from_preset(folder)
     assert type(loaded) is type(embedder)
     assert type(loaded.preprocessor) is type(embedder.preprocessor)
     assert loaded.preprocessor.sequence_length == embedder.preprocessor.sequence_length
@@ -84,8 +84,8 @@ def test_the_class_that_was_saved_loads_it(gpt2):
 
 
 def test_loads_after_a_second_saving(llama, tmp_path):
-    DecoderTextEmbedder.from_preset(llama.folder).save_to_preset(tmp_path / "again")
-    assert_same(DecoderTextEmbedder.from_preset(tmp_path / "again"), llama.embedder)
+    TextEmbedder.from_preset(llama.folder).save_to_preset(tmp_path / "again")
+    assert_same(TextEmbedder.from_preset(tmp_path / "again"), llama.embedder)
 
 
 @pytest.mark.parametrize("saved", ["llama", "untied", "smollm3"], indirect=True)
@@ -99,27 +99,27 @@ def test_backbone_of_keras_hub_loads_from_it(saved):
 
 def test_without_weights(gpt2):
     embedder, folder = gpt2
-    loaded = DecoderTextEmbedder.from_preset(folder, load_weights=False)
+    loaded = TextEmbedder.from_preset(folder, load_weights=False)
     assert np.abs(vectors(loaded) - vectors(embedder)).max() > 1e-2
 
 
 @pytest.mark.slow_on_jax
 def test_dtype(gpt2):
     embedder, folder = gpt2
-    loaded = DecoderTextEmbedder.from_preset(folder, dtype="mixed_bfloat16")
+    loaded = TextEmbedder.from_preset(folder, dtype="mixed_bfloat16")
     assert loaded.backbone.compute_dtype == "bfloat16"
     assert loaded.backbone.variable_dtype == "float32"
     assert (vectors(loaded) * vectors(embedder)).sum(axis=1).min() > 0.99
 
 
 def test_without_a_preprocessor(gpt2, tmp_path):
-    embedder = DecoderTextEmbedder(gpt2.embedder.backbone, pooling="mean")
+    embedder = TextEmbedder(gpt2.embedder.backbone, pooling="mean")
     embedder.save_to_preset(tmp_path / "bare")
-    loaded = DecoderTextEmbedder.from_preset(tmp_path / "bare", num_layers=1)
+    loaded = TextEmbedder.from_preset(tmp_path / "bare", num_layers=1)
     assert loaded.preprocessor is None
     assert (loaded.pooling, loaded.backbone.num_layers) == ("mean", 1)
     with pytest.raises(ValueError, match="saved without a preprocessor"):
-        DecoderTextEmbedder.from_preset(tmp_path / "bare", sequence_length=9)
+        TextEmbedder.from_preset(tmp_path / "bare", sequence_length=9)
 
 
 def test_sharded(gpt2, tmp_path):
@@ -127,10 +127,10 @@ def test_sharded(gpt2, tmp_path):
     embedder.save_to_preset(tmp_path / "shards", max_shard_size=3e-5)
     shards = sorted((tmp_path / "shards").glob("model_*.weights.h5"))
     assert len(shards) > 1
-    assert_same(DecoderTextEmbedder.from_preset(tmp_path / "shards"), embedder)
+    assert_same(TextEmbedder.from_preset(tmp_path / "shards"), embedder)
     shards[0].unlink()
     with pytest.raises(FileNotFoundError, match=shards[0].name):
-        DecoderTextEmbedder.from_preset(tmp_path / "shards")
+        TextEmbedder.from_preset(tmp_path / "shards")
 
 
 # KerasHub 0.32 leaves the file of the vocabulary open.
@@ -139,17 +139,17 @@ def test_sharded(gpt2, tmp_path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_sentencepiece_tokenizer(tmp_path):
     pytest.importorskip("sentencepiece", reason="KerasHub's own reading of Gemma needs it")
-    reader = DecoderTextEmbedderPreprocessor(toys.sentencepiece_tokenizer(), 12)
-    embedder = DecoderTextEmbedder(toys.backbone("Gemma3", 1), reader)
+    reader = TextEmbedderPreprocessor(toys.sentencepiece_tokenizer(), 12)
+    embedder = TextEmbedder(toys.backbone("Gemma3", 1), reader)
     texts, folder = ["the quick fox", "in one word"], tmp_path / "gemma"
     embedder.save_to_preset(folder)
     loaded = keras_hub.models.TextEmbedder.from_preset(str(folder))
-    assert type(loaded) is DecoderTextEmbedder
+    assert type(loaded) is TextEmbedder
     found, expected = (vectors(each, texts=texts) for each in (loaded, embedder))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     (folder / "assets" / "tokenizer" / "vocabulary.spm").write_bytes(b"garbled")
     with pytest.raises(ValueError, match="the tokenizer's assets"):
-        DecoderTextEmbedder.from_preset(folder)
+        TextEmbedder.from_preset(folder)
 
 
 OTHER_PROCESS = """
@@ -208,7 +208,7 @@ def test_same_vectors_in_another_process_on_any_backend(gpt2, llama, backend, tm
 def test_overrides_on_a_saved_preset(llama):
     embedder, folder = llama
     roles = {"only": Role("a", "z")}
-    loaded = DecoderTextEmbedder.from_preset(folder, num_layers=1, sequence_length=9, roles=roles)
+    loaded = TextEmbedder.from_preset(folder, num_layers=1, sequence_length=9, roles=roles)
     assert loaded.backbone.num_layers == 1
     assert loaded.preprocessor.sequence_length == 9
     assert (loaded.pooling, loaded.normalize) == ("weighted_mean", False)
@@ -217,24 +217,24 @@ def test_overrides_on_a_saved_preset(llama):
         *toys.preprocessor().reference.encode_exactly("abz"),
         9,
     ]
-    short = DecoderTextEmbedder(
+    short = TextEmbedder(
         cptk.models.keep_first_layers(embedder.backbone, 1),
         toys.preprocessor("llama3", 9, roles=roles),
         pooling="weighted_mean",
         normalize=False,
     )
     assert_same(loaded, short)
-    again = DecoderTextEmbedder.from_preset(folder, pooling="mean", normalize=True)
+    again = TextEmbedder.from_preset(folder, pooling="mean", normalize=True)
     assert (again.pooling, again.normalize) == ("mean", True)
     assert set(again.preprocessor.roles) == set(ROLES)
 
 
 def test_overrides_keep_the_rest(llama, tmp_path):
     embedder, folder = llama
-    loaded = DecoderTextEmbedder.from_preset(folder, load_weights=False, sequence_length=30)
+    loaded = TextEmbedder.from_preset(folder, load_weights=False, sequence_length=30)
     assert dict(loaded.preprocessor.roles) == dict(embedder.preprocessor.roles)
     OTHERS["spec"]().save_to_preset(tmp_path / "spec")
-    loaded = DecoderTextEmbedder.from_preset(tmp_path / "spec", roles={"a": ("", "]")})
+    loaded = TextEmbedder.from_preset(tmp_path / "spec", roles={"a": ("", "]")})
     assert loaded.preprocessor.sequence_length == 24
     assert loaded.preprocessor.reference.spec == family_spec("smollm")
     # keras_hub's way in takes them too.
@@ -250,24 +250,24 @@ def test_bad_overrides(gpt2):
         ({"sequence_length": 2}, "`sequence_length` should be an integer of at least 3"),
         ({"sequence_length": 33}, "sequence_length=33 is more than this GPT2Backbone"),
         ({"roles": {}}, "at least one name"),
-        ({"pooling": "max"}, "`pooling` should be one of"),
+        ({"pooling": "last"}, "`pooling` should be one of"),
         ({"normalize": None}, "`normalize` should be True or False"),
     ]:
         with pytest.raises(ValueError, match=message):
-            DecoderTextEmbedder.from_preset(folder, load_weights=False, **arguments)
+            TextEmbedder.from_preset(folder, load_weights=False, **arguments)
     with pytest.raises(TypeError, match=r"no argument 'polling'.* pooling"):
-        DecoderTextEmbedder.from_preset(folder, polling="mean")
+        TextEmbedder.from_preset(folder, polling="mean")
     with pytest.raises(ValueError, match="float31"):
-        DecoderTextEmbedder.from_preset(folder, dtype="float31")
+        TextEmbedder.from_preset(folder, dtype="float31")
 
 
 @pytest.mark.slow
 def test_first_layers_are_all_that_is_saved(tmp_path):
     long = llama_embedder(num_layers=4)
     long.save_to_preset(tmp_path / "long")
-    short = DecoderTextEmbedder.from_preset(tmp_path / "long", num_layers=1)
+    short = TextEmbedder.from_preset(tmp_path / "long", num_layers=1)
     short.save_to_preset(tmp_path / "short")
-    loaded = DecoderTextEmbedder.from_preset(tmp_path / "short")
+    loaded = TextEmbedder.from_preset(tmp_path / "short")
     assert loaded.backbone.num_layers == 1
     assert_same(loaded, short, ROLES)
     sizes = [(tmp_path / name / "model.weights.h5").stat().st_size for name in ("long", "short")]
@@ -291,13 +291,13 @@ def test_from_a_decoders_preset(tmp_path, name, family, longest):
     backbone, folder = toys.backbone(name), str(tmp_path / name)
     backbone.save_to_preset(folder)
     with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.json"):
-        DecoderTextEmbedder.from_preset(folder)
+        TextEmbedder.from_preset(folder)
     toys.tokenizer(family).save_to_preset(folder)
-    loaded = DecoderTextEmbedder.from_preset(folder, roles=ROLES, pooling="mean")
+    loaded = TextEmbedder.from_preset(folder, roles=ROLES, pooling="mean")
     assert loaded.preprocessor.sequence_length == longest
     reader = toys.preprocessor(family, longest, roles=ROLES)
-    assert_same(loaded, DecoderTextEmbedder(backbone, reader, pooling="mean"), ROLES)
-    short = DecoderTextEmbedder.from_preset(folder, num_layers=1, sequence_length=7)
+    assert_same(loaded, TextEmbedder(backbone, reader, pooling="mean"), ROLES)
+    short = TextEmbedder.from_preset(folder, num_layers=1, sequence_length=7)
     assert (short.backbone.num_layers, short.preprocessor.sequence_length) == (1, 7)
 
 
@@ -314,10 +314,10 @@ def test_prompt_longer_than_the_default_sequence(tmp_path):
     backbone.save_to_preset(str(folder))
     toys.tokenizer("llama3").save_to_preset(str(folder))
     roles = {"long": Role("x" * 300, "")}
-    loaded = DecoderTextEmbedder.from_preset(folder, roles=roles, sequence_length=320)
+    loaded = TextEmbedder.from_preset(folder, roles=roles, sequence_length=320)
     assert len(loaded.preprocessor.tokenize(["y"])[0]) == 301
     with pytest.raises(ValueError, match="role 'long' itself takes 300 tokens"):
-        DecoderTextEmbedder.from_preset(folder, roles=roles)
+        TextEmbedder.from_preset(folder, roles=roles)
 
 
 #: What a folder may lack: transformers 5 writes `tokenizer.json` alone.
@@ -334,7 +334,7 @@ def test_from_a_hugging_face_gpt2(gpt2, hugging_face_copy, tmp_path, lacking):
     assert_same(loaded, gpt2.embedder, ["query", "document"])
     if lacking == ("vocab.json", "merges.txt"):
         loaded.save_to_preset(tmp_path / "saved")
-        assert_same(DecoderTextEmbedder.from_preset(tmp_path / "saved"), gpt2.embedder)
+        assert_same(TextEmbedder.from_preset(tmp_path / "saved"), gpt2.embedder)
 
 
 def test_a_hugging_face_gpt2_without_any_tokenizer(hugging_face_copy):
@@ -363,7 +363,7 @@ def test_special_tokens_that_the_embedding_has_no_row_for(hugging_face_copy, tmp
     token = content["added_tokens"][0]
     content["added_tokens"].append({**token, "id": toys.VOCABULARY_SIZE, "content": "<|pad|>"})
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    loaded = DecoderTextEmbedder.from_preset(folder, load_weights=False, sequence_length=24)
+    loaded = TextEmbedder.from_preset(folder, load_weights=False, sequence_length=24)
     texts = ["a <|pad|> b"]
     assert max(loaded.preprocessor.tokenize(texts)[0]) < toys.VOCABULARY_SIZE
     loaded.preprocessor.save_to_preset(str(tmp_path))
@@ -372,7 +372,7 @@ def test_special_tokens_that_the_embedding_has_no_row_for(hugging_face_copy, tmp
     content["model"]["vocab"]["ordinary"] = toys.VOCABULARY_SIZE + 1
     (folder / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="has the id 273 for 'ordinary'"):
-        DecoderTextEmbedder.from_preset(folder, load_weights=False)
+        TextEmbedder.from_preset(folder, load_weights=False)
 
 
 def mistral_tokenizer_json(size: int = 200) -> tokenizers.Tokenizer:
@@ -418,7 +418,7 @@ def test_a_tokenizer_json_in_place_of_sentencepieces_file(kind):
     content = json.loads(own.to_str())
     tokenizer = tokenizer_json.tokenizer_from_content(content, kind)
     spec = spec_from_content(content)
-    reader = DecoderTextEmbedderPreprocessor(tokenizer, 64, {"text": ("", "")}, spec)
+    reader = TextEmbedderPreprocessor(tokenizer, 64, {"text": ("", "")}, spec)
     texts = [*TEXTS, "the quick fox\n\n 猫</s>x", " two  spaces "]
     expected = [encoding.ids for encoding in own.encode_batch(texts, add_special_tokens=False)]
     assert reader.tokenize(texts) == expected
@@ -427,12 +427,12 @@ def test_a_tokenizer_json_in_place_of_sentencepieces_file(kind):
 @pytest.mark.parametrize("family", [pytest.param("llama3", marks=pytest.mark.slow), "smollm"])
 def test_from_a_hugging_face_llama_and_back(hugging_face, tmp_path, family):
     source, folder = hugging_face[family]
-    loaded = DecoderTextEmbedder.from_preset(folder, sequence_length=24, roles=ROLES)
+    loaded = TextEmbedder.from_preset(folder, sequence_length=24, roles=ROLES)
     spec = family_spec("smollm" if family == "smollm" else "gpt2")
-    reader = DecoderTextEmbedderPreprocessor(toys.tokenizer(family), 24, ROLES, spec)
-    assert_same(loaded, DecoderTextEmbedder(source, reader), ROLES)
+    reader = TextEmbedderPreprocessor(toys.tokenizer(family), 24, ROLES, spec)
+    assert_same(loaded, TextEmbedder(source, reader), ROLES)
     loaded.save_to_preset(tmp_path / "saved")
-    again = DecoderTextEmbedder.from_preset(tmp_path / "saved")
+    again = TextEmbedder.from_preset(tmp_path / "saved")
     assert_same(again, loaded)
     texts = ["2024 the\n\n\n<|im_start|> x"]
     assert again.preprocessor.tokenize(texts) == loaded.preprocessor.tokenize(texts)
@@ -444,11 +444,11 @@ def test_hugging_face_folders_with_a_part_missing(hugging_face, hugging_face_cop
     for file in sorted(whole.iterdir()):
         (folder / file.name).unlink()
         with pytest.raises(FileNotFoundError, match=file.name.replace(".", r"\.")):
-            DecoderTextEmbedder.from_preset(folder)
+            TextEmbedder.from_preset(folder)
         content = file.read_bytes()
         (folder / file.name).write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match=file.name.replace(".", r"\.")):
-            DecoderTextEmbedder.from_preset(folder)
+            TextEmbedder.from_preset(folder)
         (folder / file.name).write_bytes(content)
 
 
@@ -466,7 +466,7 @@ def test_lora_is_merged(tmp_path):
     expected = vectors(embedder)
     assert np.abs(expected - before).max() > 1e-2
     embedder.save_to_preset(tmp_path / "lora")
-    loaded = DecoderTextEmbedder.from_preset(tmp_path / "lora")
+    loaded = TextEmbedder.from_preset(tmp_path / "lora")
     np.testing.assert_allclose(vectors(loaded), expected, atol=1e-5)
     assert not any("lora" in weight.path for weight in loaded.weights)
     np.testing.assert_allclose(vectors(embedder), expected, atol=1e-6)
@@ -487,16 +487,16 @@ def test_wrong_class(llama, tmp_path):
 def test_nothing_there(tmp_path):
     for preset in (tmp_path / "nothing", "gpt2_base_english"):
         with pytest.raises(FileNotFoundError, match="There is no preset"):
-            DecoderTextEmbedder.from_preset(preset)
+            TextEmbedder.from_preset(preset)
     for preset in (None, 5, b"preset"):
         with pytest.raises(TypeError, match=f"should be a .*{type(preset).__name__}|be a path"):
-            DecoderTextEmbedder.from_preset(preset)
+            TextEmbedder.from_preset(preset)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"is incomplete: it has no config\.json"):
-        DecoderTextEmbedder.from_preset(tmp_path / "empty")
+        TextEmbedder.from_preset(tmp_path / "empty")
     (tmp_path / "empty" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="Unrecognized format"):
-        DecoderTextEmbedder.from_preset(tmp_path / "empty")
+        TextEmbedder.from_preset(tmp_path / "empty")
 
 
 # --- Handles
@@ -535,11 +535,11 @@ PREFIXES = ["kaggle://me/gpt2/keras/", "hf://me/"]
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_handles(llama, hub, tmp_path, prefix):
     shutil.copytree(llama.folder, tmp_path / "ours")
-    loaded = DecoderTextEmbedder.from_preset(f"{prefix}ours")
+    loaded = TextEmbedder.from_preset(f"{prefix}ours")
     assert_same(loaded, llama.embedder)
     assert f"{prefix.split('://')[1]}ours" in hub
     with pytest.raises(ValueError, match=r"config\.json"):
-        DecoderTextEmbedder.from_preset(f"{prefix}nothing")
+        TextEmbedder.from_preset(f"{prefix}nothing")
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -548,13 +548,13 @@ def test_handles_of_hostile_presets(copy, hub, prefix):
     task["config"]["preprocessor"]["config"]["config_file"] = "../../elsewhere.json"
     (copy / "task.json").write_text(json.dumps(task))
     with pytest.raises(ValueError, match=r"task\.json .*`config_file` should be the plain name"):
-        DecoderTextEmbedder.from_preset(f"{prefix}copy")
+        TextEmbedder.from_preset(f"{prefix}copy")
 
 
 def test_hugging_face_layout_through_a_handle(hub, tmp_path):
     source = toys.backbone("Llama3", tie_word_embeddings=True)
     toys.save_hugging_face(tmp_path / "smollm", source, "smollm")
-    loaded = DecoderTextEmbedder.from_preset("hf://me/smollm")
+    loaded = TextEmbedder.from_preset("hf://me/smollm")
     assert (
         loaded.preprocessor.reference.spec["pre_tokenizer"]
         == (family_spec("smollm")["pre_tokenizer"])

@@ -14,7 +14,7 @@ import keras_hub
 import pytest
 
 from cptk import files
-from cptk.models import DecoderTextEmbedder, saving
+from cptk.models import TextEmbedder, saving
 from tests import toys
 from tests.models.conftest import assert_same
 
@@ -30,7 +30,7 @@ def small():
 
 
 def loads(folder: Path, expected) -> None:
-    assert_same(DecoderTextEmbedder.from_preset(folder), expected)
+    assert_same(TextEmbedder.from_preset(folder), expected)
 
 
 def test_overwrites_a_preset_and_nothing_else(small, copy, tmp_path):

@@ -22,7 +22,7 @@ BACKENDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 SCRIPT = """
 import sys
 import cptk, numpy as np
-embedder = cptk.models.DecoderTextEmbedder.from_preset(sys.argv[1])
+embedder = cptk.models.TextEmbedder.from_preset(sys.argv[1])
 np.save(sys.argv[2], embedder.encode_text(np.load(sys.argv[3]).tolist(), role="query"))
 """
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cptk.models import DecoderTextEmbedder
+from cptk.models import TextEmbedder
 from cptk.tokenizers import ReferenceTokenizer, family_spec, spec_from_tokenizer_json
 from cptk.tokenizers.reference import build_pipeline
 from cptk.tokenizers.spec_bounds import check_spec
@@ -182,7 +182,7 @@ def test_in_a_preset_the_file_is_named(copy):
     }
     (copy / "task.json").write_text(json.dumps(task))
     with pytest.raises(ValueError, match=r"task\.json .* tokenizer spec is refused"):
-        DecoderTextEmbedder.from_preset(copy)
+        TextEmbedder.from_preset(copy)
 
 
 def test_in_a_hugging_face_folder(hugging_face_copy):
@@ -190,6 +190,6 @@ def test_in_a_hugging_face_folder(hugging_face_copy):
     content = json.loads((folder / "tokenizer.json").read_text())
     content["normalizer"] = HOSTILE["one that doubles"]["normalizer"]
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    for load in (spec_from_tokenizer_json, DecoderTextEmbedder.from_preset):
+    for load in (spec_from_tokenizer_json, TextEmbedder.from_preset):
         with pytest.raises(ValueError, match="tokenizer spec is refused"):
             load(folder)

@@ -224,7 +224,7 @@ def train_with(scope: Any, feature: str) -> dict[str, Any]:
         with scope():
             decoder = toys.backbone("GPT2", 1, dropout=0.0)
             reader = toys.preprocessor("gpt2", length)
-            embedder = cptk.models.DecoderTextEmbedder(decoder, reader)
+            embedder = cptk.models.TextEmbedder(decoder, reader)
             trainer = cptk.ContrastiveTrainer(embedder, seed=3, **of_trainer)
             trainer.compile(keras.optimizers.SGD(0.05, **options), **of_compile)
         if data is None:
@@ -258,7 +258,7 @@ def train(
         for layer in decoder._flatten_layers():
             if isinstance(layer, keras.layers.Softmax):
                 layer.dtype_policy = keras.DTypePolicy(dtype)
-        embedder = cptk.models.DecoderTextEmbedder(decoder, reader)
+        embedder = cptk.models.TextEmbedder(decoder, reader)
         if lora:
             cptk.training.enable_lora(embedder, lora)
         trainer = cptk.ContrastiveTrainer(embedder, seed=3, micro_batch_size=micro)

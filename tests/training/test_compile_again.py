@@ -83,7 +83,7 @@ def test_the_old_head_is_forgotten(tmp_path):
     model.save(tmp_path / "x.keras")
     again = keras.saving.load_model(tmp_path / "x.keras")
     toys.assert_same(toys.weights(again), toys.weights(model), atol=0)
-    with pytest.raises(TypeError, match=r"should be a cptk\.models\.DecoderTextEmbedder"):
+    with pytest.raises(TypeError, match=r"should be a cptk\.models\.TextEmbedder"):
         model.embedder = keras.Sequential()
 
 

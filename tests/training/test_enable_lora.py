@@ -46,7 +46,7 @@ def test_a_preset_holds_the_scaled_product(tmp_path):
         b.assign(np.random.default_rng(0).normal(0, 0.1, b.shape))
     expected = embedder.encode_text(["one", "two words"])
     embedder.save_to_preset(str(tmp_path / "preset"))
-    again = cptk.models.DecoderTextEmbedder.from_preset(str(tmp_path / "preset"))
+    again = cptk.models.TextEmbedder.from_preset(str(tmp_path / "preset"))
     np.testing.assert_allclose(again.encode_text(["one", "two words"]), expected, atol=1e-5)
 
 

@@ -426,7 +426,7 @@ def test_an_embedder_that_a_forward_pass_changes_is_refused():
     normal = keras.layers.BatchNormalization(name="normal")
     changed = keras.Model(backbone.input, normal(backbone(backbone.input)))
     with pytest.raises(ValueError, match=r"normal/moving_mean.*LayerNormalization"):
-        cptk.ContrastiveTrainer(cptk.models.DecoderTextEmbedder(changed), micro_batch_size=2)
+        cptk.ContrastiveTrainer(cptk.models.TextEmbedder(changed), micro_batch_size=2)
 
 
 def test_rematerialisation_is_refused():
@@ -442,7 +442,7 @@ def test_an_embedder_that_adds_losses_is_refused():
     sparse = keras.layers.ActivityRegularization(l2=0.1)
     added = keras.Model(backbone.input, sparse(backbone(backbone.input)))
     with pytest.raises(ValueError, match="adds no loss in the forward pass"):
-        cptk.ContrastiveTrainer(cptk.models.DecoderTextEmbedder(added), micro_batch_size=2)
+        cptk.ContrastiveTrainer(cptk.models.TextEmbedder(added), micro_batch_size=2)
 
 
 @pytest.mark.parametrize(

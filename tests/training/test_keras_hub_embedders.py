@@ -281,5 +281,5 @@ def test_without_a_preprocessor_tokens_are_taken() -> None:
 
 
 def test_something_else_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"DecoderTextEmbedder or a keras_hub\.models\.TextEmb"):
+    with pytest.raises(TypeError, match=r"TextEmbedder or a keras_hub\.models\.TextEmb"):
         cptk.ContrastiveTrainer(keras.layers.Dense(3))

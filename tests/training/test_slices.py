@@ -26,7 +26,7 @@ def trained(slices, monkeypatch, kind="GPT2", eager=True, count=37):
     keras.utils.set_random_seed(3)
     dropout = {"dropout": 0.0} if kind == "GPT2" else {}
     reader = toys.preprocessor("gpt2" if kind == "GPT2" else "llama3")
-    embedder = cptk.models.DecoderTextEmbedder(toys.backbone(kind, 1, **dropout), reader)
+    embedder = cptk.models.TextEmbedder(toys.backbone(kind, 1, **dropout), reader)
     trainer = cptk.ContrastiveTrainer(embedder, seed=1)
     trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=eager)
     weights = np.linspace(0.5, 2, count)
@@ -58,7 +58,7 @@ def test_each_slice_is_as_long_as_its_longest_text(monkeypatch):
     monkeypatch.setattr(module, "_once", lambda _, function: function, raising=False)
     keras.utils.set_random_seed(3)
     reader = toys.preprocessor("gpt2")
-    embedder = cptk.models.DecoderTextEmbedder(toys.backbone("GPT2", 1), reader)
+    embedder = cptk.models.TextEmbedder(toys.backbone("GPT2", 1), reader)
     trainer = cptk.ContrastiveTrainer(embedder, seed=1)
     trainer.compile("sgd", run_eagerly=True)
     rng = np.random.default_rng(0)
@@ -81,6 +81,6 @@ def test_how_many(pairs, jit_compile, expected):
 
 def test_a_forward_pass_that_leaves_more_behind_is_not_cut():
     reader = toys.preprocessor("gpt2")
-    embedder = cptk.models.DecoderTextEmbedder(toys.backbone("GPT2", 1), reader)
+    embedder = cptk.models.TextEmbedder(toys.backbone("GPT2", 1), reader)
     embedder.backbone.transformer_layers[0].activity_regularizer = keras.regularizers.L2(0.1)
     assert gradient_cache.slices(embedder, 128, False) == 1
