@@ -53,6 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Left out is what CI has no time for, and on JAX what is alike on both; slow there is also what
     costs most and tells little.
     """
+    for item in items:  # Another one in each worker, which pytest-xdist refuses to run.
+        assert " at 0x" not in item.nodeid, f"a test is named by an address: {item.nodeid}"
     items.sort(key=lambda item: not listed(item.path, LONG))
     files = NO_BACKEND + ONCE if _backend() == "jax" else []
     marks = [] if FULL else ["full", *(["once"] if _backend() != "tensorflow" else [])]

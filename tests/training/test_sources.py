@@ -200,7 +200,6 @@ ONE = {side: texts[:1] for side, texts in ROWS.items()}
         (LOSSES, PairDataset(ROWS), "Received: PairDataset"),
         (None, {}, r"Data should be .*Received the keys \[\]"),
     ],
-    ids=str,
 )
 def test_what_is_wrong_names_the_source(loss: Any, x: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
