@@ -273,7 +273,7 @@ class TextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor):  # ty
             # A role without a prompt is a pair, as it was before there were prompts.
             name: [
                 part if isinstance(part, str) else list(part)
-                for part in (role if role.prompt else role[:2])
+                for part in (role if any(role[2:]) else role[:2])
             ]
             for name, role in self.roles.items()
         }

@@ -450,5 +450,5 @@ def test_other_encoders_with_a_fingerprint() -> None:
     assert describe(toys.function) == {"class": "function"}
     about = describe(gpt2_embedder(num_layers=1))
     assert about["backbone"] == "GPT2Backbone"
-    assert about["roles"]["query"] == ["[", "]"]
+    assert about["roles"]["query"] == ["[", "]", ""]
     assert about["parameters"] > 0

@@ -480,7 +480,9 @@ def test_wrong_class(llama, tmp_path):
     toys.backbone("Llama3").save_to_preset(str(folder))
     toys.tokenizer("llama3").save_to_preset(str(folder))
     for preset in (folder, llama.folder):
-        with pytest.raises(ValueError, match=r"made for a GPT2Backbone.*Use cptk.models.Decoder"):
+        with pytest.raises(
+            ValueError, match=r"made for a GPT2Backbone.*Use cptk.models.TextEmbedder"
+        ):
             GPT2TextEmbedder.from_preset(preset)
 
 
