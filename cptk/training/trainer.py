@@ -749,7 +749,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         if self.micro_batches is not None:
             return
         own = None if pairs is None else 2 * pairs // distribution.replicas(self).total
-        static = bool(self.jit_compile) or "TPU" in type(self.distribute_strategy).__name__
+        strategy = getattr(self, "distribute_strategy", None)  # There is none but on TensorFlow.
+        static = bool(self.jit_compile) or "TPU" in type(strategy).__name__
         slices = gradient_cache.slices(self.embedder, own, static)
         if slices != self.slices:
             self.slices, self.train_function = slices, None
