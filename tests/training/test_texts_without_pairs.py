@@ -31,7 +31,7 @@ def test_dropout_makes_two_views_of_a_text(micro_batch_size: int | None) -> None
     history = tt.fit(model, BOTH, batch_size=5)
     logs = model.evaluate(BOTH, batch_size=5, verbose=0, return_dict=True)
     assert set(history) == {"loss", "query_accuracy", "temperature"}
-    assert history["loss"][0] > logs["loss"] + 1e-3
+    assert abs(history["loss"][0] - logs["loss"]) > 1e-3  # equal, were there one view
     assert logs["query_accuracy"] == logs["mrr"] == 1.0
 
 
