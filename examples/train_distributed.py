@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import quickstart
+from quickstart_models import tiny_gpt2
 
 import cptk  # quick: Keras and its backend are imported when they are first used
 
@@ -223,7 +223,7 @@ def first_set(names: Sequence[str]) -> str | None:
 def load_embedder(options: argparse.Namespace) -> Any:
     """The decoder asked for, or a tiny one with random weights."""
     if options.smoke:
-        return quickstart.tiny_gpt2(quickstart.SMOKE)
+        return tiny_gpt2(SEQUENCE_LENGTH, "float32")
     return cptk.models.TextEmbedder.from_preset(
         options.preset, sequence_length=SEQUENCE_LENGTH, dtype=cptk.models.fastest_dtype()
     )
