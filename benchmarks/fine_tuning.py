@@ -10,7 +10,6 @@ of its own, and fine_tuning.json and .md are written after each. Started again, 
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import zlib
@@ -80,26 +79,15 @@ def run_fresh(task, missing):
     """`arms.measure` in a process of its own, or why not."""
     if missing:
         return {"status": "not installed", "missing": missing}
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        command = [sys.executable, __file__, "--worker", json.dumps(task), str(result)]
-        environment = {
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            **os.environ,
-            "KERAS_BACKEND": "tensorflow",  # of sentence-transformers' arms it computes no figures
-            "CUDA_VISIBLE_DEVICES": "",  # both on the CPU
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "true",
-        }
-        run = subprocess.run(
-            command, env=environment, stderr=subprocess.PIPE, text=True, check=False
-        )
-        if run.returncode == 0:
-            return json.loads(result.read_text())
-    print(run.stderr[-3000:], file=sys.stderr, flush=True)
-    killed = f"killed by signal {-run.returncode}" if run.returncode < 0 else None
-    lines = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
-    return {"status": "failed", "reason": (killed or lines[-1])[:200]}
+    environment = {
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        **os.environ,
+        "KERAS_BACKEND": "tensorflow",  # of sentence-transformers' arms it computes no figures
+        "CUDA_VISIBLE_DEVICES": "",  # both on the CPU
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
+    return reporting.run_worker(__file__, task, environment)
 
 
 # === The command line ===
@@ -156,22 +144,7 @@ def begin(arguments, pairs):
         "answers": [],
     }
     file = arguments.output / "fine_tuning.json"
-    try:
-        earlier = json.loads(file.read_text("utf-8"))
-    except OSError:
-        return report
-    differing = [
-        f"{part}.{name}"
-        for part in ("setup", "machine", "versions")
-        for name in {**earlier[part], **report[part]}
-        if earlier[part].get(name) != report[part].get(name)
-    ]
-    if differing and not arguments.fresh:
-        raise SystemExit(
-            f"{file} was measured with other settings ({', '.join(differing)}). "
-            "Use --fresh to begin anew, or another --output."
-        )
-    report["rows"] = [] if differing else earlier["rows"]
+    report["rows"] = reporting.earlier_rows(report, file, arguments.fresh)
     return report
 
 

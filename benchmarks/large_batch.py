@@ -13,7 +13,6 @@ import importlib.util
 import json
 import os
 import random
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -72,31 +71,20 @@ def run_fresh(task, missing):
     """`arms.measure` in a process of its own, or why not."""
     if missing:
         return {"status": "not installed", "missing": missing}
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        command = [sys.executable, __file__, "--worker", json.dumps(task), str(result)]
-        small = task["model"] == "gpt2"
-        environment = {
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            **(CORES if small and task["cached"] and task["backend"] == "tensorflow" else {}),
-            **os.environ,
-            "KERAS_BACKEND": task["backend"],
-            # On a GPU: float32 is float32 for all, and none takes all memory at the start.
-            "NVIDIA_TF32_OVERRIDE": "0",
-            "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            "HF_HUB_OFFLINE": "1",
-        }
-        run = subprocess.run(
-            command, env=environment, stderr=subprocess.PIPE, text=True, check=False
-        )
-        if run.returncode == 0:
-            return json.loads(result.read_text())
-    print(run.stderr[-3000:], file=sys.stderr, flush=True)
-    killed = f"killed by signal {-run.returncode}" if run.returncode < 0 else None
-    lines = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
-    return {"status": "failed", "reason": (killed or lines[-1])[:200]}
+    small = task["model"] == "gpt2"
+    environment = {
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        **(CORES if small and task["cached"] and task["backend"] == "tensorflow" else {}),
+        **os.environ,
+        "KERAS_BACKEND": task["backend"],
+        # On a GPU: float32 is float32 for all, and none takes all memory at the start.
+        "NVIDIA_TF32_OVERRIDE": "0",
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return reporting.run_worker(__file__, task, environment)
 
 
 def work(task, result):
@@ -190,22 +178,8 @@ def begin(arguments, pairs):
         "rows": [],
         "answers": [],
     }
-    try:
-        earlier = json.loads((arguments.output / "large_batch.json").read_text("utf-8"))
-    except OSError:
-        return report
-    differing = [
-        f"{part}.{name}"
-        for part in ("setup", "machine", "versions")
-        for name in {**earlier[part], **report[part]}
-        if earlier[part].get(name) != report[part].get(name)
-    ]
-    if differing and not arguments.fresh:
-        raise SystemExit(
-            f"{arguments.output / 'large_batch.json'} was measured with other settings "
-            f"({', '.join(differing)}). Use --fresh to begin anew, or another --output."
-        )
-    report["rows"] = [] if differing else earlier["rows"]
+    file = arguments.output / "large_batch.json"
+    report["rows"] = reporting.earlier_rows(report, file, arguments.fresh)
     return report
 
 

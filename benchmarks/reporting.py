@@ -1,9 +1,12 @@
 """What every benchmark needs: timing, a ratio with its interval, the machine, safe writing."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -130,6 +133,45 @@ def footer(report):
         "(other work on the machine stretches the seconds; CPU seconds less so); "
         f"{packages}; {report['date']}."
     )
+
+
+def run_worker(script, task, environment):
+    """The row that `python script --worker task file` writes to the file, or why there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, script, "--worker", json.dumps(task), str(result)]
+        run = subprocess.run(
+            command, env=environment, stderr=subprocess.PIPE, text=True, check=False
+        )
+        if run.returncode == 0:
+            return json.loads(result.read_text())
+    print(run.stderr[-3000:], file=sys.stderr, flush=True)
+    killed = f"killed by signal {-run.returncode}" if run.returncode < 0 else None
+    lines = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
+    return {"status": "failed", "reason": (killed or lines[-1])[:200]}
+
+
+def earlier_rows(report, file, fresh):
+    """The rows of an earlier run with the same settings; none where there was no such run.
+
+    Where there was one with others, that is an error, or `fresh`, and its rows are left out.
+    """
+    try:
+        earlier = json.loads(file.read_text("utf-8"))
+    except OSError:
+        return []
+    differing = [
+        f"{part}.{name}"
+        for part in ("setup", "machine", "versions")
+        for name in {**earlier[part], **report[part]}
+        if earlier[part].get(name) != report[part].get(name)
+    ]
+    if differing and not fresh:
+        raise SystemExit(
+            f"{file} was measured with other settings ({', '.join(differing)}). "
+            "Use --fresh to begin anew, or another --output."
+        )
+    return [] if differing else earlier["rows"]
 
 
 def write_atomically(path, text):

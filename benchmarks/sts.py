@@ -12,9 +12,7 @@ import datetime
 import json
 import os
 import random
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -229,35 +227,14 @@ def begin(arguments):
         "answers": [],
     }
     file = arguments.output / "sts.json"
-    try:
-        earlier = json.loads(file.read_text("utf-8"))
-    except OSError:
-        return report
-    parts = ("setup", "machine", "versions")
-    differing = [part for part in parts if earlier[part] != report[part]]
-    if differing and not arguments.fresh:
-        raise SystemExit(
-            f"{file} was measured with another {' and '.join(differing)}. "
-            "Use --fresh to begin anew, or another --output."
-        )
-    report["rows"] = [] if differing else earlier["rows"]
+    report["rows"] = reporting.earlier_rows(report, file, arguments.fresh)
     return report
 
 
 def run_fresh(task):
     """`measure` in a process of its own, or why not."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        command = [sys.executable, __file__, "--worker", json.dumps(task), str(result)]
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "KERAS_BACKEND": "tensorflow"}
-        run = subprocess.run(
-            command, env=environment, stderr=subprocess.PIPE, text=True, check=False
-        )
-        if run.returncode == 0:
-            return json.loads(result.read_text())
-    print(run.stderr[-3000:], file=sys.stderr, flush=True)
-    lines = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
-    return {"status": "failed", "reason": lines[-1][:200]}
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "KERAS_BACKEND": "tensorflow"}
+    return reporting.run_worker(__file__, task, environment)
 
 
 def splits(tiny):
