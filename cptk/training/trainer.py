@@ -158,6 +158,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         self.first_pass_dtype = check_first_pass(first_pass_dtype, self.micro_batches, embedder)
         self.large_batches = False
         self.slices = 1
+        self._sliced_for: tuple[int | None, bool] | None = None
         self.not_finite = gradient_cache.NotFinite()
         self.lora_state = LoraState(lambda: self.embedder)
         self.loss = losses.get(None)
@@ -421,6 +422,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         with distribution.scope(self):
             super().compile(optimizer=optimizer, **kwargs)
             self.loss = objective
+            self._sliced_for = None
             self._shown = _Shown(objective.metrics)
             # Past Keras's tracking, which would keep the one of each `compile` before.
             object.__setattr__(self, "_loss_tracker", LossMean(name="loss"))
@@ -751,7 +753,10 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         own = None if pairs is None else 2 * pairs // distribution.replicas(self).total
         strategy = getattr(self, "distribute_strategy", None)  # There is none but on TensorFlow.
         static = bool(self.jit_compile) or "TPU" in type(strategy).__name__
+        if self._sliced_for == (own, static):
+            return
         slices = gradient_cache.slices(self.embedder, own, static)
+        self._sliced_for = own, static
         if slices != self.slices:
             self.slices, self.train_function = slices, None
 

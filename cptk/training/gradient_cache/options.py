@@ -82,13 +82,10 @@ def slices(embedder: Model, texts: int | None, jit_compile: bool) -> int:
     In one, and with its padding, on JAX and with XLA, which compile each length anew, and where a
     forward pass leaves more behind than vectors.
     """
-    if jit_compile or keras.config.backend() == "jax":
+    count = SLICES if texts is None else max(min(texts // SLICE, SLICES), 1)
+    if count == 1 or jit_compile or keras.config.backend() == "jax":
         return 1
-    try:
-        _check_forward_pass(embedder)
-    except ValueError:
-        return 1
-    return SLICES if texts is None else max(min(texts // SLICE, SLICES), 1)
+    return 1 if _fault_in_parts(embedder) else count
 
 
 def check_first_pass(
@@ -142,10 +139,17 @@ def seed_states(embedder: Model) -> list[Variable]:
 
 
 def _check_forward_pass(embedder: Model) -> None:
-    """Refuse what would differ by micro-batch: state that changes, and losses of activations."""
+    """Refuse what would differ by micro-batch."""
+    fault = _fault_in_parts(embedder)
+    if fault is not None:
+        raise ValueError(fault)
+
+
+def _fault_in_parts(embedder: Model) -> str | None:
+    """Why texts cannot pass in parts, if so: state that changes, or losses of activations."""
     layers = list(embedder._flatten_layers())
     if any(getattr(layer, "_remat_mode", None) is not None for layer in layers):
-        raise ValueError(
+        return (
             "The embedder was made in a keras.RematScope, and Keras 3.15 cannot train KerasHub's "
             "decoders that way. Make it outside: micro-batches save more memory."
         )
@@ -153,7 +157,7 @@ def _check_forward_pass(embedder: Model) -> None:
     known = ("keras", "keras_hub", "cptk")
     strange = [layer for layer in layers if type(layer).__module__.split(".")[0] not in known]
     if not suspects and not strange and not any(layer.activity_regularizer for layer in layers):
-        return
+        return None
     tokens = {
         "token_ids": np.zeros((2, 2), "int32"),
         "padding_mask": np.ones((2, 2), "bool"),
@@ -162,14 +166,15 @@ def _check_forward_pass(embedder: Model) -> None:
         embed_tokens(embedder, tokens, True)
     changed = [v.path for v in suspects if scope.get_current_value(v) is not None]
     if changed:
-        raise ValueError(
+        return (
             "Micro-batches need an embedder that a forward pass leaves as it is: each text passes "
             f"twice. This one changes {changed[:3]} (of a BatchNormalization, say), by micro-batch "
             "and not by batch. Use LayerNormalization, or train without micro-batches."
         )
     if scope.losses:
-        raise ValueError(
+        return (
             "Micro-batches need an embedder that adds no loss in the forward pass, as an activity "
             f"regularizer does: this one adds {len(scope.losses)}, for each micro-batch and not "
             "for the batch. Regularize weights, or train without micro-batches."
         )
+    return None
