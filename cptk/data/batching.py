@@ -176,6 +176,14 @@ def pad_tokens(rows: Sequence[Sequence[int]], length: int) -> TokenBatch:
     return {"token_ids": token_ids, "padding_mask": mask}
 
 
+def of_one_type(tokens: Mapping[str, Any]) -> TokenBatch:
+    """Ids as int32 and masks as bool, NumPy arrays: so have all batches of one `fit` them."""
+    ids, mask = (np.asarray(tokens[name]) for name in ("token_ids", "padding_mask"))
+    return TokenBatch(
+        token_ids=ids.astype(np.int32, copy=False), padding_mask=mask.astype(bool, copy=False)
+    )
+
+
 def right_padded(tokens: Mapping[str, Any], name: str = "Tokens") -> dict[str, Any]:
     """Tokenised texts with the real tokens of each row first, in their order, and padding after.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cptk import checks
-from cptk.data.batching import PairDataset
+from cptk.data.batching import PairDataset, of_one_type
 from cptk.data.columns import ROLES, SIDES, column, is_pairs
 from cptk.data.order import OrderedBatches
 from cptk.data.pairs import Pairs
@@ -212,14 +212,14 @@ class MixedBatches(OrderedBatches):
 
     def _complete(self, x: Mapping[str, Any], name: str) -> dict[str, Any]:
         """A source's batch with all columns that a batch of the mixture has, of their widths."""
-        found: dict[str, Any] = {side: _of_one_type(x[side]) for side in SIDES}
+        found: dict[str, Any] = {side: of_one_type(x[side]) for side in SIDES}
         n = len(found["query"]["token_ids"])
         if self._each:
             missing = {
                 key: np.zeros((n, 0, 16), dtype)
                 for key, dtype in (("token_ids", np.int32), ("padding_mask", bool))
             }
-            negatives = _of_one_type(x.get("negatives", missing))
+            negatives = of_one_type(x.get("negatives", missing))
             more = [(0, 0), (0, self._each - negatives["token_ids"].shape[1]), (0, 0)]
             found["negatives"] = TokenBatch(
                 token_ids=np.pad(negatives["token_ids"], more),
@@ -270,11 +270,3 @@ def _widths(parts: Mapping[str, PairDataset], columns: tuple[str, ...]) -> dict[
     if "teacher" in found and "negatives" in found:
         found["teacher"] = 1 + found["negatives"]  # as the loss reads them, filled up alike
     return found
-
-
-def _of_one_type(tokens: Mapping[str, Any]) -> TokenBatch:
-    """All batches of one `fit` have arrays of one type."""
-    ids, mask = np.asarray(tokens["token_ids"]), np.asarray(tokens["padding_mask"])
-    return TokenBatch(
-        token_ids=ids.astype(np.int32, copy=False), padding_mask=mask.astype(bool, copy=False)
-    )

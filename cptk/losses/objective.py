@@ -222,25 +222,7 @@ class Objective:
 
 
 def get(identifier: object) -> Objective:
-    """An objective by its name or config, or as it is; `InfoNCE` of None.
-
-    Args:
-        identifier: An `Objective`; the name of one of `cptk.losses` or of a class of your own that
-            is registered with Keras, "InfoNCE" or "info_nce"; its config; or None.
-
-    Raises:
-        ValueError: An unknown name, or that of a class whose arguments have to be given.
-        TypeError: Something else.
-
-    Example:
-
-    ```pycon
-    >>> import cptk
-    >>> cptk.losses.get("info_nce")
-    InfoNCE()
-
-    ```
-    """
+    """What `cptk.losses.get` does but for a mapping by source; see there."""
     if identifier is None:
         identifier = "InfoNCE"
     if isinstance(identifier, str):

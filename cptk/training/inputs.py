@@ -18,6 +18,7 @@ from cptk.data.batching import (
     check_pairs,
     check_tokens,
     check_weights,
+    of_one_type,
     share_rows,
 )
 from cptk.data.columns import as_columns, column, is_pairs
@@ -25,7 +26,7 @@ from cptk.data.feeding import Feed
 from cptk.data.negatives import check_negatives
 from cptk.data.numbers import number_columns
 from cptk.data.order import OrderedBatches
-from cptk.types import Batches, KerasBatch, Logs, Model, TensorLike, Tree
+from cptk.types import Batches, KerasBatch, Logs, Model, TensorLike, TokenBatch, Tree
 
 
 class DataOrder:
@@ -145,17 +146,14 @@ def batch_columns(x: object) -> dict[str, Any]:
         raise ValueError(str(error)) from None
 
 
-def of_one_type(tokens: Mapping[str, Any], side: str) -> dict[str, Any]:
+def checked_tokens(tokens: Mapping[str, Any], side: str) -> TokenBatch:
     """One side of a batch as NumPy arrays: batches may hold integers and masks of any type."""
     arrays = {k: keras.ops.convert_to_numpy(v) for k, v in check_tokens(tokens, side).items()}
     if not np.issubdtype(arrays["token_ids"].dtype, np.integer):
         raise TypeError(
             f"token_ids of {side} should be integers. Received: {arrays['token_ids'].dtype}."
         )
-    return {
-        "token_ids": arrays["token_ids"].astype(np.int32, copy=False),
-        "padding_mask": arrays["padding_mask"].astype(bool, copy=False),
-    }
+    return of_one_type(arrays)
 
 
 def to_backend(data: Batches, model: Model) -> Batches:

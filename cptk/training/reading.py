@@ -23,7 +23,7 @@ from cptk.data.feeding import Feed
 from cptk.data.mixture import MixedBatches, Mixture, as_mixture
 from cptk.data.negatives import check_negatives, negative_tokens, width
 from cptk.data.numbers import number_columns
-from cptk.training.inputs import batch_columns, in_use, is_tf_dataset, of_one_type, unpack
+from cptk.training.inputs import batch_columns, checked_tokens, in_use, is_tf_dataset, unpack
 from cptk.types import Batches, Preprocessor, TokenBatch
 
 
@@ -265,7 +265,7 @@ class PairReader(NamedTuple):
         x, y, sample_weight = unpack(batch)
         refuse_labels(y)
         tokens, weights = self.batch(x, sample_weight, full_length=True, least=1)
-        typed = {**tokens, **{side: of_one_type(tokens[side], side) for side in SIDES}}
+        typed = {**tokens, **{side: checked_tokens(tokens[side], side) for side in SIDES}}
         return typed if weights is None else (typed, None, weights)
 
 
