@@ -43,12 +43,14 @@ def load(
     Args:
         name: One of `list()`, or the path of a BEIR folder.
         split: `"train"`, `"validation"` (or `"dev"`), `"test"`; `"all"` for MR, CR, SUBJ, MPQA;
-            `"plots"` too for `rotten_tomatoes`. `None`: the one that the set is measured on.
+            `"plots"` too for `rotten_tomatoes`, `"validation_mismatched"` for `multinli`. `None`:
+            the one that the set is measured on.
         download: Whether to fetch what is not there.
 
     Returns:
         A record: `LabeledTexts` or `RetrievalData`; or `LabeledPairs`, `ScoredPairs` or
-        `CodePairs`, which are `cptk.data.Pairs` too, for `fit`.
+        `CodePairs`, which are `cptk.data.Pairs` too, for `fit`. Of `snli` and `multinli`,
+        `cptk.data.Pairs` with contradictions as negatives (`cptk.data.read_nli`).
 
     Raises:
         FileNotFoundError: if the set is neither there nor to be had; the error names the file, the

@@ -260,7 +260,7 @@ class CodePairs(_PairRecord):
         return {"query": self.docstrings, "document": self.codes, "language": languages}
 
 
-Record = LabeledTexts | LabeledPairs | ScoredPairs | RetrievalData | CodePairs
+Record = LabeledTexts | LabeledPairs | ScoredPairs | RetrievalData | CodePairs | Pairs
 
 
 def as_dict(record: Record) -> dict[str, Any]:
@@ -276,4 +276,6 @@ def as_dict(record: Record) -> dict[str, Any]:
 
     ```
     """
+    if not dataclasses.is_dataclass(record):
+        return {name: record[name] for name in record.columns}
     return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
+from cptk.data.formats.nli import read_nli
+from cptk.data.pairs import Pairs
 from cptk.datasets import parsers
 from cptk.datasets.download import Source
 from cptk.datasets.forms import Form, Spec, form
@@ -90,6 +93,22 @@ def _sick(split: str, *names: str) -> tuple[Form, ...]:
     inside = {"train": "TRAIN", "validation": "TRIAL", "test": "TEST"}[split]
     read = functools.partial(parsers.sick, semeval_set=inside)
     return tuple(form(read, name) for name in (*names, "SICK.txt"))
+
+
+def _nli(
+    name: str, folders: tuple[str, ...], parts: dict[str, str], reference: str, source: Source
+) -> Spec:
+    """An inference set in JSON lines or with tabs, `<name>_<part>.jsonl`."""
+
+    def read(paths: Sequence[Path]) -> Pairs:
+        return read_nli(paths[0])
+
+    endings = (".jsonl", ".txt")
+    splits = {
+        split: tuple(form(read, f"{name}_{part}{ending}") for ending in endings)
+        for split, part in parts.items()
+    }
+    return Spec((*folders, name), splits, reference, (source,))
 
 
 SPECS: dict[str, Spec] = {
@@ -250,6 +269,35 @@ SPECS: dict[str, Spec] = {
                 "da272af924399fc2de4889ed55383e38822c10d16c4a949a89d597d09a0b7912",
                 members=("*SICK.txt",),
             ),
+        ),
+    ),
+    "snli": _nli(
+        "snli_1.0",
+        ("SNLI",),
+        {"train": "train", "validation": "dev", "test": "test"},
+        "Stanford Natural Language Inference 1.0 (Bowman et al. 2015), CC BY-SA 4.0.",
+        # Hash: huggingface/datasets, datasets/snli/dataset_infos.json.
+        Source(
+            "https://nlp.stanford.edu/projects/snli/snli_1.0.zip",
+            "afb3d70a5af5d8de0d9d81e2637e0fb8c22d1235c2749d83125ca43dab0dbd3e",
+            members=("snli_1.0/snli_1.0_*.jsonl",),
+        ),
+    ),
+    "multinli": _nli(
+        "multinli_1.0",
+        ("MultiNLI", "MNLI"),
+        {
+            "train": "train",
+            "validation": "dev_matched",
+            "validation_mismatched": "dev_mismatched",
+        },
+        "Multi-Genre Natural Language Inference 1.0 (Williams et al. 2018), OANC's and others' "
+        "terms.",
+        # Hash: huggingface/datasets, datasets/multi_nli/dataset_infos.json.
+        Source(
+            "https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip",
+            "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822",
+            members=("multinli_1.0/multinli_1.0_*.jsonl",),
         ),
     ),
     "rotten_tomatoes": Spec(

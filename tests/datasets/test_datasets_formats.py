@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cptk
 from cptk import datasets
 from cptk.datasets import files, parsers, rotten_tomatoes
 
@@ -444,6 +445,29 @@ def test_sick(put):
     assert load("sick", "train").first == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "split"),
+    [
+        ("snli", "SNLI/snli_1.0/snli_1.0_dev.jsonl", "dev"),
+        ("multinli", "multinli_1.0/multinli_1.0_dev_mismatched.jsonl", "validation_mismatched"),
+    ],
+)
+def test_inference_sets_are_pairs_with_negatives(put, name, file, split):
+    rows = [("entailment", "Rain falls."), ("contradiction", "It is dry."), ("neutral", "So what?")]
+    lines = [
+        json.dumps({"gold_label": label, "sentence1": "It rains.", "sentence2": text})
+        for label, text in rows
+    ]
+    put({file: "\n".join(lines)})
+    pairs = load(name, split)
+    assert isinstance(pairs, cptk.data.Pairs)
+    found = {"query": ["It rains."], "document": ["Rain falls."], "negatives": [["It is dry."]]}
+    assert datasets.as_dict(pairs) == {**found, "group": [0]}
+    put({file: lines[0].replace("entailment", "entails")})
+    with pytest.raises(ValueError, match=r"line 1: the label 'entails' is not entailment"):
+        load(name, split)
+
+
 def test_broken_sick(put):
     put({"SICK/SICK_test_annotated.txt": SICK.replace("4.5", "")})
     with pytest.raises(ValueError, match=r"line 2: expected a score from 1 to 5\. Received: ''"):
@@ -784,6 +808,7 @@ def test_list_has_the_contract():
     languages = [f"codesearchnet_{x}" for x in "python java go php ruby javascript".split()]
     sts = [f"sts{year}" for year in range(12, 17)]
     others = "sst2 sst2_phrases mr cr subj mpqa trec mrpc stsb sick cosqa rotten_tomatoes".split()
+    others += ["snli", "multinli"]
     assert {*languages, *sts, *others, "scifact"} <= set(names)
     assert names == sorted(names)
 
