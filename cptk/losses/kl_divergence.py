@@ -51,8 +51,9 @@ class KLDivergence(Objective):
     ```
 
     References:
-        Hinton et al. 2015, arXiv 1503.02531, section 2: T and its square. Lin et al. 2021,
-        In-Batch Negatives for Knowledge Distillation, RepL4NLP: of a retriever.
+        Hinton et al. 2015, arXiv 1503.02531, section 2: T and its square, where T divides the
+        student's logits too. Here these have the head's temperature: a fixed one of T is Hinton's.
+        Lin et al. 2021, In-Batch Negatives for Knowledge Distillation, RepL4NLP: of a retriever.
     """
 
     columns = COLUMNS
