@@ -198,9 +198,9 @@ def main(arguments=None):
     needed = max(arguments.batch_sizes) * (1 + arguments.negatives)
     if len(pairs) < needed:
         raise SystemExit(
-            f"This machine has {len(pairs):,} pairs, too few for a batch of "
-            f"{max(arguments.batch_sizes):,} with {arguments.negatives} negatives each, which takes "
-            f"{needed:,}. Install more packages, or ask for smaller batches."
+            f"This machine has {len(pairs):,} pairs, and a batch of {max(arguments.batch_sizes):,} "
+            f"with {arguments.negatives} negatives each takes {needed:,}. Install more packages, or "
+            "ask for smaller batches."
         )
     report = begin(arguments, pairs)
     for model in dict.fromkeys(arguments.models):

@@ -39,7 +39,7 @@ def train(
     scope: Any, size: int | None, dtype: str, optimizer: str, loss: str = "InfoNCE"
 ) -> list[Any]:
     """Weights after five steps, and the losses shown; of SimCSE, on texts that are their pairs."""
-    pairs = {side: PAIRS["query"] for side in PAIRS} if loss == "SimCSE" else PAIRS
+    pairs = dict.fromkeys(PAIRS, PAIRS["query"]) if loss == "SimCSE" else PAIRS
     keras.config.set_floatx(dtype)
     keras.config.set_dtype_policy(dtype)
     keras.utils.set_random_seed(1)
