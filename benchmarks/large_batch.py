@@ -199,8 +199,8 @@ def main(arguments=None):
     if len(pairs) < needed:
         raise SystemExit(
             f"This machine has {len(pairs):,} pairs, and a batch of {max(arguments.batch_sizes):,} "
-            f"with {arguments.negatives} negatives each takes {needed:,}. Install more packages, or "
-            "ask for smaller batches."
+            f"with {arguments.negatives} negatives each takes {needed:,}. Install more packages, "
+            "or ask for smaller batches."
         )
     report = begin(arguments, pairs)
     for model in dict.fromkeys(arguments.models):
