@@ -10,6 +10,7 @@ from gradients import BACKEND, to_numpy
 import cptk
 from cptk.models import TextEmbedder
 
+pytestmark = pytest.mark.slow
 TEXTS = ["The film.", "a", "xyz: abc film the film of the year and more of it"]
 PAIRS = {
     "query": ["a", "b film the film", "c", "the d e f", "g h"],
@@ -55,8 +56,7 @@ def tokens_of(folder):
     return {side: dict(reader(PAIRS[side], role=side)) for side in ("query", "document")}
 
 
-@pytest.mark.slow_on_jax
-@pytest.mark.parametrize("name", ["bert", pytest.param("xlm_roberta", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["bert", "xlm_roberta"])
 def test_micro_batches_take_the_plain_step(name, folder):
     found = []
     for size in (None, 2):
@@ -71,7 +71,6 @@ def test_micro_batches_take_the_plain_step(name, folder):
     assert max(moved) > 1e-2
 
 
-@pytest.mark.slow
 def test_lora_trains_its_factors_and_is_saved_with_them_or_without(folder, tmp_path):
     embedder = TextEmbedder.from_preset(folder)
     cptk.training.enable_lora(embedder, rank=2, alpha=4)
