@@ -18,7 +18,8 @@ def train_step(trainer: Model, data: KerasBatch) -> dict[str, Tensor]:
     trainer._loss_tracker.update_state(loss, sample_weight=len(keras.tree.flatten(x)[0]))
     trainer.optimizer.scale_loss(loss).backward()
     apply_gradients(trainer)
-    return trainer.compute_metrics(x, y, y_pred, sample_weight)
+    logs: dict[str, Tensor] = trainer.compute_metrics(x, y, y_pred, sample_weight)
+    return logs
 
 
 def apply_gradients(trainer: Model) -> None:
