@@ -30,6 +30,8 @@ TORCH ?= torch==2.13.0
 # What the torch backend is tested on.
 NUMERICS ?= $(wildcard tests/layers tests/losses tests/metrics tests/test_contract*.py \
 	tests/test_metrics*.py tests/test_ops*.py)
+# And all tests of these, slow ones too: each objective through micro-batches, saving and resume.
+TRAINING_ON_TORCH ?= tests/training/test_objectives.py tests/training/test_sources.py
 
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest
@@ -64,9 +66,11 @@ slow: $(MADE)-dev $(MADE)-examples $(MADE)-torch ## the slow tests (real models,
 		KERAS_BACKEND=$$backend $(PYTEST) -m slow $(WORKERS) $(call report,slow-$$backend) \
 		$(PYTEST_ARGS); done
 
-numerics: $(MADE)-dev $(MADE)-torch ## layers, losses and metrics on torch
+numerics: $(MADE)-dev $(MADE)-torch ## layers, losses and metrics on torch, and training with each loss
 	@echo "== numerics on torch"
 	@KERAS_BACKEND=torch $(PYTEST) $(WORKERS) $(call report,numerics-torch) $(PYTEST_ARGS) $(NUMERICS)
+	@KERAS_BACKEND=torch $(PYTEST) -m "slow or not slow" $(WORKERS) $(call report,training-torch) \
+		$(PYTEST_ARGS) $(TRAINING_ON_TORCH)
 
 notebooks: $(MADE)-notebooks ## run the notebooks from top to bottom, at small settings, as a test
 	CI=1 $(PYTEST) --nbmake --nbmake-timeout=1800 -p no:xdist $(call report,notebooks) $(PYTEST_ARGS) notebooks

@@ -1,11 +1,12 @@
 """What a training step of a large batch costs, beside sentence-transformers.
 
     python benchmarks/large_batch.py [--models gpt2 smollm2] [--batch-sizes 64 256 ...]
-                                     [--arms cptk-tensorflow cptk-jax ...] [--tiny]
+                                     [--arms cptk-tensorflow cptk-jax ...] [--negatives 4] [--tiny]
 
 Each arm takes the same pairs (docstring and function, of the code on this machine), starts from the
 same weights and computes in float32; each row is measured in a process of its own, and
-large_batch.json and large_batch.md are written after each. Started again, it goes on.
+large_batch.json and large_batch.md are written after each. Started again, it goes on. With
+negatives, functions of other pairs, the files are large_batch_negatives.json and .md.
 """
 
 import argparse
@@ -112,6 +113,7 @@ def parse(arguments):
     add("--arms", nargs="+", choices=list(results.ARMS), default=list(results.ARMS))
     add("--micro-batch-size", type=int, help="texts in a micro-batch, of both tools (32)")
     add("--lengths", type=int, nargs=2, help="tokens of a docstring and of a function (64 64)")
+    add("--negatives", type=int, default=0, help="hard negatives of each pair (0)")
     add(
         "--steps",
         type=int,
@@ -152,6 +154,8 @@ def parse(arguments):
         if getattr(parsed, name) < 1:
             flag = name.replace("_", "-")
             parser.error(f"--{flag} should be 1 or more. Received: {getattr(parsed, name)}.")
+    if parsed.negatives < 0:
+        parser.error(f"--negatives should be 0 or more. Received: {parsed.negatives}.")
     return parsed
 
 
@@ -168,6 +172,7 @@ def begin(arguments, pairs):
             "steps": arguments.steps,
             "micro_batch_size": arguments.micro_batch_size,
             "lengths": arguments.lengths,
+            **({"negatives": arguments.negatives} if arguments.negatives else {}),
             "dtype": "float32",
             "optimizer": arms.OPTIMIZER,
             "temperature": arms.TEMPERATURE,
@@ -178,7 +183,7 @@ def begin(arguments, pairs):
         "rows": [],
         "answers": [],
     }
-    file = arguments.output / "large_batch.json"
+    file = arguments.output / f"{results.stem(report)}.json"
     report["rows"] = reporting.earlier_rows(report, file, arguments.fresh)
     return report
 
@@ -190,10 +195,12 @@ def main(arguments=None):
         work(json.loads(arguments.worker[0]), arguments.worker[1])
         return
     pairs = prepare(arguments, arguments.work)
-    if len(pairs) < max(arguments.batch_sizes):
+    needed = max(arguments.batch_sizes) * (1 + arguments.negatives)
+    if len(pairs) < needed:
         raise SystemExit(
-            f"This machine has {len(pairs):,} pairs, too few for a batch of "
-            f"{max(arguments.batch_sizes):,}. Install more packages, or ask for smaller batches."
+            f"This machine has {len(pairs):,} pairs, and a batch of {max(arguments.batch_sizes):,} "
+            f"with {arguments.negatives} negatives each takes {needed:,}. Install more packages, "
+            "or ask for smaller batches."
         )
     report = begin(arguments, pairs)
     for model in dict.fromkeys(arguments.models):
@@ -216,6 +223,7 @@ def main(arguments=None):
                     "folder": str(arguments.work),
                     "lengths": arguments.lengths,
                     "micro_batch_size": arguments.micro_batch_size,
+                    "negatives": arguments.negatives,
                     "steps": 1 if size >= results.FEWER_STEPS else arguments.steps,
                 }
                 missing, row = missing_modules(arm, model), None

@@ -119,7 +119,10 @@ def write_smollm2(folder):
 
 
 def cptk_steps(task, memory):
-    """A function of (queries, documents) that takes a step and returns `(loss, tokens)`."""
+    """A function of queries, documents and columns of negatives that takes a step.
+
+    It returns `(loss, tokens)`.
+    """
     import keras
 
     import cptk
@@ -157,11 +160,16 @@ def cptk_steps(task, memory):
         longest = bucket_length(max(map(len, rows)), length) if task["cached"] else length
         return pad_tokens(rows, longest)
 
-    def step(queries, documents):
+    def step(queries, documents, *negatives):
         batch = {
             "query": tokens(queries, "query", task["lengths"][0]),
             "document": tokens(documents, "document", task["lengths"][1]),
         }
+        if negatives:
+            texts = [text for row in zip(*negatives, strict=True) for text in row]
+            shape = (len(queries), len(negatives), -1)
+            features = tokens(texts, "document", task["lengths"][1])
+            batch["negatives"] = {name: x.reshape(shape) for name, x in features.items()}
         logs = trainer.train_on_batch(batch, return_dict=True)
         real = sum(int(side["padding_mask"].sum()) for side in batch.values())
         return float(logs["loss"]), real
@@ -198,10 +206,12 @@ def sentence_transformers_steps(task, memory):
         eps=OPTIMIZER["epsilon"],
     )
 
-    def step(queries, documents):
-        # As its data collator: one call a side, padded to the longest text of the batch.
+    def step(queries, *documents):
+        # As its data collator: one call a column, padded to the longest text of the batch.
         features = []
-        for texts, length in zip((queries, documents), task["lengths"], strict=True):
+        of_query, of_document = task["lengths"]
+        lengths = [of_query, *(of_document for _ in documents)]
+        for texts, length in zip((queries, *documents), lengths, strict=True):
             model.max_seq_length = length
             found = model.preprocess(texts)
             features.append(
@@ -282,11 +292,16 @@ def _resident(field):
 def measure(task):
     """One row of results. Each batch passes once before the clock runs, so that all is compiled."""
     pairs = json.loads((Path(task["folder"]) / "pairs.json").read_text("utf-8"))
-    size, steps = task["batch_size"], task["steps"]
+    size, steps, negatives = task["batch_size"], task["steps"], task["negatives"]
     batches = []
     for i in range(steps):
-        batch = [pairs[j % len(pairs)] for j in range(i * size, (i + 1) * size)]
-        batches.append(tuple(map(list, zip(*batch, strict=True))))
+        first = i * size * (1 + negatives)
+        columns = [
+            [pairs[j % len(pairs)] for j in range(first + k * size, first + (k + 1) * size)]
+            for k in range(1 + negatives)
+        ]
+        queries = [query for query, _ in columns[0]]
+        batches.append((queries, *([document for _, document in x] for x in columns)))
     del pairs
     memory = Memory(task["backend"])
     tool = sentence_transformers_steps if task["backend"] == "torch" else cptk_steps

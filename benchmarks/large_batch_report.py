@@ -49,6 +49,7 @@ LOSS_LIMIT = 0.01  # by which first losses of the arms may differ, as a fraction
 FASTER = {"batch_size": 2048, "at_least": 2.0}  # than sentence-transformers' cached loss
 NOT_SLOWER = {"from": 256, "at_least": 1.0}  # than the own plain step
 LARGEST = {"batch_size": 12288, "against": 1024, "within": 0.15, "peak_gib": 4.0}  # GPT-2
+WITH_NEGATIVES = {"batch_size": 4096, "negatives": 4, "peak_gib": 6.0}  # GPT-2
 
 
 def with_ratios(rows):
@@ -141,6 +142,30 @@ def answers(rows):
     return found
 
 
+def answers_with_negatives(rows, negatives):
+    """The same, of batches with hard negatives."""
+    size, limit = WITH_NEGATIVES["batch_size"], WITH_NEGATIVES["peak_gib"]
+    return [
+        {
+            "model": row["model"],
+            "arm": row["arm"],
+            "what": f"peak memory, batch {size:,} with {negatives} negatives each",
+            "limit": f"< {limit:g} GiB",
+            "value": f"{row['peak_gib']:.2f} GiB",
+            "kept": "yes" if row["peak_gib"] < limit else "no",
+        }
+        for row in rows
+        if (row["status"], row["model"], row["batch_size"]) == ("measured", "gpt2", size)
+        and row["arm"] in OWN
+        and negatives == WITH_NEGATIVES["negatives"]
+    ]
+
+
+def stem(report):
+    """The name of the files."""
+    return "large_batch_negatives" if "negatives" in report["setup"] else "large_batch"
+
+
 def to_markdown(report):
     """The tables that the documentation shows."""
     setup, machine = report["setup"], report["machine"]
@@ -158,10 +183,12 @@ def to_markdown(report):
     loads = [row["load_average"] for row in report["rows"] if row.get("load_average") is not None]
     load = f"load average {min(loads)} to {max(loads)}; " if loads else ""
     lengths = " + ".join(map(str, setup["lengths"]))
+    negatives = setup.get("negatives")
+    each = f", each with {negatives} hard negatives, functions of other pairs" if negatives else ""
     return f"""# Large batches
 
-{setup["pairs"]:,} pairs of docstring and function from the Python code of one machine, cut to \
-{lengths} tokens, no delimiters; float32, AdamW, micro-batches of {setup["micro_batch_size"]} \
+{setup["pairs"]:,} pairs of docstring and function from the Python code of one machine{each}, cut \
+to {lengths} tokens, no delimiters; float32, AdamW, micro-batches of {setup["micro_batch_size"]} \
 texts; {setup["steps"]} timed steps, one from batch {FEWER_STEPS:,} on. Each row is a process of \
 its own. The first step compiles. Memory is the peak since the model was there, compilation \
 included: above the level at that moment, and in all. The last column compares with the plain step \
@@ -206,8 +233,11 @@ def write(report, output):
         key=lambda r: (order[0].index(r["model"]), r["batch_size"], order[1].index(r["arm"]))
     )
     report["rows"] = with_ratios(report["rows"])
-    report["answers"] = answers(report["rows"])
+    negatives = report["setup"].get("negatives")
+    report["answers"] = (
+        answers_with_negatives(report["rows"], negatives) if negatives else answers(report["rows"])
+    )
     report["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     text = json.dumps(report, indent=2) + "\n"
-    reporting.write_atomically(output / "large_batch.json", text)
-    reporting.write_atomically(output / "large_batch.md", to_markdown(report))
+    reporting.write_atomically(output / f"{stem(report)}.json", text)
+    reporting.write_atomically(output / f"{stem(report)}.md", to_markdown(report))

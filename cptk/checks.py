@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import os
 import reprlib
@@ -239,6 +240,35 @@ def integer(name: str, value: object, least: int, or_else: str = "") -> int:
     raise (ValueError if is_integer(value) else TypeError)(
         f"`{name}` should be an integer of {least} or more{or_else}. Received: {shown(value)}."
     )
+
+
+def positive(name: str, value: object, or_else: str = "") -> float:
+    """`value` as a float above 0; a bool is none.
+
+    Args:
+        name: What the error calls it.
+        value: Anything.
+        or_else: What else may be passed there, for the message: `", or None"`.
+
+    Raises:
+        ValueError: It is no number, 0 or less, or not finite.
+
+    Example:
+
+    ```pycon
+    >>> from cptk import checks
+    >>> checks.positive("scale", 0)
+    Traceback (most recent call last):
+        ...
+    ValueError: `scale` should be a positive finite number. Received: 0.
+
+    ```
+    """
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ValueError(
+            f"`{name}` should be a positive finite number{or_else}. Received: {shown(value)}."
+        )
+    return float(value)
 
 
 def switch(name: str, value: object) -> bool:

@@ -96,6 +96,15 @@ def test_integers():
         checks.integer("size", 0, 1)
 
 
+def test_positive_numbers():
+    assert checks.positive("scale", np.float32(2)) == 2.0
+    for value in (0, -1.0, float("nan"), float("inf"), True, "2", None):
+        with pytest.raises(
+            ValueError, match=r"`scale` should be a positive finite number, or \"x\""
+        ):
+            checks.positive("scale", value, ', or "x"')
+
+
 def test_paths(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     assert str(checks.path("~/models", "folder")) == "/home/ada/models"

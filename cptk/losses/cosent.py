@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from cptk.losses.objective import Batch, Objective, check_positive
+from cptk import checks
+from cptk.losses.objective import Batch, Objective
 from cptk.ops import dimension, l2_normalize
 from cptk.types import Config, Tensor
 
@@ -55,9 +56,7 @@ class CoSENT(Objective):
     columns = ("score",)
 
     def __init__(self, scale: float | None = 20.0) -> None:
-        self.scale = (
-            None if scale is None else check_positive("CoSENT", "scale", scale, ", or None")
-        )
+        self.scale = None if scale is None else checks.positive("scale", scale, ", or None")
 
     def call(self, batch: Batch) -> Tensor:
         score = batch.gathered["score"]

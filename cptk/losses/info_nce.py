@@ -10,6 +10,7 @@ from cptk.losses.candidates import NegativeRules
 from cptk.losses.in_batch import DOCUMENT_TO_QUERY, QUERY_TO_DOCUMENT, in_batch_softmax
 from cptk.losses.matrix import check_label_smoothing
 from cptk.losses.objective import Batch, Objective, PerAnchor
+from cptk.losses.rows import larger
 from cptk.losses.tiled import check_tile_size
 from cptk.types import Config, Tensor
 
@@ -44,7 +45,8 @@ class InfoNCE(Objective):
         mask_groups: Whether pairs of one "group" are left out of each other's negatives: for
             queries with several positives. Pairs need the column then. Their hard negatives stay.
         same_side: Whether the other queries are negatives of a query too, and, if `symmetric`, the
-            other documents of a document.
+            other documents of a document. Both directions have one denominator then, the sum of
+            the two, in which the positive stands twice: the loss is log 2 or more.
         false_negative_margin: How far above that of its own positive a negative's cosine may be,
             as the model sees it now; one that is nearer is taken for a right answer that nobody
             has marked, and left out of this anchor's denominator. 0.1 leaves out what is clearly
@@ -54,7 +56,8 @@ class InfoNCE(Objective):
     Raises:
         ValueError: A tile size below 1, another label smoothing or choice of hard negatives, a
             margin that is no number from -2 to 2; or label smoothing with
-            `hard_negatives="own"`, where candidates differ by row.
+            `hard_negatives="own"`, where candidates differ by row, or with `same_side` in both
+            directions, which have one denominator.
         TypeError: A tile size that is no integer, or a switch that is no boolean.
 
     Example:
@@ -69,10 +72,10 @@ class InfoNCE(Objective):
     References:
         Neelakantan et al. 2022, arXiv 2201.10005, section 2; hard negatives beside the batch's in
         section 3.2. Karpukhin et al. 2020, arXiv 2004.04906: of every query of the batch. Li et al.
-        2023 (GTE), arXiv 2308.03281, section 3.3: `same_side`. Zhang et al. 2025 (Qwen3 Embedding),
-        arXiv 2506.05176: `false_negative_margin`, of 0.1; Solatorio 2024 (GISTEmbed), arXiv
-        2402.16829, of 0 and by a second model's cosines. The other masks, the tiles and the
-        smoothing are ours for it.
+        2023 (GTE), arXiv 2308.03281, section 3.3: `same_side` in one denominator. Zhang et al. 2025
+        (Qwen3 Embedding), arXiv 2506.05176: `false_negative_margin`, of 0.1; Solatorio 2024
+        (GISTEmbed), arXiv 2402.16829, of 0 and by a second model's cosines. The other masks, the
+        tiles and the smoothing are ours for it.
     """
 
     def __init__(
@@ -102,6 +105,11 @@ class InfoNCE(Objective):
             )
         self.mask_groups = checks.switch("mask_groups", mask_groups)
         self.same_side = checks.switch("same_side", same_side)
+        if self.same_side and self.symmetric and self.label_smoothing:
+            raise ValueError(
+                "InfoNCE has no label smoothing with `same_side=True` in both directions, which "
+                "have one denominator. Use `symmetric=False`, or `label_smoothing=0`."
+            )
         self.false_negative_margin = _check_margin(false_negative_margin)
         self.columns = ("group",) if mask_groups else ()
         self.metrics = ("query_accuracy", "document_accuracy")[: 1 + self.symmetric]
@@ -118,7 +126,11 @@ class InfoNCE(Objective):
         found = in_batch_softmax(batch, directions, rules, self.label_smoothing)
         losses = found[0][0]
         if self.symmetric:
-            losses = (losses + found[1][0]) * 0.5
+            of_document = found[1][0]
+            if self.same_side:  # Each is the log of a denominator, less the logit of the positive.
+                losses = _log_of_sum(losses, of_document)
+            else:
+                losses = (losses + of_document) * 0.5
         scores = [score for _, score in found]
         return PerAnchor(losses, dict(zip(self.metrics, scores, strict=True)))
 
@@ -132,6 +144,8 @@ class InfoNCE(Objective):
             of_query = of_side + (each if self.hard_negatives == "all" else each / pairs)
         if not self.symmetric:
             return ops.log(of_query)
+        if self.same_side:
+            return ops.log(of_query + of_side)
         return (ops.log(of_query) + ops.log(of_side)) * 0.5
 
     def get_config(self) -> Config:
@@ -145,6 +159,12 @@ class InfoNCE(Objective):
             "same_side": self.same_side,
             "false_negative_margin": self.false_negative_margin,
         }
+
+
+def _log_of_sum(first: Tensor, second: Tensor) -> Tensor:
+    """log(exp first + exp second); `ops.logaddexp` is float32 on JAX and torch (Keras 3.15)."""
+    top = ops.stop_gradient(larger(first, second))
+    return top + ops.log(ops.exp(first - top) + ops.exp(second - top))
 
 
 def _check_margin(margin: object) -> float | None:

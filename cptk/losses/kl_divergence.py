@@ -5,8 +5,9 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from cptk import checks
 from cptk.losses.distillation import COLUMNS, all_there, of_student, of_teacher
-from cptk.losses.objective import Batch, Objective, check_positive
+from cptk.losses.objective import Batch, Objective
 from cptk.types import Config, Tensor
 
 _LEFT_OUT = -1e30
@@ -51,16 +52,15 @@ class KLDivergence(Objective):
     ```
 
     References:
-        Hinton et al. 2015, arXiv 1503.02531, section 2: T and its square. Lin et al. 2021,
-        In-Batch Negatives for Knowledge Distillation, RepL4NLP: of a retriever.
+        Hinton et al. 2015, arXiv 1503.02531, section 2: T and its square, where T divides the
+        student's logits too. Here these have the head's temperature: a fixed one of T is Hinton's.
+        Lin et al. 2021, In-Batch Negatives for Knowledge Distillation, RepL4NLP: of a retriever.
     """
 
     columns = COLUMNS
 
     def __init__(self, teacher_temperature: float = 1.0) -> None:
-        self.teacher_temperature = check_positive(
-            "KLDivergence", "teacher_temperature", teacher_temperature
-        )
+        self.teacher_temperature = checks.positive("teacher_temperature", teacher_temperature)
 
     def call(self, batch: Batch) -> Tensor:
         student = of_student(batch)

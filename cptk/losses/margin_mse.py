@@ -5,8 +5,9 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from cptk import checks
 from cptk.losses.distillation import COLUMNS, all_there, of_student, of_teacher
-from cptk.losses.objective import Batch, Objective, check_positive
+from cptk.losses.objective import Batch, Objective
 from cptk.types import Config, Tensor
 
 
@@ -56,7 +57,7 @@ class MarginMSE(Objective):
     columns = COLUMNS
 
     def __init__(self, scale: float = 1.0) -> None:
-        self.scale = check_positive("MarginMSE", "scale", scale)
+        self.scale = checks.positive("scale", scale)
 
     def call(self, batch: Batch) -> Tensor:
         student = of_student(batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import keras
 from keras import ops
 
-from cptk.checks import is_number, shown
+from cptk.checks import shown
 from cptk.losses.masks import equal_ids
 from cptk.ops import dimension, off_diagonal
 from cptk.types import Config, Tensor
@@ -261,13 +260,3 @@ def get(identifier: object) -> Objective:
         f"Received: {received}. A loss of keras.losses compares rows with labels, and pairs have "
         "none: write a subclass of cptk.losses.Objective (docs, Extending)."
     )
-
-
-def check_positive(caller: str, name: str, value: object, or_else: str = "") -> float:
-    """A positive finite number, or an error."""
-    if not is_number(value) or not 0 < value < math.inf:
-        raise ValueError(
-            f"{caller} expects `{name}` to be a positive finite number{or_else}. "
-            f"Received: {name}={shown(value)}."
-        )
-    return float(value)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from cptk import checks
-from cptk.losses.objective import Batch, Objective, PerAnchor, check_positive
+from cptk.losses.objective import Batch, Objective, PerAnchor
 from cptk.ops import cosine_similarity
 from cptk.types import Config
 
@@ -61,7 +61,7 @@ class TripletLoss(Objective):
     def __init__(
         self, margin: float = 0.1, mining: str = "all", mask_equal_texts: bool = False
     ) -> None:
-        self.margin = check_positive("TripletLoss", "margin", margin)
+        self.margin = checks.positive("margin", margin)
         self.mining = checks.choice("mining", mining, ("all", "hardest"))
         self.mask_equal_texts = checks.switch("mask_equal_texts", mask_equal_texts)
 

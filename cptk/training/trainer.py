@@ -312,6 +312,10 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
                 from cptk.distribution import tensorflow_step
 
                 return tensorflow_step.train_step(self, *args)
+            if keras.config.backend() == "torch":
+                from cptk.distribution import torch_step
+
+                return torch_step.train_step(self, *args)
             return super().train_step(*args)
 
     def test_step(self, *args: Tree) -> Tree:

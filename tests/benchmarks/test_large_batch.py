@@ -55,15 +55,25 @@ def test_tiny_run_measures_and_goes_on_where_it_was(tmp_path):
     assert other.returncode == 1
     assert "other settings (setup.micro_batch_size). Use --fresh" in other.stderr
 
+    hard = _run(tmp_path, "--arms", arm, "--batch-sizes", "4", "--negatives", "2")
+    assert hard.returncode == 0, hard.stdout + hard.stderr
+    (found,) = json.loads((tmp_path / "large_batch_negatives.json").read_text())["rows"]
+    assert found["tokens"] > row["tokens"]
+    assert found["loss"] > row["loss"]  # of 12 documents a query rather than 4
+    assert "each with 2 hard negatives" in (tmp_path / "large_batch_negatives.md").read_text()
+    assert json.loads((tmp_path / "large_batch.json").read_text())["rows"] == [row]
+
 
 @pytest.mark.full
 @pytest.mark.slow
-def test_all_arms_compute_the_same_loss_of_the_same_tokens(tmp_path):
+@pytest.mark.parametrize("negatives", [0, 2])
+def test_all_arms_compute_the_same_loss_of_the_same_tokens(tmp_path, negatives):
     pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
     pytest.importorskip("jax", reason="jax is not installed")
-    run = _run(tmp_path, "--batch-sizes", "8")
+    run = _run(tmp_path, "--batch-sizes", "8", "--negatives", str(negatives))
     assert run.returncode == 0, run.stdout + run.stderr
-    rows = json.loads((tmp_path / "large_batch.json").read_text())["rows"]
+    name = "large_batch_negatives.json" if negatives else "large_batch.json"
+    rows = json.loads((tmp_path / name).read_text())["rows"]
     assert [row["status"] for row in rows] == ["measured"] * 7
     assert len({row["tokens"] for row in rows}) == 1
     losses = {row["arm"]: row["loss"] for row in rows}
@@ -117,6 +127,17 @@ def test_ratios_and_answers(benchmark):
     ]
 
 
+def test_memory_with_negatives_is_answered_at_the_size_that_is_asked_for(benchmark):
+    rows = [_row("cptk-tensorflow", n, 9.0, peak_gib=5.0) for n in (64, 4096)]
+    rows += [_row("cptk-jax", 4096, 9.0, peak_gib=6.5), _row("st-cached", 4096, 9.0)]
+    found = benchmark.results.answers_with_negatives(rows, 4)
+    assert [(row["arm"], row["value"], row["kept"]) for row in found] == [
+        ("cptk-tensorflow", "5.00 GiB", "yes"),
+        ("cptk-jax", "6.50 GiB", "no"),
+    ]
+    assert benchmark.results.answers_with_negatives(rows, 2) == []
+
+
 def test_each_backend_is_held_to_its_own_plain_step(benchmark):
     arms = ("cptk-tensorflow-plain", "cptk-jax", "st-cached", "st-plain", "cptk-jax-plain")
     rows = [_row(arm, 64, speed) for arm, speed in zip(arms, (50, 60, 30, 40, 80), strict=True)]
@@ -153,6 +174,7 @@ def test_an_arm_that_is_not_installed_is_listed(benchmark, monkeypatch, tmp_path
         (["--lengths", "64", "200"], "--lengths should be from 3 to 128. Received: [64, 200]"),
         (["--micro-batch-size", "0"], "--micro-batch-size should be 1 or more. Received: 0"),
         (["--steps", "0"], "--steps should be 1 or more. Received: 0"),
+        (["--negatives", "-1"], "--negatives should be 0 or more. Received: -1"),
         (["--tiny", "--models", "smollm2"], "--tiny has no smollm2"),
     ],
 )

@@ -130,7 +130,7 @@ def test_a_nan_is_not_hidden():
 
 @pytest.mark.parametrize("scale", [0, -1.0, math.inf, math.nan, True, "20"])
 def test_other_scales_are_refused(scale):
-    with pytest.raises(ValueError, match="CoSENT expects `scale` to be a positive finite number, "):
+    with pytest.raises(ValueError, match="`scale` should be a positive finite number, or None"):
         CoSENT(scale)
 
 

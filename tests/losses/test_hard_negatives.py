@@ -83,7 +83,10 @@ def by_loops(loss: InfoNCE, vectors: Any, ids: Any, has: np.ndarray) -> np.ndarr
     rows = np.array([one(i, True) for i in range(N)])
     if not loss.symmetric:
         return rows
-    return (rows + np.array([one(i, False) for i in range(N)])) / 2
+    columns = np.array([one(i, False) for i in range(N)])
+    if loss.same_side:  # GTE: one denominator, in which the positive stands twice.
+        return np.log(np.exp(rows) + np.exp(columns))
+    return (rows + columns) / 2
 
 
 def batch_of(
@@ -112,11 +115,17 @@ OPTIONS = [
     {"mask_groups": True},
     {"same_side": True},
     {"label_smoothing": 0.2},
-    {"mask_equal_texts": True, "mask_groups": True, "same_side": True, "label_smoothing": 0.1},
+    {"mask_equal_texts": True, "mask_groups": True, "same_side": True},
     {"hard_negatives": "own", "same_side": True, "mask_groups": True},
     {"false_negative_margin": 0.3},
     {"false_negative_margin": -0.2, "label_smoothing": 0.2, "symmetric": False},
-    {"false_negative_margin": 0.05, "same_side": True, "label_smoothing": 0.1},
+    {
+        "false_negative_margin": 0.05,
+        "same_side": True,
+        "label_smoothing": 0.1,
+        "symmetric": False,
+    },
+    {"false_negative_margin": 0.05, "same_side": True},
     {"false_negative_margin": 0.1, "hard_negatives": "own", "mask_equal_texts": True},
 ]
 each = pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -195,6 +204,8 @@ def test_arguments_are_checked() -> None:
         InfoNCE(hard_negatives="some")
     with pytest.raises(ValueError, match=r'no label smoothing with `hard_negatives="own"`'):
         InfoNCE(hard_negatives="own", label_smoothing=0.1)
+    with pytest.raises(ValueError, match=r"no label smoothing with `same_side=True` in both"):
+        InfoNCE(same_side=True, label_smoothing=0.1)
     with pytest.raises(TypeError, match=r"`mask_groups` should be True or False"):
         InfoNCE(mask_groups=1)
     for margin in (2.5, float("nan"), "0.1", True):
@@ -229,6 +240,6 @@ def test_chance_is_not_known_where_all_alike_have_no_negatives() -> None:
     batch = batch_of({k: ops.ones(x.shape) for k, x in vectors.items()}, ids, has, None, None)
     pairs = ops.convert_to_tensor(float(N))
     assert InfoNCE(false_negative_margin=-0.1).chance(batch, pairs) is None
-    loss = InfoNCE(false_negative_margin=0.0)
-    expected = float(np.mean(to_numpy(loss(batch).losses)))
-    assert float(loss.chance(batch, pairs)) == pytest.approx(expected, abs=1e-4)
+    for loss in (InfoNCE(false_negative_margin=0.0), InfoNCE(same_side=True)):
+        expected = float(np.mean(to_numpy(loss(batch).losses)))
+        assert float(loss.chance(batch, pairs)) == pytest.approx(expected, abs=1e-4)

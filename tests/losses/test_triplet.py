@@ -121,9 +121,9 @@ def test_a_nan_is_not_hidden(mining):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"margin": 0}, ValueError, "TripletLoss expects `margin` to be a positive finite number"),
-        ({"margin": math.nan}, ValueError, "Received: margin=nan"),
-        ({"margin": "0.1"}, ValueError, "Received: margin='0.1'"),
+        ({"margin": 0}, ValueError, "`margin` should be a positive finite number"),
+        ({"margin": math.nan}, ValueError, "Received: nan"),
+        ({"margin": "0.1"}, ValueError, "Received: '0.1'"),
         ({"mining": "semi-hard"}, ValueError, r"`mining` should be one of \['all', 'hardest'\]"),
         ({"mask_equal_texts": 1}, TypeError, "`mask_equal_texts` should be True or False"),
     ],

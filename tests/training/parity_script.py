@@ -82,6 +82,10 @@ OBJECTIVES["objective InfoNCE with own negatives in tiles"] = {
     "loss": lambda: cptk.losses.InfoNCE(hard_negatives="own", tile_size=4),
     "negatives": "own",
 }
+OBJECTIVES["objective by source"] = {
+    "loss": lambda: {"pairs": cptk.losses.InfoNCE(), "graded": cptk.losses.CoSENT()},
+    "sources": ("pairs", "graded"),
+}
 
 
 class Shown(keras.callbacks.Callback):
@@ -209,6 +213,7 @@ def train_with(scope: Any, feature: str) -> dict[str, Any]:
         ]
     of_trainer = {k: options.pop(k) for k in ("micro_batch_size",) if k in options}
     of_compile = {k: options.pop(k) for k in ("jit_compile", "steps_per_execution") if k in options}
+    sources = options.pop("sources", ())
     numbers, length = {}, 24
     if "loss" in options:
         numbers = {"score": np.arange(PAIRS) * 3 % 7}
@@ -228,7 +233,12 @@ def train_with(scope: Any, feature: str) -> dict[str, Any]:
             trainer = cptk.ContrastiveTrainer(embedder, seed=3, **of_trainer)
             trainer.compile(keras.optimizers.SGD(0.05, **options), **of_compile)
         if data is None:
-            given: dict[str, Any] = {"x": texts | numbers, "batch_size": BATCH}
+            columns = texts | numbers
+            halves = {  # Of each source every other pair.
+                source: {name: values[i :: len(sources)] for name, values in columns.items()}
+                for i, source in enumerate(sources)
+            }
+            given: dict[str, Any] = {"x": halves or columns, "batch_size": BATCH}
         else:
             given = {"x": as_data(data)}
         if data == "generator":
@@ -329,7 +339,7 @@ def main() -> None:
     path, given = sys.argv[2], sys.argv[3:]
     all_of = {"cases": list(CASES), "features": list(FEATURES), "objectives": list(OBJECTIVES)}
     all_of["doors"] = []
-    names = [name for word in given for name in all_of.get(word, [word])]
+    names = list(dict.fromkeys(name for word in given for name in all_of.get(word, [word])))
     if keras.config.backend() == "jax":
         import jax
 

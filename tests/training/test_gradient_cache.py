@@ -490,4 +490,4 @@ def test_two_devices_with_dropout():
     command = [sys.executable, str(here / "cached_script.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert done.stdout.count("-SGD") + done.stdout.count("-AdamW") == 3
+    assert done.stdout.count("-SGD") + done.stdout.count("-AdamW") == 4

@@ -14,11 +14,11 @@ from gradients import to_numpy
 import cptk
 from cptk.data import PairDataset, Pairs
 
-#: 0 to 3 a pair; none at all for the last.
+#: 0 to 4 a pair; none at all for the last.
 NEGATIVES = [
     ["z: how is it spelt"],
     [],
-    ["A is not", "B is spelt otherwise", "it is late"],
+    ["A is not", "B is spelt otherwise", "it is late", "so"],
     ["c", "C is spelt just so"],
     ["rain"],
     [],
@@ -71,10 +71,10 @@ def test_the_loss_is_that_of_all_documents() -> None:
 )
 @pytest.mark.parametrize("which", ["all", pytest.param("own", marks=pytest.mark.slow)])
 @pytest.mark.slow_on_jax
-def test_micro_batches_take_the_plain_step(which: str, options: dict[str, Any]) -> None:
+def test_micro_batches_and_tiles_take_the_plain_step(which: str, options: dict[str, Any]) -> None:
     found = []
-    for given in ({}, options):
-        model = trainer(cptk.losses.InfoNCE(hard_negatives=which), **given)
+    for given, tile_size in (({}, None), (options, 4)):
+        model = trainer(cptk.losses.InfoNCE(hard_negatives=which, tile_size=tile_size), **given)
         before = weights(model)
         model.train_on_batch(PAIRS)
         found.append(weights(model))
@@ -87,13 +87,13 @@ def tokens_of(pairs: Any) -> dict[str, Any]:
     """The same as somebody's own tokens: `(n, k, length)` of negatives, left-padded k."""
     reader = tt.embedder().preprocessor
     found = {side: dict(reader(pairs[side], role=side)) for side in tt.SIDES}
-    ids = np.zeros((len(pairs["query"]), 3, tt.LENGTH), "int32")
+    ids = np.zeros((len(pairs["query"]), 4, tt.LENGTH), "int32")
     mask = np.zeros(ids.shape, bool)
     for row, texts in enumerate(pairs["negatives"]):
         if texts:
             features = reader(texts, role="document")
-            ids[row, 3 - len(texts) :] = to_numpy(features["token_ids"])
-            mask[row, 3 - len(texts) :] = to_numpy(features["padding_mask"])
+            ids[row, 4 - len(texts) :] = to_numpy(features["token_ids"])
+            mask[row, 4 - len(texts) :] = to_numpy(features["padding_mask"])
     return {**found, "negatives": {"token_ids": ids, "padding_mask": mask}}
 
 

@@ -100,12 +100,14 @@ each = pytest.mark.parametrize(
         for place, objective in enumerate(variants(kind))
     ],
 )
+#: On torch each of them: nothing is compiled there.
+EVERYWHERE = KINDS if toys.BACKEND == "torch" else [InfoNCE, Matryoshka]
 each_kind = pytest.mark.parametrize(
     "kind",
     [
         pytest.param(
             kind,
-            marks=[] if kind in (InfoNCE, Matryoshka) else [pytest.mark.once],
+            marks=[] if kind in EVERYWHERE else [pytest.mark.once],
             id=kind.__name__,
         )
         for kind in KINDS

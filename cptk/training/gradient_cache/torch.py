@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import keras
 import torch
 
+from cptk.distribution.torch_step import apply_gradients
 from cptk.models.keras_hub_embedders import embed as embed_tokens
 from cptk.training.gradient_cache.first_pass import first_pass
 from cptk.training.gradient_cache.memory import host_memory
@@ -47,9 +48,7 @@ def train_step(trainer: CachedTrainable, data: KerasBatch) -> dict[str, Tensor]:
             continue
         for rows, tokens in cut:
             embed_tokens(trainer.embedder, tokens, True).backward(upstream[rows])
-    variables = list(trainer.trainable_weights)
-    with torch.no_grad():
-        trainer.optimizer.apply([variable.value.grad for variable in variables], variables)
+    apply_gradients(trainer)
     return trainer.compute_metrics(x, y, vectors, sample_weight)
 
 
