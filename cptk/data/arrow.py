@@ -145,7 +145,8 @@ def vectors(values: object, name: str) -> pa.ChunkedArray:
         TypeError: Something else.
         ValueError: Fewer vectors, vectors of several sizes, a gap, NaN or infinity.
     """
-    if getattr(values, "ndim", 1) == 3:
+    array: Any = values
+    if getattr(array, "ndim", 1) == 3 and 0 not in array.shape:
         array = np.asarray(values)
         counts = np.full(len(array), array.shape[1])
         column = chunked(lists_of_vectors(array.reshape(-1, array.shape[2]), counts))
@@ -176,7 +177,7 @@ def vectors(values: object, name: str) -> pa.ChunkedArray:
         ends = np.cumsum(lengths.to_numpy())
         row = int(np.searchsorted(ends, place // sizes[0], side="right"))
         raise ValueError(
-            f"`{name}` should hold finite numbers. Item {row} has one that is missing or not finite."
+            f"`{name}` should hold finite numbers. One of item {row} is missing or not finite."
         )
     return chunked(lists_of_vectors(flat.to_numpy().reshape(-1, sizes[0]), lengths.to_numpy()))
 

@@ -29,7 +29,8 @@ def number_columns(data: object, names: Iterable[str], size: int) -> dict[str, N
 
     Raises:
         ValueError: A column that is not there, is none of numbers, has another length, or holds
-            something that is not a finite number.
+            something that is not a finite number; vectors of several sizes.
+        TypeError: A guide that is no list of vectors.
 
     Example:
 
