@@ -228,8 +228,8 @@ class MixedBatches(OrderedBatches):
         for column_name, shape in self._shapes.items():
             values = x.get(column_name, np.zeros((n, *(0 for _ in shape)), np.float32))
             values = values.reshape(n, *_of_rank(values.shape[1:], len(shape)))
-            more = [most - size for most, size in zip(shape, values.shape[1:], strict=True)]
-            found[column_name] = np.pad(values, [(0, 0), *((0, number) for number in more)])
+            sizes = zip((n, *shape), values.shape, strict=True)
+            found[column_name] = np.pad(values, [(0, most - size) for most, size in sizes])
         if self.numbers is not None:
             found["source"] = np.full(n, self.numbers[name], np.float32)
         return found
@@ -248,6 +248,7 @@ def shares(sizes: list[int], alpha: float) -> list[int]:
 
 
 def _of_rank(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """The shape with sizes of 1 after its own."""
     return (*shape, *(1 for _ in range(rank - len(shape))))
 
 

@@ -118,6 +118,7 @@ def _numbers(values: object, name: str) -> NDArray[np.float32]:
 
 
 def _vectors(values: object) -> NDArray[np.float32]:
+    """`(size, most, dim)`, with zeros where a pair has no more vectors."""
     rows = arrow.vectors(values, "guide").chunk(0)
     counts = pc.list_value_length(rows).to_numpy()
     flat = pc.list_flatten(pc.list_flatten(rows)).to_numpy()

@@ -112,7 +112,8 @@ class InfoNCE(Objective):
                 "InfoNCE with `guide=True` should have a `false_negative_margin`: how far above "
                 "that of the positive a negative's cosine may be, by the guide. GISTEmbed takes 0."
             )
-        self.columns = ("group",) * mask_groups + ("guide",) * guide
+        reads = {"group": self.mask_groups, "guide": self.guide}
+        self.columns = tuple(name for name, is_read in reads.items() if is_read)
         self.metrics = ("query_accuracy", "document_accuracy")[: 1 + self.symmetric]
 
     def call(self, batch: Batch) -> PerAnchor:

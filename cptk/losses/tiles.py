@@ -102,11 +102,11 @@ def streamed_info_nce(
         pairs = tuple(zip(masks[: len(ids) : 2], masks[1 : len(ids) : 2], strict=True))
         of_texts = masks[len(ids) : len(ids) + len(text_ids)]
         known = None if keep is None else masks[len(ids) + len(text_ids)]
-        judge = None if guide is None else masks[-2:]
+        judge = None if guide is None else (masks[-2], masks[-1])
         limits = None
         if margin is not None:
-            of_judge = (query, document, scale) if judge is None else (*judge, 1.0)
-            limits = _limits(*of_judge, margin)
+            limits = _limits(*(judge or (query, document)), margin)
+            limits = limits * scale if judge is None else limits
         tiles = _Tiles(query, document, scale, pairs, known, tile, limits, judge)
         states = _states(tiles, symmetric, of_texts, smooth=label_smoothing > 0)
 
@@ -146,7 +146,7 @@ class _Tiles:
         keep: Tensor | None,
         tile: int,
         limits: Tensor | None = None,
-        judge: tuple[Tensor, ...] | None = None,
+        judge: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.query, self.document, self.scale = query, document, scale
         self.ids, self.keep, self.tile = ids, keep, tile
@@ -232,10 +232,10 @@ class _Tiles:
         return ops.where(above, _LEFT_OUT, negatives)
 
 
-def _limits(query: Tensor, document: Tensor, scale: Tensor | float, margin: float) -> Tensor:
-    """`(m,)` logits of the n positives with the margin on top, and 1e30 for extra negatives."""
+def _limits(query: Tensor, document: Tensor, margin: float) -> Tensor:
+    """`(m,)` cosines of the n positives with the margin on top, and 1e30 for extra negatives."""
     rows = dimension(query, 0)
-    limits = (ops.sum(query * document[:rows], axis=1) + (margin + TIE)) * scale
+    limits = ops.sum(query * document[:rows], axis=1) + (margin + TIE)
     return ops.pad(limits, [[0, dimension(document, 0) - rows]], constant_values=-_LEFT_OUT)
 
 

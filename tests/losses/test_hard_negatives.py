@@ -130,8 +130,7 @@ OPTIONS = [
     {"false_negative_margin": 0.05, "same_side": True, "label_smoothing": 0.1},
     {"false_negative_margin": 0.1, "hard_negatives": "own", "mask_equal_texts": True},
     {"false_negative_margin": 0.0, "guide": True},
-    {"false_negative_margin": -0.1, "guide": True, "hard_negatives": "own", "mask_groups": True},
-    {"false_negative_margin": 0.1, "guide": True, "same_side": True, "label_smoothing": 0.1},
+    {"false_negative_margin": -0.1, "guide": True, "hard_negatives": "own", "same_side": True},
 ]
 each = pytest.mark.parametrize("options", OPTIONS, ids=str)
 

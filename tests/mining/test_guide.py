@@ -96,7 +96,11 @@ def pairs(guide: Any) -> dict[str, Any]:
     ("guide", "error", "message"),
     [
         ([[[1.0, 2.0]]] * 3, ValueError, "`guide` should hold two vectors or more. Item 0 has few"),
-        ([[[1.0, 2.0], [1.0]]] * 3, ValueError, r"vectors of one size. Received the sizes \[2, 1\]"),
+        (
+            [[[1.0, 2.0], [1.0]]] * 3,
+            ValueError,
+            r"vectors of one size. Received the sizes \[2, 1\]",
+        ),
         ([[[1.0], [2.0]]] * 2 + [[[1.0], [np.nan]]], ValueError, "One of item 2 is missing or not"),
         ([[[1.0], None]] * 3, ValueError, "vectors of one size"),
         ([1.0, 2.0, 3.0], TypeError, "a list of vectors for each pair.* type is double"),
