@@ -134,6 +134,61 @@ def numbers_or_lists(values: object, name: str) -> pa.ChunkedArray:
     return column.cast(pa.list_(pa.float64()))
 
 
+def vectors(values: object, name: str) -> pa.ChunkedArray:
+    """A column of lists of two or more vectors, all of one size, as float32.
+
+    Args:
+        values: A list of vectors a pair, or an array `(n, vectors, dim)`.
+        name: What the error calls them.
+
+    Raises:
+        TypeError: Something else.
+        ValueError: Fewer vectors, vectors of several sizes, a gap, NaN or infinity.
+    """
+    array: Any = values
+    if getattr(array, "ndim", 1) == 3 and 0 not in array.shape:
+        array = np.asarray(values)
+        counts = np.full(len(array), array.shape[1])
+        column = chunked(lists_of_vectors(array.reshape(-1, array.shape[2]), counts))
+    else:
+        column = any_column(values, name)
+    kind = column.type
+    if not (_is_list(kind) and _is_list(_item(kind)) and _is_number(_item(_item(kind)))):
+        raise TypeError(
+            f"`{name}` should hold a list of vectors for each pair: of the query, of the document "
+            f"and of each negative. Its Arrow type is {kind}."
+        )
+    rows = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    lengths = pc.fill_null(pc.list_value_length(rows), 0)
+    too_few = pc.less(lengths, 2)
+    why = "Make the column by cptk.mining.guide_vectors."
+    _refuse(name, too_few, "two vectors or more", "has fewer.", ValueError, why)
+    found = pc.list_flatten(rows)
+    sizes = pc.unique(pc.list_value_length(found)).to_pylist()
+    if len(sizes) != 1 or not sizes[0]:
+        raise ValueError(
+            f"`{name}` should hold vectors of one size. Received the sizes {checks.shown(sizes)}. "
+            f"{why}"
+        )
+    flat = pc.list_flatten(found).cast(pa.float32())
+    finite = pc.fill_null(pc.is_finite(flat), False)
+    place = pc.index(finite, False).as_py()
+    if place >= 0:
+        ends = np.cumsum(lengths.to_numpy())
+        row = int(np.searchsorted(ends, place // sizes[0], side="right"))
+        raise ValueError(
+            f"`{name}` should hold finite numbers. One of item {row} is missing or not finite."
+        )
+    return chunked(lists_of_vectors(flat.to_numpy().reshape(-1, sizes[0]), lengths.to_numpy()))
+
+
+def lists_of_vectors(flat: np.ndarray, counts: np.ndarray) -> pa.Array:
+    """Vectors `(total, dim)` as lists of so many each, without a copy."""
+    items = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items)
+
+
 def groups(values: object, name: str) -> pa.ChunkedArray:
     """A column of integers or strings that say which pairs belong together."""
     column = decoded(any_column(values, name))
@@ -175,6 +230,7 @@ BY_ROLE: dict[str, Callable[[object, str], pa.ChunkedArray]] = {
     "group": groups,
     "source": texts_or_null,
     "weight": numbers,
+    "guide": vectors,
 }
 
 

@@ -12,7 +12,7 @@ from cptk import checks
 from cptk.data.columns import SIDES as SIDES
 from cptk.data.columns import as_columns, column, digest
 from cptk.data.negatives import Negatives, check_negatives, negative_tokens, width
-from cptk.data.numbers import number_columns
+from cptk.data.numbers import check_guide, number_columns
 from cptk.data.order import OrderedBatches
 from cptk.types import KerasBatch, TensorLike, TokenBatch
 
@@ -46,7 +46,8 @@ class PairDataset(OrderedBatches):
         training: Whether pairs need negatives: `False` takes a single pair too.
         columns: Columns that the loss reads beside the two sides. Of numbers (`"score"`,
             `"teacher"`, `"group"`, `"weight"`) a batch holds float32 `(n,)`, or `(n, k)` where a
-            pair has k numbers; groups are numbered from 0. Of `"negatives"` it holds tokens
+            pair has k numbers; groups are numbered from 0. Of `"guide"` it holds vectors
+            `(n, 2 + k, dim)`: of the query, the document and k negatives. Of `"negatives"` tokens
             `(n, k, length)`, where rows without a token stand for negatives that a pair lacks.
 
     Raises:
@@ -94,6 +95,7 @@ class PairDataset(OrderedBatches):
             self.negatives = check_negatives(pairs, self.pairs["document"], self.size)
         self.leaves_negatives = self.negatives is None and column(pairs, "negatives") is not None
         self.negatives_each = 0 if self.negatives is None else width(self.negatives)
+        check_guide(self.numbers, self.negatives_each)
         super().__init__(shuffle, seed, steps_per_epoch)
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
 

@@ -10,8 +10,8 @@ import numpy as np
 from cptk import checks
 
 SIDES = ("query", "document")
-#: Columns of one number a pair, or a few, which a loss may read beside the two sides.
-NUMBERS = ("score", "teacher", "group", "weight")
+#: Columns of one number a pair, or more, which a loss may read beside the two sides.
+NUMBERS = ("score", "teacher", "group", "weight", "guide")
 #: Columns that training knows. All others say where a pair comes from, and are left alone.
 ROLES = (*SIDES, "negatives", *NUMBERS, "source")
 #: Names that other libraries give the two sides; an error that meets them says what to rename.

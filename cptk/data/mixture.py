@@ -171,8 +171,8 @@ class MixedBatches(OrderedBatches):
                 for part, weight in zip(parts.values(), weights, strict=True)
             ]
             self.sample_weight = np.concatenate(given)
-        self._widths = _widths(self.parts, columns)
-        self._each = self._widths.pop("negatives", 0)
+        self._shapes = _shapes(self.parts, columns)
+        (self._each,) = self._shapes.pop("negatives", (0,))
 
     @property
     def seed(self) -> int:
@@ -225,12 +225,11 @@ class MixedBatches(OrderedBatches):
                 token_ids=np.pad(negatives["token_ids"], more),
                 padding_mask=np.pad(negatives["padding_mask"], more),
             )
-        for column_name, width in self._widths.items():
-            values = x.get(column_name, np.zeros((n, 0)[: 1 + (width > 0)], np.float32))
-            if width:
-                values = values[:, None] if values.ndim == 1 else values
-                values = np.pad(values, [(0, 0), (0, width - values.shape[1])])
-            found[column_name] = values
+        for column_name, shape in self._shapes.items():
+            values = x.get(column_name, np.zeros((n, *(0 for _ in shape)), np.float32))
+            values = values.reshape(n, *_of_rank(values.shape[1:], len(shape)))
+            sizes = zip((n, *shape), values.shape, strict=True)
+            found[column_name] = np.pad(values, [(0, most - size) for most, size in sizes])
         if self.numbers is not None:
             found["source"] = np.full(n, self.numbers[name], np.float32)
         return found
@@ -248,16 +247,27 @@ def shares(sizes: list[int], alpha: float) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _widths(parts: Mapping[str, PairDataset], columns: tuple[str, ...]) -> dict[str, int]:
-    """For each column the most numbers, or negatives, that a pair has; 0 of single numbers."""
+def _of_rank(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """The shape with sizes of 1 after its own."""
+    return (*shape, *(1 for _ in range(rank - len(shape))))
+
+
+def _shapes(
+    parts: Mapping[str, PairDataset], columns: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
+    """For each column what holds those of all sources: `()` of numbers, `(most,)` of lists."""
     each = max(part.negatives_each for part in parts.values())
     names = dict.fromkeys([*columns, *(name for part in parts.values() for name in part.numbers)])
-    found = {"negatives": max(1, each)} if each or "negatives" in names else {}
+    found: dict[str, tuple[int, ...]] = {}
+    if each or "negatives" in names:
+        found["negatives"] = (max(1, each),)
     for name in names:
         if name in ("negatives", "source"):
             continue
         shapes = [part.numbers[name].shape[1:] for part in parts.values() if name in part.numbers]
-        found[name] = max((shape[0] for shape in shapes if shape), default=0)
+        rank = max(map(len, shapes), default=0)
+        alike = [_of_rank(shape, rank) for shape in shapes]
+        found[name] = tuple(map(max, zip(*alike, strict=True)))
     for name, part in parts.items():
         teacher = part.numbers.get("teacher")
         expected = 1 + part.negatives_each
@@ -267,6 +277,11 @@ def _widths(parts: Mapping[str, PairDataset], columns: tuple[str, ...]) -> dict[
             f"Source {name!r}: `teacher` should hold a score of the document and one of each "
             f"negative, {expected} a pair. Received: {teacher.shape[1]}."
         )
-    if "teacher" in found and "negatives" in found:
-        found["teacher"] = 1 + found["negatives"]  # as the loss reads them, filled up alike
+    # As the loss reads them, filled up alike.
+    (each,) = found.get("negatives", (0,))
+    if "teacher" in found and each:
+        found["teacher"] = (1 + each,)
+    if "guide" in found:
+        most, dim = found["guide"] or (0, 1)
+        found["guide"] = (max(most, 2 + each), dim)
     return found

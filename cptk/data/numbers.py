@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cptk import checks
+from cptk.data import arrow
 from cptk.data.columns import NUMBERS, column
+from cptk.data.pairs import Pairs
 
 
 def number_columns(data: object, names: Iterable[str], size: int) -> dict[str, NDArray[np.float32]]:
@@ -16,16 +19,18 @@ def number_columns(data: object, names: Iterable[str], size: int) -> dict[str, N
 
     Args:
         data: The pairs, as `cptk.data.columns.as_columns` takes them.
-        names: Names of number columns: "score", "teacher", "group", "weight".
+        names: Names of number columns: "score", "teacher", "group", "weight", "guide".
         size: Number of pairs.
 
     Returns:
         For each name float32 `(size,)`; `(size, k)` where each pair has a list of k numbers.
-        Groups, integers or strings, are numbered from 0 in the order in which they come.
+        Groups, integers or strings, are numbered from 0 in the order in which they come. Of a
+        guide `(size, most, dim)`: where a pair has fewer vectors than another, the last are zeros.
 
     Raises:
         ValueError: A column that is not there, is none of numbers, has another length, or holds
-            something that is not a finite number.
+            something that is not a finite number; vectors of several sizes.
+        TypeError: A guide that is no list of vectors.
 
     Example:
 
@@ -53,17 +58,41 @@ def _checked(names: object) -> list[str]:
     return [name for name in found if name != "negatives"]
 
 
-def _number_column(data: object, name: str, size: int) -> NDArray[np.float32]:
-    values = column(data, name)
-    if values is None:
+def check_guide(numbers: Mapping[str, NDArray[np.float32]], negatives: int) -> None:
+    """Refuses a guide that lacks vectors of negatives.
+
+    Args:
+        numbers: What `number_columns` gives.
+        negatives: The most that a pair has.
+    """
+    if "guide" in numbers and numbers["guide"].shape[1] < 2 + negatives:
         raise ValueError(
-            f"The pairs have no column {name!r}, which the loss reads. Add one, with a number for "
-            "each pair, or choose another loss."
+            "`guide` should hold a vector of the query, of the document and of each negative, "
+            f"{2 + negatives} a pair. Received: {numbers['guide'].shape[1]}. Make it again, with "
+            "these negatives, by cptk.mining.guide_vectors."
         )
-    numbers = _groups(values) if name == "group" else _numbers(values, name)
-    if len(numbers) != size:
+
+
+def _number_column(data: object, name: str, size: int) -> NDArray[np.float32]:
+    # A guide's vectors are not to become Python's numbers on their way.
+    table = data.to_arrow() if name == "guide" and isinstance(data, Pairs) else data
+    values = column(table, name)
+    if values is None:
+        how = (
+            "Make it by cptk.mining.guide_vectors"
+            if name == "guide"
+            else "Add one, with a number for each pair"
+        )
         raise ValueError(
-            f"`{name}` should hold one number a pair, {size}. Received: {len(numbers)}."
+            f"The pairs have no column {name!r}, which the loss reads. {how}, or choose another "
+            "loss."
+        )
+    read = {"group": _groups, "guide": _vectors}.get(name)
+    numbers = _numbers(values, name) if read is None else read(values)
+    if len(numbers) != size:
+        item = "list of vectors" if name == "guide" else "number"
+        raise ValueError(
+            f"`{name}` should hold one {item} a pair, {size}. Received: {len(numbers)}."
         )
     if not np.isfinite(numbers).all():
         row = int(np.argwhere(~np.isfinite(numbers))[0][0])
@@ -86,6 +115,17 @@ def _numbers(values: object, name: str) -> NDArray[np.float32]:
     if found.dtype.kind not in "fiu" or found.ndim not in (1, 2):
         raise ValueError(f"{expected} Received: {found.dtype} of shape {found.shape}.")
     return found.astype(np.float32)
+
+
+def _vectors(values: object) -> NDArray[np.float32]:
+    """`(size, most, dim)`, with zeros where a pair has no more vectors."""
+    rows = arrow.vectors(values, "guide").chunk(0)
+    counts = pc.list_value_length(rows).to_numpy()
+    flat = pc.list_flatten(pc.list_flatten(rows)).to_numpy()
+    flat = flat.reshape(int(counts.sum()), -1)
+    found = np.zeros((len(counts), counts.max(), flat.shape[1]), np.float32)
+    found[np.arange(counts.max()) < counts[:, None]] = flat
+    return found
 
 
 def _groups(values: object) -> NDArray[np.float32]:

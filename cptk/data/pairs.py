@@ -39,6 +39,7 @@ class Pairs:
     | `group` | integers or strings | which pairs belong together |
     | `source` | strings | the set that a pair comes from |
     | `weight` | numbers from 0 | how much a pair counts in training |
+    | `guide` | lists of 2 + k vectors | another embedder's, of the query, document and negatives |
 
     All other columns (`path`, `line`, `name`, …) say where a pair comes from, and training leaves
     them alone. `ContrastiveTrainer.fit` and `PairDataset` take pairs as they are.

@@ -37,7 +37,7 @@ class Names(TypedDict, total=False):
     weight: str
 
 
-RENAMED = tuple(BY_ROLE)
+RENAMED = tuple(Names.__annotations__)
 """The roles, whose columns may have other names in the data."""
 
 EXPECTED = (

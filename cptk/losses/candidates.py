@@ -25,6 +25,8 @@ class NegativeRules(NamedTuple):
     """Whether the other anchors are negatives too."""
     margin: float | None = None
     """How far the cosine of a negative may be above the positive's; beyond, it is none."""
+    guide: bool = False
+    """Whether these cosines are those of the column "guide", and not of the embeddings."""
 
 
 OTHER_PAIRS = NegativeRules(hard_negatives=None)
@@ -41,6 +43,10 @@ class Candidates(NamedTuple):
     """Integers `(n,)` and `(m',)`: where they are equal, the text is no negative of the anchor."""
     texts: Tensor | None
     """`(m',)` integers, equal where the texts are, for ties; None if not known."""
+
+    def after(self, vectors: Tensor) -> Tensor:
+        """`(m', dim)`: the `(m, dim)` vectors of the pairs' own texts, and then the extra ones."""
+        return vectors if self.extra is None else ops.concatenate([vectors, self.extra], axis=0)
 
     def left_out(self) -> Tensor | None:
         """`(n, m')` booleans, True where a text is no negative; None if nowhere."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 from keras import ops
 
@@ -11,7 +12,7 @@ from cptk.losses.matrix import info_nce
 from cptk.losses.objective import Batch
 from cptk.losses.scores import in_batch_scores
 from cptk.losses.tiles import TIE, streamed_info_nce
-from cptk.ops import l2_normalize
+from cptk.ops import dimension, l2_normalize
 from cptk.types import Tensor
 
 QUERY_TO_DOCUMENT = ("query", "document")
@@ -44,7 +45,7 @@ def in_batch_softmax(
     if rules.hard_negatives != "own" or "negatives" not in batch.local:
         return found
     return [
-        _with_own(batch, *result, rules.margin) if direction == QUERY_TO_DOCUMENT else result
+        _with_own(batch, *result, rules) if direction == QUERY_TO_DOCUMENT else result
         for direction, result in zip(directions, found, strict=True)
     ]
 
@@ -55,6 +56,7 @@ def _whole(
     rules: NegativeRules,
     label_smoothing: float,
 ) -> list[tuple[Tensor, Tensor]]:
+    judge = _judge(batch, rules)
     found, of_pairs = [], None
     for anchors, side in directions:
         if of_pairs is not None and batch.local is batch.gathered:
@@ -70,8 +72,11 @@ def _whole(
             mask = ops.broadcast_to(mask, ops.shape(logits))
         left_out = mask
         if rules.margin is not None:
-            limit = ops.diagonal(logits) + _allowed(batch, rules.margin, logits)
-            above = ops.greater(logits, ops.expand_dims(limit, 1))
+            judged = logits
+            if judge is not batch:
+                judged = judge.head(*_texts(judge, anchors, side, rules))
+            limit = ops.diagonal(judged) + _allowed(judge, rules.margin, judged)
+            above = ops.greater(judged, ops.expand_dims(limit, 1))
             left_out = above if mask is None else ops.logical_or(mask, above)
         losses = info_nce(logits, left_out, label_smoothing=label_smoothing)
         found.append((losses, in_batch_scores(logits, mask, candidates.texts)))
@@ -85,19 +90,17 @@ def _in_tiles(
     label_smoothing: float,
 ) -> list[tuple[Tensor, Tensor]]:
     both = len(directions) == 2 and batch.local is batch.gathered and not rules.same_side
+    judge = _judge(batch, rules)
     found = []
     for anchors, side in directions[:1] if both else directions:
         candidates = candidates_of(batch, anchors, side, rules)
-        vectors = batch.gathered[side]
-        if candidates.extra is not None:
-            vectors = ops.concatenate([vectors, candidates.extra], axis=0)
         # Equal texts that are not left out tie with the positive in the scores.
         known = [] if rules.mask_equal_texts or candidates.texts is None else [candidates.texts]
         if known and both:
             known.append(batch.text_ids[anchors])
         rows, columns, row_scores, column_scores = streamed_info_nce(
             l2_normalize(batch.local[anchors]),
-            l2_normalize(vectors),
+            l2_normalize(candidates.after(batch.gathered[side])),
             batch.scale,
             row_ids=tuple(rows for rows, _ in candidates.ids),
             column_ids=tuple(columns for _, columns in candidates.ids),
@@ -107,11 +110,40 @@ def _in_tiles(
             text_ids=tuple(known),
             label_smoothing=label_smoothing,
             margin=rules.margin,
+            guide=None if judge is batch else _texts(judge, anchors, side, rules),
         )
         found.append((rows, row_scores))
         if columns is not None and column_scores is not None:
             found.append((columns, column_scores))
     return found
+
+
+def _judge(batch: Batch, rules: NegativeRules) -> Batch:
+    """The batch with the embeddings that the margin is held against: its own, or the guide's."""
+    if not rules.guide:
+        return batch
+
+    def of_guide(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        guide = l2_normalize(columns["guide"])
+        found = {**columns, "query": guide[:, 0], "document": guide[:, 1]}
+        if "negatives" in columns:
+            found["negatives"] = guide[:, 2 : 2 + dimension(columns["negatives"], 1)]
+        return found
+
+    local = of_guide(batch.local)
+    gathered = local if batch.gathered is batch.local else of_guide(batch.gathered)
+    return dataclasses.replace(batch, local=local, gathered=gathered, head=_cosines, scale=1.0)
+
+
+def _cosines(query: Tensor, document: Tensor) -> Tensor:
+    """Of vectors of unit length."""
+    return query @ ops.transpose(document)
+
+
+def _texts(batch: Batch, anchors: str, side: str, rules: NegativeRules) -> tuple[Tensor, Tensor]:
+    """Vectors `(n, dim)` of the local anchors and `(m', dim)` of all their candidates."""
+    candidates = candidates_of(batch, anchors, side, rules)
+    return batch.local[anchors], candidates.after(batch.gathered[side])
 
 
 def _allowed(batch: Batch, margin: float, logits: Tensor) -> Tensor:
@@ -120,21 +152,21 @@ def _allowed(batch: Batch, margin: float, logits: Tensor) -> Tensor:
 
 
 def _with_own(
-    batch: Batch, losses: Tensor, scores: Tensor, margin: float | None
+    batch: Batch, losses: Tensor, scores: Tensor, rules: NegativeRules
 ) -> tuple[Tensor, Tensor]:
     """Losses and scores of the queries, with each query's own hard negatives among the candidates.
 
     A loss is log(1 + sum of exp(l - positive)): the own ones add to the sum.
     """
-    query = l2_normalize(batch.local["query"])
-    positive = ops.sum(query * l2_normalize(batch.local["document"]), axis=1, keepdims=True)
-    cosine = ops.sum(ops.expand_dims(query, 1) * l2_normalize(batch.local["negatives"]), axis=2)
-    above = (cosine - positive) * ops.cast(batch.scale, cosine.dtype)
+    above = _above_positive(batch)
     assert batch.has_negative is not None
     above = ops.where(batch.has_negative[: ops.shape(above)[0]], above, -1e30)
     summed = above
-    if margin is not None:
-        summed = ops.where(ops.greater(above, _allowed(batch, margin, above)), -1e30, above)
+    if rules.margin is not None:
+        judge = _judge(batch, rules)
+        judged = above if judge is batch else _above_positive(judge)
+        too_near = ops.greater(judged, _allowed(judge, rules.margin, judged))
+        summed = ops.where(too_near, -1e30, above)
     every = ops.concatenate([ops.expand_dims(losses, 1), summed], axis=1)
     top = ops.stop_gradient(ops.max(every, axis=1, keepdims=True))
     total = ops.sum(ops.exp(every - top), axis=1)
@@ -143,3 +175,11 @@ def _with_own(
     # A score is 1 / (1 + ties), or 0.
     scores = ops.where(lost, 0.0, scores / (1.0 + scores * ties))
     return ops.log(total) + ops.squeeze(top, axis=1), ops.stop_gradient(scores)
+
+
+def _above_positive(batch: Batch) -> Tensor:
+    """Logits `(n, k)` of each query's own hard negatives, less that of its document."""
+    query = l2_normalize(batch.local["query"])
+    positive = ops.sum(query * l2_normalize(batch.local["document"]), axis=1, keepdims=True)
+    cosine = ops.sum(ops.expand_dims(query, 1) * l2_normalize(batch.local["negatives"]), axis=2)
+    return (cosine - positive) * ops.cast(batch.scale, cosine.dtype)

@@ -52,10 +52,12 @@ class InfoNCE(Objective):
             has marked, and left out of this anchor's denominator. 0.1 leaves out what is clearly
             nearer; below 0 also what is almost as near. No gradient passes through the choice, and
             the accuracies that `fit` shows count all negatives. None: all stay.
+        guide: Whether the cosines of the margin are those of another embedder, whose vectors the
+            pairs have in the column "guide" (`cptk.mining.guide_vectors`).
 
     Raises:
         ValueError: A tile size below 1, another label smoothing or choice of hard negatives, a
-            margin that is no number from -2 to 2; or label smoothing with
+            margin that is no number from -2 to 2, or none with a guide; or label smoothing with
             `hard_negatives="own"`, where candidates differ by row, or with `same_side` in both
             directions, which have one denominator.
         TypeError: A tile size that is no integer, or a switch that is no boolean.
@@ -74,8 +76,8 @@ class InfoNCE(Objective):
         section 3.2. Karpukhin et al. 2020, arXiv 2004.04906: of every query of the batch. Li et al.
         2023 (GTE), arXiv 2308.03281, section 3.3: `same_side` in one denominator. Zhang et al. 2025
         (Qwen3 Embedding), arXiv 2506.05176: `false_negative_margin`, of 0.1; Solatorio 2024
-        (GISTEmbed), arXiv 2402.16829, of 0 and by a second model's cosines. The other masks, the
-        tiles and the smoothing are ours for it.
+        (GISTEmbed), arXiv 2402.16829: `guide`, with a margin of 0. The other masks, the tiles and
+        the smoothing are ours for it.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class InfoNCE(Objective):
         mask_groups: bool = False,
         same_side: bool = False,
         false_negative_margin: float | None = None,
+        guide: bool = False,
     ) -> None:
         check_tile_size("InfoNCE", tile_size)
         self.symmetric = checks.switch("symmetric", symmetric)
@@ -111,7 +114,14 @@ class InfoNCE(Objective):
                 "have one denominator. Use `symmetric=False`, or `label_smoothing=0`."
             )
         self.false_negative_margin = _check_margin(false_negative_margin)
-        self.columns = ("group",) if mask_groups else ()
+        self.guide = checks.switch("guide", guide)
+        if self.guide and self.false_negative_margin is None:
+            raise ValueError(
+                "InfoNCE with `guide=True` should have a `false_negative_margin`: how far above "
+                "that of the positive a negative's cosine may be, by the guide. GISTEmbed takes 0."
+            )
+        reads = {"group": self.mask_groups, "guide": self.guide}
+        self.columns = tuple(name for name, is_read in reads.items() if is_read)
         self.metrics = ("query_accuracy", "document_accuracy")[: 1 + self.symmetric]
 
     def call(self, batch: Batch) -> PerAnchor:
@@ -122,6 +132,7 @@ class InfoNCE(Objective):
             self.hard_negatives,
             self.same_side,
             self.false_negative_margin,
+            self.guide,
         )
         found = in_batch_softmax(batch, directions, rules, self.label_smoothing)
         losses = found[0][0]
@@ -135,6 +146,8 @@ class InfoNCE(Objective):
         return PerAnchor(losses, dict(zip(self.metrics, scores, strict=True)))
 
     def chance(self, batch: Batch, pairs: Tensor) -> Tensor | None:
+        if self.guide:
+            return None  # it alone knows how many negatives there are
         if self.false_negative_margin is not None and self.false_negative_margin < 0:
             return None  # embeddings that are all alike have no negatives
         of_side = 2 * pairs - 1 if self.same_side else pairs
@@ -158,6 +171,7 @@ class InfoNCE(Objective):
             "mask_groups": self.mask_groups,
             "same_side": self.same_side,
             "false_negative_margin": self.false_negative_margin,
+            "guide": self.guide,
         }
 
 

@@ -65,7 +65,7 @@ class Batch:
     local: Mapping[str, Tensor]
     """Embeddings `(n, dim)` of "query" and of "document", of any length; where the pairs have hard
     negatives that the objective reads, `(n, k, dim)` of "negatives"; and the number columns that it
-    asks for, `(n,)`."""
+    asks for, `(n,)` or wider."""
     gathered: Mapping[str, Tensor]
     """The same columns of all m pairs."""
     head: Callable[[Tensor, Tensor], Tensor]

@@ -56,6 +56,7 @@ def streamed_info_nce(
     text_ids: tuple[Tensor, ...] = (),
     label_smoothing: float = 0.0,
     margin: float | None = None,
+    guide: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """Losses and in-batch scores of rows and columns, with gradients of all that is a float.
 
@@ -77,6 +78,8 @@ def streamed_info_nce(
         label_smoothing: as in `info_nce`.
         margin: how far the cosine of a negative may be above that of the row's, or column's,
             positive. Beyond, it is left out of the loss, and stays in the scores.
+        guide: vectors (n, e) and (m, e) of unit length, whose cosines are those of the margin; by
+            default `query` and `document` are. Without gradient.
 
     Returns:
         (row_losses, column_losses, row_scores, column_scores), each (n,): losses neither
@@ -89,7 +92,7 @@ def streamed_info_nce(
     tile = DEFAULT_TILE_SIZE if tile_size is None else tile_size
     ids = [vector for pair in zip(row_ids or (), column_ids or (), strict=True) for vector in pair]
     # Arguments and no closure: on JAX `forward` may run again where an outer trace has ended.
-    masks = [*ids, *text_ids, *(() if keep is None else (keep,))]
+    masks = [*ids, *text_ids, *(() if keep is None else (keep,)), *(guide or ())]
 
     def forward(
         query: Tensor, document: Tensor, scale: Tensor, *masks: Tensor
@@ -97,10 +100,14 @@ def streamed_info_nce(
         inputs = (query, document, scale)
         query, document, scale = map(ops.stop_gradient, inputs)
         pairs = tuple(zip(masks[: len(ids) : 2], masks[1 : len(ids) : 2], strict=True))
-        limits = None if margin is None else _limits(query, document, scale, margin)
-        known = None if keep is None else masks[-1]
-        tiles = _Tiles(query, document, scale, pairs, known, tile, limits)
         of_texts = masks[len(ids) : len(ids) + len(text_ids)]
+        known = None if keep is None else masks[len(ids) + len(text_ids)]
+        judge = None if guide is None else (masks[-2], masks[-1])
+        limits = None
+        if margin is not None:
+            limits = _limits(*(judge or (query, document)), margin)
+            limits = limits * scale if judge is None else limits
+        tiles = _Tiles(query, document, scale, pairs, known, tile, limits, judge)
         states = _states(tiles, symmetric, of_texts, smooth=label_smoothing > 0)
 
         def backward(
@@ -139,9 +146,11 @@ class _Tiles:
         keep: Tensor | None,
         tile: int,
         limits: Tensor | None = None,
+        judge: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self.query, self.document, self.scale, self.limits = query, document, scale, limits
+        self.query, self.document, self.scale = query, document, scale
         self.ids, self.keep, self.tile = ids, keep, tile
+        self.limits, self.judge = limits, judge
         self.rows, self.columns = dimension(query, 0), dimension(document, 0)
         self.height, self.width = smaller(tile, self.rows), smaller(tile, self.columns)
 
@@ -207,19 +216,26 @@ class _Tiles:
 
         return ops.cond((tile.row < tile.top) | (tile.column < tile.left), unseen, lambda: logits)
 
-    def within_limits(self, tile: _Tile, negatives: Tensor, axis: int) -> Tensor:
-        """The same, with what is above the limit of its row (axis 1) or column (0) at -1e30."""
+    def judged(self, tile: _Tile, negatives: Tensor) -> Tensor:
+        """What is held against the limits: these logits, or the cosines of a guide."""
+        if self.judge is None:
+            return negatives
+        query, document = self.judge
+        return self.row_slice(query, tile) @ ops.transpose(self.column_slice(document, tile))
+
+    def within_limits(self, tile: _Tile, negatives: Tensor, judged: Tensor, axis: int) -> Tensor:
+        """The negatives, -1e30 at those above the limit of their row (axis 1) or column (0)."""
         if self.limits is None:
             return negatives
         limits = (self.row_slice if axis == 1 else self.column_slice)(self.limits, tile)
-        above = ops.greater(negatives, ops.expand_dims(limits, axis))
+        above = ops.greater(judged, ops.expand_dims(limits, axis))
         return ops.where(above, _LEFT_OUT, negatives)
 
 
-def _limits(query: Tensor, document: Tensor, scale: Tensor, margin: float) -> Tensor:
-    """`(m,)` logits of the n positives with the margin on top, and 1e30 for extra negatives."""
+def _limits(query: Tensor, document: Tensor, margin: float) -> Tensor:
+    """`(m,)` cosines of the n positives with the margin on top, and 1e30 for extra negatives."""
     rows = dimension(query, 0)
-    limits = (ops.sum(query * document[:rows], axis=1) + (margin + TIE)) * scale
+    limits = ops.sum(query * document[:rows], axis=1) + (margin + TIE)
     return ops.pad(limits, [[0, dimension(document, 0) - rows]], constant_values=-_LEFT_OUT)
 
 
@@ -250,6 +266,7 @@ def _states(
     def visit(tile: _Tile, carry: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         logits = tiles.all_logits(tile)
         negatives = tiles.negatives(tile, logits)
+        judged = tiles.judged(tile, negatives)
         starts = (tile.row, tile.column)
         sizes = (tiles.height, tiles.width)
         merged = []
@@ -262,7 +279,7 @@ def _states(
                 own = texts[1 - axis]
                 of_tile = [slice_rows(x, starts[1 - axis], sizes[1 - axis]) for x in own[:2]]
                 of_tile.append(slice_rows(own.candidates, starts[axis], sizes[axis]))
-            summed = tiles.within_limits(tile, negatives, axis)
+            summed = tiles.within_limits(tile, negatives, judged, axis)
             part = _merged(part, negatives, summed, axis, of_tile)
             merged.append(write_rows(state, starts[1 - axis], part))
         return tuple(merged)
@@ -397,11 +414,12 @@ def _gradients(
 
     def visit(tile: _Tile, carry: list[Any]) -> list[Any]:
         negatives = tiles.negatives(tile, tiles.all_logits(tile))
+        judged = tiles.judged(tile, negatives)
         parts = []
         cuts = ((1, tiles.row_slice), (0, tiles.column_slice))
         for (axis, cut), side in zip(cuts, sides, strict=False):
             top, weights, *smooth = (ops.expand_dims(cut(vector, tile), axis) for vector in side)
-            summed = tiles.within_limits(tile, negatives, axis)
+            summed = tiles.within_limits(tile, negatives, judged, axis)
             parts.append(weights * ops.exp(summed - top))
             if smooth:
                 parts.append(ops.where(_kept(summed), -smooth[0], 0.0))

@@ -1,7 +1,8 @@
-"""Pairs out of what is there without labels, and hard negatives for them."""
+"""Pairs out of what is there without labels, and hard negatives and a guide for them."""
 
 from cptk.mining.code import functions_in_source, mine_functions
 from cptk.mining.copies import deduplicate, exclude_copies, split_by_module
+from cptk.mining.guide import guide_vectors
 from cptk.mining.hard_negatives import NegativesReport, hard_negatives
 from cptk.mining.text import mine_halves
 
@@ -10,6 +11,7 @@ __all__ = [
     "deduplicate",
     "exclude_copies",
     "functions_in_source",
+    "guide_vectors",
     "hard_negatives",
     "mine_functions",
     "mine_halves",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from cptk import checks
 from cptk.data.pairs import Pairs
+from cptk.mining.encoding import check_encoder, encode_each
 from cptk.search import top_k
 from cptk.types import Encoder, Vectors
 
@@ -101,7 +101,8 @@ def hard_negatives(
     Args:
         embedder: Something with `encode_text`: an embedder, or a trainer of one. Queries and
             documents are given their roles where it has them.
-        pairs: Pairs in any form that `Pairs` takes. Negatives that they have are replaced.
+        pairs: Pairs in any form that `Pairs` takes. Negatives that they have are replaced, and the
+            vectors of a `guide`, which knows of those alone, are left out.
         corpus: Texts to choose from; by default the documents of the pairs.
         k: How many negatives a pair gets at most; fewer where no more are left.
         ranks: The first rank that is looked at, from 0, and the one behind the last.
@@ -136,7 +137,7 @@ def hard_negatives(
     k = checks.integer("k", k, 1)
     first, last = _check_ranks(ranks)
     _check_limits(margin, ratio)
-    _check_encoder(embedder)
+    check_encoder(embedder)
     if report is not None and not callable(report):
         raise TypeError(f"`report` should be callable, as print is. Received: {report!r}.")
     data = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
@@ -149,8 +150,8 @@ def hard_negatives(
             f"{len(texts)}. Pass more texts to choose from."
         )
     right = _right_documents(data, queries, documents)
-    vectors = _unique(embedder, [*texts, *documents], "document")
-    asked = _unique(embedder, queries, "query")
+    vectors = encode_each(embedder, [*texts, *documents], "document")
+    asked = encode_each(embedder, queries, "query")
     of_queries = asked.of(queries)
     depth = min(len(texts), last)
     scores, found = top_k(of_queries, vectors.of(texts), depth)
@@ -181,9 +182,8 @@ def hard_negatives(
             f"No pair has a negative. Of {looked_at} candidates fell {why}. Pass a larger corpus, "
             "more `ranks`, or a smaller `margin`."
         )
-    table = data.to_arrow()
-    if "negatives" in data.columns:
-        table = table.drop_columns("negatives")
+    stale = [name for name in ("negatives", "guide") if name in data.columns]
+    table = data.to_arrow().drop_columns(stale)
     result = Pairs(table.append_column("negatives", pa.array(chosen, pa.list_(pa.string()))))
     if report is not None:
         report(_summed_up(k, queries, documents, chosen, picked, looked_at, fell))
@@ -214,35 +214,6 @@ def _summed_up(
             for row, text, margin in picked[:: max(1, len(picked) // EXAMPLES)][:EXAMPLES]
         ],
     )
-
-
-class _Vectors(NamedTuple):
-    """Vectors of different texts."""
-
-    vectors: Vectors
-    places: dict[str, int]
-
-    def of(self, texts: list[str]) -> Vectors:
-        """A row for each text."""
-        return self.vectors[[self.places[text] for text in texts]]
-
-
-def _unique(embedder: Encoder, texts: list[str], role: str) -> _Vectors:
-    """Each text embedded once, in its role where the embedder has roles."""
-    encode: Any = embedder.encode_text
-    different = list(dict.fromkeys(texts))
-    options: dict[str, Any] = {}
-    parameters = inspect.signature(encode).parameters
-    reader = getattr(getattr(embedder, "embedder", embedder), "preprocessor", None)
-    if "role" in parameters and role in getattr(reader, "roles", ()):
-        options["role"] = role
-    vectors = np.asarray(encode(different, **options), np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(different):
-        raise ValueError(
-            f"`encode_text` should return a vector for each text, ({len(different)}, dim). "
-            f"Received: {vectors.shape}."
-        )
-    return _Vectors(vectors, {text: place for place, text in enumerate(different)})
 
 
 def _right_documents(data: Pairs, queries: list[str], documents: list[str]) -> list[set[str]]:
@@ -296,14 +267,6 @@ def _unit(vectors: Vectors) -> NDArray[np.float64]:
     wide = vectors.astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     return wide / np.where(lengths == 0, 1.0, lengths)
-
-
-def _check_encoder(embedder: object) -> None:
-    if not callable(getattr(embedder, "encode_text", None)) or inspect.isclass(embedder):
-        raise TypeError(
-            "`embedder` should have a method `encode_text`, as an embedder or a trainer has. "
-            f"Received: {checks.shown(embedder)}."
-        )
 
 
 def _check_ranks(ranks: object) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from cptk.data.columns import EXPECTED, column, is_pairs
 from cptk.data.feeding import Feed
 from cptk.data.mixture import MixedBatches, Mixture, as_mixture
 from cptk.data.negatives import check_negatives, negative_tokens, width
-from cptk.data.numbers import number_columns
+from cptk.data.numbers import check_guide, number_columns
 from cptk.training.inputs import batch_columns, checked_tokens, in_use, is_tf_dataset, unpack
 from cptk.types import Batches, Preprocessor, TokenBatch
 
@@ -220,6 +220,7 @@ class PairReader(NamedTuple):
         tokens |= number_columns(x, wanted, sizes["query"])
         if "negatives" in wanted:
             negatives = check_negatives(x, columns["document"], sizes["query"], least=0)
+            check_guide(tokens, width(negatives))
             tokens["negatives"] = negative_tokens(
                 negatives,
                 range(sizes["query"]),

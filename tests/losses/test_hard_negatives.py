@@ -41,6 +41,8 @@ def draw(seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], n
 
 
 GROUPS = np.array([0, 1, 2, 0, 3, 3])
+#: Another embedder's vectors, of another size and of any length.
+GUIDE = np.random.default_rng(7).normal(size=(N, 2 + K, 3))
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -49,11 +51,14 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 def by_loops(loss: InfoNCE, vectors: Any, ids: Any, has: np.ndarray) -> np.ndarray:
     """The loss of each pair, candidate by candidate."""
-    q, d, h = (unit(np.asarray(vectors[name], "float64")) for name in NAMES)
+    seen_by_model = [unit(np.asarray(vectors[name], "float64")) for name in NAMES]
+    guide = unit(GUIDE)
+    judge = [guide[:, 0], guide[:, 1], guide[:, 2:]] if loss.guide else seen_by_model
 
-    def one(i: int, forward: bool) -> float:
+    def cosines(i: int, forward: bool, q: Any, d: Any, h: Any) -> np.ndarray:
+        """Of an anchor with its candidates, the positive first."""
         own, theirs = (q, d) if forward else (d, q)
-        kept = [SCALE * own[i] @ theirs[i]]
+        kept = [own[i] @ theirs[i]]
 
         def is_other(j: int) -> bool:
             equal = ids["query"][j] == ids["query"][i] or ids["document"][j] == ids["document"][i]
@@ -61,9 +66,9 @@ def by_loops(loss: InfoNCE, vectors: Any, ids: Any, has: np.ndarray) -> np.ndarr
             return i != j and not (loss.mask_equal_texts and equal) and not grouped
 
         others = [j for j in range(N) if is_other(j)]
-        kept += [SCALE * own[i] @ theirs[j] for j in others]
+        kept += [own[i] @ theirs[j] for j in others]
         if loss.same_side:
-            kept += [SCALE * own[i] @ own[j] for j in others]
+            kept += [own[i] @ own[j] for j in others]
         for j, k in itertools.product(range(N), range(K)):
             if not forward or loss.hard_negatives is None or not has[j, k]:
                 continue
@@ -72,10 +77,14 @@ def by_loops(loss: InfoNCE, vectors: Any, ids: Any, has: np.ndarray) -> np.ndarr
             repeats = ids["negatives"][j, k] == ids["document"][i]
             if loss.hard_negatives == "all" and loss.mask_equal_texts and repeats:
                 continue
-            kept.append(SCALE * own[i] @ h[j, k])
-        logits = np.array(kept)
+            kept.append(own[i] @ h[j, k])
+        return np.array(kept)
+
+    def one(i: int, forward: bool) -> float:
+        logits = SCALE * cosines(i, forward, *seen_by_model)
         if loss.false_negative_margin is not None:
-            near = logits > logits[0] + SCALE * (loss.false_negative_margin + 1e-6)
+            judged = cosines(i, forward, *judge)
+            near = judged > judged[0] + loss.false_negative_margin + 1e-6
             logits = np.concatenate([logits[:1], logits[1:][~near[1:]]])
         value = np.log(np.exp(logits - logits[0]).sum())
         return value - loss.label_smoothing * np.mean(logits - logits[0])
@@ -92,15 +101,17 @@ def by_loops(loss: InfoNCE, vectors: Any, ids: Any, has: np.ndarray) -> np.ndarr
 def batch_of(
     vectors: Any, ids: Any, has: np.ndarray, rows: int | None, tile_size: int | None
 ) -> Batch:
-    gathered = {**vectors, "group": ops.convert_to_tensor(GROUPS.astype("float32"))}
+    numbers = {"group": GROUPS, "guide": GUIDE}
+    gathered = {k: ops.convert_to_tensor(x.astype("float32")) for k, x in numbers.items()}
+    gathered |= vectors
     local = gathered if rows is None else {name: x[:rows] for name, x in gathered.items()}
-    numbers = {name: ops.convert_to_tensor(x.astype("int32")) for name, x in ids.items()}
+    text_ids = {name: ops.convert_to_tensor(x.astype("int32")) for name, x in ids.items()}
     return Batch(
         local,
         gathered,
         cptk.layers.ContrastiveHead(1 / SCALE),
         ops.convert_to_tensor(SCALE),
-        numbers,
+        text_ids,
         tile_size=tile_size,
         has_negative=ops.convert_to_tensor(has),
     )
@@ -127,6 +138,8 @@ OPTIONS = [
     },
     {"false_negative_margin": 0.05, "same_side": True},
     {"false_negative_margin": 0.1, "hard_negatives": "own", "mask_equal_texts": True},
+    {"false_negative_margin": 0.0, "guide": True},
+    {"false_negative_margin": -0.1, "guide": True, "hard_negatives": "own", "same_side": True},
 ]
 each = pytest.mark.parametrize("options", OPTIONS, ids=str)
 
@@ -211,6 +224,8 @@ def test_arguments_are_checked() -> None:
     for margin in (2.5, float("nan"), "0.1", True):
         with pytest.raises(ValueError, match=r"`false_negative_margin` should be .* -2 to 2"):
             InfoNCE(false_negative_margin=margin)
+    with pytest.raises(ValueError, match=r"`guide=True` should have a `false_negative_margin`"):
+        InfoNCE(guide=True)
 
 
 @pytest.mark.parametrize("tile_size", [None, 4])
@@ -235,11 +250,66 @@ def test_what_the_margin_leaves_out(which: str, tile_size: int | None) -> None:
         np.testing.assert_array_equal(*scores)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tile_size", [None, 4])
+def test_a_guide_is_that_of_sentence_transformers(tile_size: int | None) -> None:
+    """GISTEmbedLoss without its document-document scores: values and gradients."""
+    import torch
+    from sentence_transformers.sentence_transformer.losses import GISTEmbedLoss
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    class Given(torch.nn.Module):
+        """A model whose embeddings are given to it."""
+
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+        )
+        max_seq_length = 8
+
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, features: Any) -> Any:
+            return {"sentence_embedding": features[self.name]}
+
+    vectors, ids, _ = draw(1)
+    arrays = [vectors[name].astype("float32") for name in NAMES]
+    guides = [GUIDE[:, 0], GUIDE[:, 1], GUIDE[:, 2:].reshape(-1, 3)]
+    tensors = [
+        torch.tensor(x.reshape(-1, DIM), dtype=torch.float64, requires_grad=True) for x in arrays
+    ]
+    features = [
+        {"own": tensor, "guide": torch.tensor(guide)}
+        for tensor, guide in zip(tensors, guides, strict=True)
+    ]
+    gist = GISTEmbedLoss(
+        Given("own"), Given("guide"), 1 / SCALE, margin=0.1, contrast_positives=False
+    )
+    expected = gist(features, torch.zeros(N))
+    expected.backward()
+
+    loss = InfoNCE(symmetric=False, same_side=True, false_negative_margin=-0.1, guide=True)
+
+    def mean(*given: Any) -> Any:
+        batch = dict(zip(NAMES, given, strict=True))
+        found = loss(batch_of(batch, ids, np.ones((N, K), bool), None, tile_size))
+        return ops.mean(found.losses)
+
+    value, gradients = value_and_gradients(mean, *arrays)
+    assert float(value) == pytest.approx(expected.item(), rel=1e-5)
+    for gradient, tensor in zip(gradients, tensors, strict=True):
+        theirs = tensor.grad.numpy().reshape(gradient.shape)
+        np.testing.assert_allclose(gradient, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_chance_is_not_known_where_all_alike_have_no_negatives() -> None:
     vectors, ids, has = draw()
     batch = batch_of({k: ops.ones(x.shape) for k, x in vectors.items()}, ids, has, None, None)
     pairs = ops.convert_to_tensor(float(N))
     assert InfoNCE(false_negative_margin=-0.1).chance(batch, pairs) is None
+    assert InfoNCE(false_negative_margin=0.1, guide=True).chance(batch, pairs) is None
     for loss in (InfoNCE(false_negative_margin=0.0), InfoNCE(same_side=True)):
         expected = float(np.mean(to_numpy(loss(batch).losses)))
         assert float(loss.chance(batch, pairs)) == pytest.approx(expected, abs=1e-4)

@@ -82,7 +82,7 @@ def test_the_nearest_that_are_left(k: int, ranks: tuple[int, int], limit: Any) -
 
 
 def test_columns_stay_and_old_negatives_go() -> None:
-    pairs = Pairs({**PAIRS, "negatives": [["old"]] * 6})
+    pairs = Pairs({**PAIRS, "negatives": [["old"]] * 6, "guide": np.ones((6, 3, 2))})
     found = hard_negatives(Encoder(), pairs, k=1)
     assert found.columns == [*PAIRS, "negatives"]
     assert found["group"] == PAIRS["group"]

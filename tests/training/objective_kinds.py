@@ -29,6 +29,8 @@ OTHERS: dict[str, Any] = {
     "hard_negatives": "own",
     "false_negative_margin": 0.1,
 }
+#: What an argument needs beside it.
+WITH: dict[str, dict[str, Any]] = {"guide": {"false_negative_margin": 0.1}}
 
 
 def make(kind: type[Objective], **changed: Any) -> Objective:
@@ -40,7 +42,8 @@ def make(kind: type[Objective], **changed: Any) -> Objective:
 def variants(kind: type[Objective]) -> list[Objective]:
     """The plain object, and one for each of its arguments with this changed."""
     parameters = inspect.signature(kind).parameters.values()
-    return [make(kind), *(make(kind, **{p.name: _changed(p)}) for p in parameters)]
+    changed = [{p.name: _changed(p), **WITH.get(p.name, {})} for p in parameters]
+    return [make(kind), *(make(kind, **arguments) for arguments in changed)]
 
 
 def _changed(parameter: inspect.Parameter) -> Any:

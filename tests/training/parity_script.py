@@ -86,6 +86,10 @@ OBJECTIVES["objective by source"] = {
     "loss": lambda: {"pairs": cptk.losses.InfoNCE(), "graded": cptk.losses.CoSENT()},
     "sources": ("pairs", "graded"),
 }
+OBJECTIVES["objective InfoNCE with a guide in tiles"] = {
+    "loss": lambda: cptk.losses.InfoNCE(false_negative_margin=0.0, guide=True, tile_size=4),
+    "negatives": "all",
+}
 
 
 class Shown(keras.callbacks.Callback):
@@ -218,6 +222,7 @@ def train_with(scope: Any, feature: str) -> dict[str, Any]:
     if "loss" in options:
         numbers = {"score": np.arange(PAIRS) * 3 % 7}
         numbers["teacher"] = np.random.default_rng(2).normal(size=(PAIRS, 3))
+        numbers["guide"] = np.random.default_rng(3).normal(size=(PAIRS, 4, 3))
         texts.setdefault("negatives", [[f"not {i}", f"nor {i} here"] for i in range(PAIRS)])
         of_compile["loss"] = objective_kinds.make(options.pop("loss"))
         of_trainer["micro_batch_size"] = None if KIND == "single" else 3

@@ -61,11 +61,12 @@ MUTANTS = [
 ]
 
 
-#: One that reads negatives by row, two that take them from the whole batch, a user's own.
+#: One that reads negatives by row, three that take them from the whole batch, a user's own.
 SOME_OBJECTIVES = [
     "objective KLDivergence",
     "objective InfoNCE with negatives",
     "objective InfoNCE with own negatives in tiles",
+    "objective InfoNCE with a guide in tiles",
     "objective Positives",
 ]
 #: And on two devices of one process: equal texts left out, and an objective for each source.

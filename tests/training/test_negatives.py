@@ -83,6 +83,27 @@ def test_micro_batches_and_tiles_take_the_plain_step(which: str, options: dict[s
     assert max(np.abs(a - b).max() for a, b in zip(found[0], before, strict=True)) > 1e-3
 
 
+@pytest.mark.slow_on_jax
+def test_a_model_that_guides_itself_takes_the_step_without_a_guide() -> None:
+    guided = cptk.mining.guide_vectors(trainer(), PAIRS)
+    plain, guide = (
+        cptk.losses.InfoNCE(false_negative_margin=0.0, guide=guide) for guide in (False, True)
+    )
+    found = []
+    for pairs, loss, options in (
+        (PAIRS, plain, {}),
+        (guided, guide, {}),
+        (guided, guide, {"micro_batch_size": 2}),
+    ):
+        model = trainer(loss, **options)
+        history = model.fit(pairs, batch_size=6, verbose=0, shuffle=False).history
+        found.append([np.array(history["loss"]), *weights(model)])
+    assert 0.1 < found[0][0] < trainer().test_on_batch(PAIRS, return_dict=True)["loss"] - 0.1
+    for expected, *others in zip(*found, strict=True):
+        for other in others:
+            np.testing.assert_allclose(other, expected, rtol=0, atol=2e-6)
+
+
 def tokens_of(pairs: Any) -> dict[str, Any]:
     """The same as somebody's own tokens: `(n, k, length)` of negatives, left-padded k."""
     reader = tt.embedder().preprocessor

@@ -129,6 +129,7 @@ def draw() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     group, has = np.array([0, 1, 2, 3, 4, 4, 5]), rng.random((N, 2)) > 0.2
     teacher = rng.normal(size=(N, 3))
     others = {"score": np.arange(N) * 3 % 5, "group": group, "teacher": teacher, "has": has}
+    others["guide"] = rng.normal(size=(N, 4, 3))
     return vectors, ids | others
 
 
@@ -143,7 +144,7 @@ def batch_of(
 ) -> Batch:
     """The batch, or what a device sees that has its first `rows`."""
     gathered = {"query": query, "document": document, "negatives": negatives}
-    for name in ("score", "group", "teacher"):
+    for name in ("score", "group", "teacher", "guide"):
         gathered[name] = ops.convert_to_tensor(numbers[name], dtype="float32")
     local = gathered if rows is None else {name: x[:rows] for name, x in gathered.items()}
     head = cptk.layers.ContrastiveHead(1 / SCALE)
