@@ -1,12 +1,12 @@
-"""A decoder that sees its whole text, trained for the same seconds as one that sees what went before.
+"""A decoder that sees its whole text beside one that sees what went before: equal training time.
 
     python benchmarks/bidirectional.py [--data code sts] [--seconds 300] [--seeds 0] [--tiny]
-                                       [--arms causal-prompt causal-eos causal-mean bidirectional-mean]
+                                       [--arms causal-prompt causal-eos causal-mean ...]
 
 SmolLM2-135M, 24 layers, LoRA of rank 16: on the quickstart's pairs (MRR on its 1,000 held-out
-functions) and on STS-B's scores by CoSENT (Spearman's correlation on dev). Each row is measured in a
-process of its own, and bidirectional.json and .md are written after each. Started again, it goes on.
-STS-B is found by CPTK_DATA_DIR.
+functions) and on STS-B's scores by CoSENT (Spearman's correlation on dev). Each row is measured in
+a process of its own, and bidirectional.json and .md are written after each. Started again, it goes
+on. STS-B is found by CPTK_DATA_DIR.
 """
 
 import argparse
@@ -33,7 +33,7 @@ NAME = "\nThe name of the function, in one word: "
 
 
 class Data(NamedTuple):
-    """What is trained on and measured; batch, rate and lengths are the quickstart's and sts.py's."""
+    """What is trained on and measured, with the quickstart's and `sts.py`'s settings."""
 
     name: str
     score: str
@@ -45,11 +45,11 @@ class Data(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """A row of the table. `form` is what stands around a text: "prompt", "delimiters", "nothing"."""
+    """A row of the table."""
 
     attention: str
     pooling: str
-    form: str
+    form: str  # what stands around a text
 
 
 DATA = {
@@ -210,10 +210,10 @@ def to_markdown(report):
     return f"""# Bidirectional attention
 
 SmolLM2-135M, {LAYERS} layers, LoRA of rank {LORA_RANK} on all linear layers, before and after \
-{report["setup"]["seconds"]:g} seconds of training: on the quickstart's pairs by InfoNCE, batches of \
-{DATA["code"].batch_size}, and on STS-B's train split by CoSENT, batches of \
-{DATA["sts"].batch_size}. AdamW; the rate rises for a tenth of the time and falls to zero at its end. \
-Around a text: a prompt that asks for one word, the paper's delimiters, or nothing.
+{report["setup"]["seconds"]:g} seconds of training: on the quickstart's pairs by InfoNCE, batches \
+of {DATA["code"].batch_size}, and on STS-B's train split by CoSENT, batches of \
+{DATA["sts"].batch_size}. AdamW; the rate rises for a tenth of the time and falls to zero at its \
+end. Around a text: a prompt that asks for one word, the paper's delimiters, or nothing.
 
 {found}
 

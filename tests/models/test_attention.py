@@ -113,7 +113,9 @@ def test_states_are_those_of_transformers_with_a_full_mask(family, tmp_path):
     with torch.no_grad():
         expected = body(input_ids=ids.long(), attention_mask=full).last_hidden_state.numpy()
         causal = body(input_ids=ids.long(), attention_mask=mask.long()).last_hidden_state.numpy()
-    expected, causal = ([x[: len(r)] for x, r in zip(e, ROWS, strict=True)] for e in (expected, causal))
+    expected, causal = (
+        [x[: len(r)] for x, r in zip(e, ROWS, strict=True)] for e in (expected, causal)
+    )
 
     embedder = TextEmbedder.from_preset(tmp_path / "body", pooling="mean", **BOTH_WAYS)
     for left in (False, True):
