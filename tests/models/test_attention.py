@@ -49,6 +49,7 @@ def by_hand(backbone, row):
     return keras.ops.convert_to_numpy(backbone.layer_norm(x))[0]
 
 
+@pytest.mark.slow_on_jax
 def test_gpt2_equals_its_layers_without_a_causal_mask():
     backbone = toys.backbone("GPT2", 2)
     expected = [by_hand(backbone, row) for row in ROWS]
