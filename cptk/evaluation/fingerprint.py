@@ -98,7 +98,7 @@ def describe(encoder: TextEncoder) -> Config:
         known["dtype"] = getattr(getattr(backbone, "dtype_policy", None), "name", None)
     for owner, names in (
         (backbone, ("num_layers", "hidden_dim")),
-        (encoder, ("pooling", "normalize", "max_seq_length")),
+        (encoder, ("pooling", "normalize", "attention", "max_seq_length")),
         (preprocessor, ("sequence_length", "roles")),
     ):
         for name in names:

@@ -95,6 +95,7 @@ def load_embedder(
     roles: Mapping[str, Any] | None = None,
     pooling: str = "eos",
     dtype: DType = None,
+    attention: str | None = None,
 ) -> TextEmbedder:
     """Make a text embedder of a GGUF file.
 
@@ -105,6 +106,7 @@ def load_embedder(
         roles: Likewise.
         pooling: As for `cptk.models.TextEmbedder`.
         dtype: Dtype or policy of the backbone.
+        attention: As for `cptk.models.TextEmbedder`.
 
     Returns:
         A `cptk.models.TextEmbedder`. It has no output embedding, for which an embedder has
@@ -136,7 +138,7 @@ def load_embedder(
         tokenizer, sequence_length=sequence_length, roles=roles, tokenizer_spec=spec
     )
     backbone = _backbone(file, num_layers, dtype, output_embedding=False)
-    return TextEmbedder(backbone, preprocessor, pooling=pooling)
+    return TextEmbedder(backbone, preprocessor, pooling=pooling, attention=attention)
 
 
 def smollm2_path() -> Path:

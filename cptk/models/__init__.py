@@ -1,7 +1,7 @@
 """Embedders on KerasHub backbones, and what turns text into their input.
 
-- `text_embedder` on `keras_methods`: the embedder; `backbones` and
-  `configured_backbones`: what is under it.
+- `text_embedder` on `keras_methods`: the embedder; `backbones`, `configured_backbones` and
+  `attention`: what is under it.
 - `preprocessor`: roles, and texts to token ids.
 - `encode` and `forward`: many texts to vectors, from any thread.
 - `presets` with `preset_*`, `saving`, `registration`: folders read, checked, written, and found by

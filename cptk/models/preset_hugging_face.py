@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from cptk.checks import shown
 from cptk.models import configured_backbones
+from cptk.models.attention import can_have
 from cptk.models.preset_reading import Refused
 from cptk.types import Config, DType, Tensor, Variable
 
@@ -26,6 +27,7 @@ _COMPUTED: dict[str, dict[str, tuple[object, ...]]] = {
     "roberta": {"position_embedding_type": ("absolute",), "is_decoder": (False,)},
     "xlm-roberta": {"position_embedding_type": ("absolute",), "is_decoder": (False,)},
     "gpt2": {
+        "use_bidirectional_attention": (False, None),
         "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
         "layer_norm_epsilon": (1e-5,),
         "n_inner": (None,),
@@ -36,12 +38,18 @@ _COMPUTED: dict[str, dict[str, tuple[object, ...]]] = {
         "hidden_act": ("silu", "swish"),
         "attention_bias": (False,),
         "mlp_bias": (False,),
+        "use_bidirectional_attention": (False, None),
     },
-    "qwen2": {"hidden_act": ("silu", "swish"), "use_sliding_window": (False,)},
+    "qwen2": {
+        "hidden_act": ("silu", "swish"),
+        "use_sliding_window": (False,),
+        "use_bidirectional_attention": (False, None),
+    },
     "qwen3": {
         "hidden_act": ("silu", "swish"),
         "attention_bias": (False,),
         "use_sliding_window": (False,),
+        "use_bidirectional_attention": (False, None),
     },
     "gemma3_text": {
         "hidden_activation": ("gelu_pytorch_tanh",),
@@ -101,6 +109,15 @@ def _check_gemma3(config: Config) -> None:
     scalar, heads = config.get("query_pre_attn_scalar"), config.get("num_attention_heads", 1)
     if scalar not in (None, config.get("head_dim"), config.get("hidden_size", 0) // heads):
         raise _refused("query_pre_attn_scalar", scalar, f"head_dim = {config.get('head_dim')}")
+
+
+def check_bidirectional(backbone: keras_hub.models.Backbone) -> None:
+    """Raise `ValueError` where `is_causal = false` asks for what a backbone cannot do.
+
+    transformers, from 5.2 on, then lets each token of a decoder see all others.
+    """
+    if not can_have("bidirectional", backbone):
+        raise _refused("is_causal", False, "True")
 
 
 def _refused(name: str, value: object, expected: str) -> Refused:

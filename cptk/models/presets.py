@@ -122,6 +122,9 @@ def _new_embedder(
 ) -> keras_hub.models.TextEmbedder:
     """An embedder on the backbone of a preset that holds no embedder of ours."""
     backbone, read = _load_parts(loader, folder, weights, load_weights, dtype, modules)
+    if not loader.config.get("is_causal", True):
+        preset_hugging_face.check_bidirectional(backbone)
+        arguments = {"attention": "bidirectional", **arguments}
     length, roles = overrides.sequence_length, overrides.roles
     longest = getattr(backbone, "max_sequence_length", None)
     if overrides.num_layers is not None:
@@ -326,6 +329,7 @@ def _with_overrides(
         pooling=embedder.pooling,
         normalize=embedder.normalize,
         projection=embedder.projection,
+        attention=embedder.attention,
     )
     names = [f"projection_{index}" for index in range(len(embedder.projection))]
     kernels = [embedder.get_layer(name).get_weights() for name in names]

@@ -12,6 +12,7 @@ import numpy as np
 from cptk import checks, layers, ops
 from cptk.layers.right_padding import RightPadding
 from cptk.models import presets, saving
+from cptk.models.attention import Attention, check_attention, own_attention, seen_by_all
 from cptk.models.backbones import complete_config
 from cptk.models.configured_backbones import is_encoder
 from cptk.models.encode import check_sequence_length, encode
@@ -57,6 +58,12 @@ class TextEmbedder(CheckedTextEmbedder):
         projection: Dense layers between pooling and normalisation: the number of units of one,
             `{"units": 64, "activation": "tanh", "use_bias": True}`, or a list of these. By default
             an activation is none and there is a bias.
+        attention: What of its own text a token sees: `"causal"`, what stands before it, or
+            `"bidirectional"`, all of it, which is meant for `"mean"` pooling and for training to
+            follow. By default what the backbone was pre-trained with: causal for a decoder. GPT-2,
+            Llama (Llama 3, SmolLM2), Qwen 2 and Qwen 3 can have either; an encoder is
+            bidirectional and nothing else. A sliding window, where a backbone has one, stays. The
+            backbone may be shared with a causal embedder.
 
     Input shape:
         `{"token_ids": (n, length), "padding_mask": (n, length)}`. Padding may stand anywhere. The
@@ -68,8 +75,8 @@ class TextEmbedder(CheckedTextEmbedder):
 
     Raises:
         ValueError: A backbone with other inputs, an unknown pooling, `"eos"` on an encoder, a
-            projection that is none, or a `sequence_length` that the backbone's position embedding
-            cannot hold.
+            projection that is none, an attention that is unknown or that the backbone cannot have,
+            or a `sequence_length` that the backbone's position embedding cannot hold.
 
     Example:
 
@@ -90,6 +97,7 @@ class TextEmbedder(CheckedTextEmbedder):
         - Neelakantan et al., Text and Code Embeddings by Contrastive Pre-Training,
           arXiv:2201.10005, section 2.1.
         - Reimers & Gurevych, Sentence-BERT, arXiv:1908.10084, section 3.
+        - BehnamGhader et al., LLM2Vec, arXiv:2404.05961, section 2.1: bidirectional attention.
     """
 
     # None is any backbone. So KerasHub, which looks classes up by backbone, never chooses this one;
@@ -104,6 +112,7 @@ class TextEmbedder(CheckedTextEmbedder):
         pooling: Pooling | str = "eos",
         normalize: bool = True,
         projection: Projection | None = None,
+        attention: Attention | str | None = None,
         **kwargs: object,
     ) -> None:
         check_not_forked()
@@ -130,6 +139,8 @@ class TextEmbedder(CheckedTextEmbedder):
                 "last token has not read more than the others. Use pooling='mean', 'cls', 'max' or "
                 "'weighted_mean'."
             )
+        attention = own_attention(backbone) if attention is None else attention
+        check_attention(attention, backbone)
         if preprocessor is not None:
             check_sequence_length(backbone, preprocessor.sequence_length)
         # === Layers ===
@@ -146,6 +157,8 @@ class TextEmbedder(CheckedTextEmbedder):
             inputs["token_ids"], inputs["padding_mask"]
         )
         given = {"token_ids": token_ids, "padding_mask": mask}
+        if attention != own_attention(backbone):
+            given["padding_mask"] = seen_by_all(backbone, mask)
         if "segment_ids" in needed:
             given["segment_ids"] = keras.ops.zeros_like(token_ids)
         states = backbone(given)
@@ -163,6 +176,7 @@ class TextEmbedder(CheckedTextEmbedder):
         self.pooling = pooling
         self.normalize = bool(normalize)
         self.projection = tuple(projections)
+        self.attention = attention
 
     def encode_text(
         self,
@@ -244,7 +258,7 @@ class TextEmbedder(CheckedTextEmbedder):
                 `cptk.models.keep_first_layers`.
             sequence_length: Replaces that of the preset.
             roles: Replaces those of the preset.
-            **kwargs: `pooling`, `normalize`, `projection`, `dtype`.
+            **kwargs: `pooling`, `normalize`, `projection`, `attention`, `dtype`.
 
         Returns:
             The embedder. Of a folder written by `save_to_preset`, the class that was saved.
@@ -376,6 +390,8 @@ class TextEmbedder(CheckedTextEmbedder):
         config |= {"pooling": self.pooling, "normalize": self.normalize}
         if self.projection:
             config["projection"] = [dict(each) for each in self.projection]
+        if self.attention != own_attention(self.backbone):
+            config["attention"] = self.attention
         return config
 
 
@@ -388,6 +404,7 @@ class GPT2TextEmbedder(TextEmbedder):
         preprocessor: A `GPT2TextEmbedderPreprocessor`, or `None` for tokenised input.
         pooling: `"eos"`, `"mean"`, `"weighted_mean"`, `"cls"` or `"max"`.
         normalize: Whether embeddings have unit length.
+        attention: `"causal"`, as by default, or `"bidirectional"`.
 
     Example:
 

@@ -274,6 +274,9 @@ def test_embedder(tmp_path):
     np.testing.assert_allclose(again, vectors, atol=1e-6)
     with pytest.raises(ValueError, match=r"`sequence_length` should be at most 128.*Received: 999"):
         integration.load_embedder(path, sequence_length=999)
+    options = {"pooling": "mean", "attention": "bidirectional"}
+    other = integration.load_embedder(path, num_layers=1, sequence_length=32, **options)
+    assert (other.pooling, other.attention) == ("mean", "bidirectional")
 
 
 def test_not_there_or_not_gguf(tmp_path):

@@ -32,6 +32,7 @@ FAMILIES = {
     "gemma3_text": ("lasttoken", [], True, 24),
     "EmbeddingGemma": ("mean", [("Identity", 32), ("Identity", 8)], True, 24),
     "llama": ("weightedmean", [], True, None),
+    "llama, is_causal=False": ("mean", [], True, 24),
     "gpt2": ("lasttoken", [("GELU", 5)], False, 20),
 }
 
@@ -108,6 +109,8 @@ def config_of(family, rows):
         )
     if family == "llama":
         return transformers.LlamaConfig(**grouped, rms_norm_eps=1e-5)
+    if family == "llama, is_causal=False":
+        return transformers.LlamaConfig(**grouped, is_causal=False)
     if family == "qwen2":
         return transformers.Qwen2Config(**grouped)
     if family == "qwen3":
