@@ -326,6 +326,7 @@ def _with_overrides(
         pooling=embedder.pooling,
         normalize=embedder.normalize,
         projection=embedder.projection,
+        trained_dims=embedder.trained_dims if num_layers is None else (),
     )
     names = [f"projection_{index}" for index in range(len(embedder.projection))]
     kernels = [embedder.get_layer(name).get_weights() for name in names]
