@@ -68,9 +68,9 @@ def embed(encoder: TextEncoder, texts: Sequence[str], role: str | None = None) -
       dense);
     - or a function texts -> array.
 
-    An embedder with one role only, or KerasHub's own, which has none, takes every role for that one.
-    An embedder with several raises its own `ValueError` for a role that it does not have, and names
-    those it has.
+    An embedder with one role only takes every role for that one, and so does KerasHub's own, which
+    has none. An embedder with several raises its own `ValueError` for a role that it does not have,
+    and names those it has.
 
     Args:
         encoder: See above.

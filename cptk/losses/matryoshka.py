@@ -23,7 +23,7 @@ class Matryoshka(Objective):
 
     of shape (n,). Objectives take cosines, so that cut embeddings need no new length. Columns and
     tiles are those of the objective, scores those at the largest of `dims`. The full size is one of
-    them only if it is named. A `cptk.models.TextEmbedder` that is trained so remembers `dims` as its
+    them only if it is named. A `cptk.models.TextEmbedder` that is trained remembers `dims` as its
     `trained_dims`, in its preset too.
 
     Args:
