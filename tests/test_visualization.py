@@ -30,6 +30,7 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "roc": lambda **k: vis.roc(LABELS, {"a": SURE, "b": -SURE}, **k),
     "confusion_matrix": lambda **k: vis.confusion_matrix(LABELS, LABELS[::-1], **k),
     "alignment_uniformity": lambda **k: vis.alignment_uniformity({"a": (X, Y)}, **k),
+    "score_margins": lambda **k: vis.score_margins({"a": (X, Y), "b": (X, X)}, **k),
     "similarity_heatmap": lambda **k: vis.similarity_heatmap(X[:4], texts=TEXTS[:4], **k),
     "similarity_histogram": lambda **k: vis.similarity_histogram([0.9, 0.8], [0.1, 0.3, 0.2], **k),
     "embedding_map": lambda **k: vis.embedding_map(
@@ -73,6 +74,20 @@ def test_uniformity_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = vis.uniformity(X)
     monkeypatch.setattr("cptk.visualization.geometry._BLOCK", 7)
     assert vis.uniformity(X) == pytest.approx(whole, abs=1e-12)
+
+
+def test_score_margins_are_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cptk.visualization.geometry._BLOCK", 7)
+    x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (X, Y))
+    margins = [x[i] @ y[i] - max(x[i] @ y[j] for j in range(30) if j != i) for i in range(30)]
+    ax = vis.score_margins({"all": (3 * X, Y)}, bins=9, ax=Figure().add_subplot())
+    assert ax.get_legend().get_texts()[0].get_text() == (
+        f"all: {np.mean(np.greater(margins, 0)):.0%} right of 0"
+    )
+    heights, edges = np.histogram(margins, 9, density=True)
+    corners = ax.patches[0].get_xy()
+    np.testing.assert_allclose(np.unique(corners[:, 0]), edges, atol=1e-12)
+    np.testing.assert_allclose(corners[1:-1:2, 1], heights, atol=1e-9)
 
 
 @given(

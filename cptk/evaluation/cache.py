@@ -24,6 +24,7 @@ from cptk.evaluation.encoders import (
     embed_checked,
     is_trained,
     quiet,
+    roles_of,
     takes_role,
     warn_of_zeros,
 )
@@ -223,8 +224,8 @@ class CachedEncoder:
         function = getattr(self.encoder, "encode_text", None)
         if function is None or not takes_role(function):
             return None
-        roles = getattr(getattr(self.encoder, "preprocessor", None), "roles", None)
-        if roles is not None and len(roles) == 1:
+        roles = roles_of(self.encoder)
+        if roles is not None and len(roles) < 2:
             return None
         return "document" if role is None and roles is not None and "document" in roles else role
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -68,8 +68,9 @@ def embed(encoder: TextEncoder, texts: Sequence[str], role: str | None = None) -
       dense);
     - or a function texts -> array.
 
-    An embedder with one role only takes every role for that one. An embedder with several raises
-    its own `ValueError` for a role that it does not have, and names those it has.
+    An embedder with one role only takes every role for that one, and so does KerasHub's own, which
+    has none. An embedder with several raises its own `ValueError` for a role that it does not have,
+    and names those it has.
 
     Args:
         encoder: See above.
@@ -236,8 +237,8 @@ def check_encoder(encoder: object, role: str | None = None) -> Call:
     function = getattr(encoder, "encode_text", None)
     if callable(function):
         options = {} if role is None or not takes_role(function) else {"role": role}
-        roles = getattr(getattr(encoder, "preprocessor", None), "roles", None)
-        if roles is not None and len(roles) == 1 and role not in roles:
+        roles = roles_of(encoder)
+        if roles is not None and len(roles) < 2 and role not in roles:
             options = {}
         return Call(f"{name}.encode_text", lambda texts: function(texts, **options))
     for method in ("encode", "transform"):
@@ -250,6 +251,12 @@ def check_encoder(encoder: object, role: str | None = None) -> Call:
         "An encoder needs `encode_text(texts, role=...)`, `encode(texts)` or `transform(texts)`, "
         f"or must be a function texts -> array. Received: {name}."
     )
+
+
+def roles_of(encoder: object) -> Collection[str] | None:
+    """Roles of an embedder, or of a trainer of one, none of KerasHub's own; None: not known."""
+    reader = getattr(getattr(encoder, "embedder", encoder), "preprocessor", None)
+    return None if reader is None else getattr(reader, "roles", ())
 
 
 def takes_role(function: Callable[..., object]) -> bool:

@@ -48,6 +48,7 @@ class BySource(Objective):
         sizes = [one.tile_size for one in every if one.tile_size is not None]
         self.tile_size = min(sizes, default=None)
         self.needs_dropout = any(one.needs_dropout for one in every)
+        self.trained_dims = tuple({x: None for one in every for x in one.trained_dims})
 
     def call(self, batch: Batch) -> PerAnchor:
         branches = [functools.partial(self._of, name, batch) for name in self.objectives]

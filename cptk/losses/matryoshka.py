@@ -9,7 +9,7 @@ import keras
 
 from cptk import checks
 from cptk.losses.objective import EMBEDDED, Batch, Objective, PerAnchor, get
-from cptk.losses.sum import check_weights, weighted_sum
+from cptk.losses.sum import check_weights, weighted, weighted_sum
 from cptk.types import Config, Tensor
 
 
@@ -23,7 +23,8 @@ class Matryoshka(Objective):
 
     of shape (n,). Objectives take cosines, so that cut embeddings need no new length. Columns and
     tiles are those of the objective, scores those at the largest of `dims`. The full size is one of
-    them only if it is named.
+    them only if it is named. A `cptk.models.TextEmbedder` that is trained remembers `dims` as its
+    `trained_dims`, in its preset too.
 
     Args:
         objective: An objective, or its name.
@@ -65,6 +66,9 @@ class Matryoshka(Objective):
         self.optional_columns = self.objective.optional_columns
         self.tile_size = self.objective.tile_size
         self.needs_dropout = self.objective.needs_dropout
+        # Of a Matryoshka in a Matryoshka, the inner one's sizes are what is left in the end.
+        dims = tuple(weighted(self.dims, self.weights))
+        self.trained_dims = self.objective.trained_dims or dims
 
     def call(self, batch: Batch) -> PerAnchor:
         largest, size = max(self.dims), batch.local["query"].shape[-1]

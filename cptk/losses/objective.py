@@ -135,6 +135,7 @@ class Objective:
         metrics: Names of the scores that `call` returns, which `fit` shows.
         tile_size: Rows and columns of a tile, for objectives that compute their matrix in tiles.
         needs_dropout: Whether a pair may be a text and itself, which dropout alone tells apart.
+        trained_dims: Sizes to which embeddings may be cut after training; none where not known.
 
     Example:
 
@@ -164,6 +165,7 @@ class Objective:
     metrics: tuple[str, ...] = ()
     tile_size: int | None = None
     needs_dropout: bool = False
+    trained_dims: tuple[int, ...] = ()
 
     def call(self, batch: Batch) -> Tensor | tuple[Tensor, Mapping[str, Tensor]]:
         """Losses `(n,)` of the local pairs; or these and, by name, scores `(n,)`."""

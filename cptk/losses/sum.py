@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import keras
 
 from cptk import checks
 from cptk.losses.objective import Batch, Objective, PerAnchor, get
 from cptk.types import Config, Tensor
+
+T = TypeVar("T")
 
 
 @keras.saving.register_keras_serializable(package="cptk")
@@ -58,6 +61,7 @@ class Sum(Objective):
         sizes = [x.tile_size for x in self.objectives if x.tile_size is not None]
         self.tile_size = min(sizes, default=None)
         self.needs_dropout = any(x.needs_dropout for x in self.objectives)
+        self.trained_dims = _once(x.trained_dims for x in weighted(self.objectives, self.weights))
 
     def call(self, batch: Batch) -> PerAnchor:
         found = [objective(batch) for objective in self.objectives]
@@ -99,6 +103,11 @@ def weighted_sum(values: Sequence[Tensor], weights: Sequence[float] | None) -> T
     return sum(values[1:], start=values[0])
 
 
-def _once(names: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """All names in their order, each once."""
-    return tuple(dict.fromkeys(name for some in names for name in some))
+def weighted(items: Sequence[T], weights: Sequence[float] | None) -> list[T]:
+    """The items whose weight is not 0."""
+    return [x for x, weight in zip(items, weights or [1.0] * len(items), strict=True) if weight]
+
+
+def _once(some: Iterable[tuple[T, ...]]) -> tuple[T, ...]:
+    """All of them in their order, each once."""
+    return tuple(dict.fromkeys(each for few in some for each in few))

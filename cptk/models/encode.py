@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 
 import numpy as np
@@ -33,6 +34,7 @@ def encode(
     """What `TextEmbedder.encode_text` does; see there."""
     if truncate_dim is not None:
         truncate_dim = _check_dim(truncate_dim, int(embedder.output.shape[-1]))
+        _warn_if_untrained(truncate_dim, getattr(embedder, "trained_dims", ()))
     with _interruptible() as raise_if_interrupted:
         embed = compiled_forward(embedder)
         preprocessor = text_reader(embedder)
@@ -77,6 +79,17 @@ def _check_dim(dim: object, size: int) -> int:
             f"`truncate_dim` should be at most the size of the embeddings, {size}. Received: {dim}."
         )
     return int(dim)  # type: ignore[call-overload, no-any-return]
+
+
+def _warn_if_untrained(dim: int, trained_dims: Sequence[int]) -> None:
+    """Warn of a size outside of those trained; those between come along (Kusupati et al. 2022)."""
+    if trained_dims and not min(trained_dims) <= dim <= max(trained_dims):
+        warnings.warn(
+            f"truncate_dim={dim} is outside of the sizes that this embedder was trained for, "
+            f"{checks.shown(list(trained_dims))}. Take one from {min(trained_dims)} to "
+            f"{max(trained_dims)}, or train with {dim} among the `dims` of cptk.losses.Matryoshka.",
+            stacklevel=4,
+        )
 
 
 def _cut(vectors: Vectors, dim: int, normalize: bool) -> Vectors:

@@ -330,6 +330,7 @@ def _with_overrides(
         normalize=embedder.normalize,
         projection=embedder.projection,
         attention=embedder.attention,
+        trained_dims=embedder.trained_dims if num_layers is None else (),
     )
     names = [f"projection_{index}" for index in range(len(embedder.projection))]
     kernels = [embedder.get_layer(name).get_weights() for name in names]

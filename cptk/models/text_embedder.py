@@ -64,6 +64,9 @@ class TextEmbedder(CheckedTextEmbedder):
             Llama (Llama 3, SmolLM2), Qwen 2 and Qwen 3 can have either; an encoder is
             bidirectional and nothing else. A sliding window, where a backbone has one, stays. The
             backbone may be shared with a causal embedder.
+        trained_dims: Sizes to which embeddings may be cut, where they were trained for it: those of
+            `cptk.losses.Matryoshka` in the last `ContrastiveTrainer.fit`, which sets them. Give
+            them for a model that comes from elsewhere. None are known by default.
 
     Input shape:
         `{"token_ids": (n, length), "padding_mask": (n, length)}`. Padding may stand anywhere. The
@@ -113,11 +116,14 @@ class TextEmbedder(CheckedTextEmbedder):
         normalize: bool = True,
         projection: Projection | None = None,
         attention: Attention | str | None = None,
+        trained_dims: Sequence[int] = (),
         **kwargs: object,
     ) -> None:
         check_not_forked()
         checks.choice("pooling", pooling, POOLINGS)
         projections = check_projection(projection)
+        trained_dims = checks.items(trained_dims, "trained_dims", "positive integers")
+        dims = [checks.integer(f"trained_dims[{i}]", dim, 1) for i, dim in enumerate(trained_dims)]
         if not isinstance(normalize, bool | np.bool_):
             raise ValueError(
                 f"`normalize` should be True or False. Received: {checks.shown(normalize)}."
@@ -177,6 +183,7 @@ class TextEmbedder(CheckedTextEmbedder):
         self.normalize = bool(normalize)
         self.projection = tuple(projections)
         self.attention = attention
+        self.trained_dims = tuple(dims)
 
     def encode_text(
         self,
@@ -203,7 +210,8 @@ class TextEmbedder(CheckedTextEmbedder):
                 a terminal or notebook, and a line now and then in a file or pipe.
             truncate_dim: How many numbers of each vector to keep, the first ones, which are brought
                 to unit length again. For embedders that were trained with
-                `cptk.losses.Matryoshka`; all by default.
+                `cptk.losses.Matryoshka`; all by default. Below the smallest or above the largest
+                of `trained_dims` there is a warning; between them none is needed.
 
         Returns:
             A float32 array of shape `(n, hidden_dim)`, or `(n, truncate_dim)`, in the order of
@@ -226,6 +234,10 @@ class TextEmbedder(CheckedTextEmbedder):
         [1.0, 1.0]
 
         ```
+
+        References:
+            Kusupati et al. 2022, Matryoshka Representation Learning, arXiv:2205.13147, where sizes
+            between the trained ones do as well.
         """
         return encode(self, texts, role, batch_size, verbose, truncate_dim)
 
@@ -258,7 +270,7 @@ class TextEmbedder(CheckedTextEmbedder):
                 `cptk.models.keep_first_layers`.
             sequence_length: Replaces that of the preset.
             roles: Replaces those of the preset.
-            **kwargs: `pooling`, `normalize`, `projection`, `attention`, `dtype`.
+            **kwargs: `pooling`, `normalize`, `projection`, `attention`, `trained_dims`, `dtype`.
 
         Returns:
             The embedder. Of a folder written by `save_to_preset`, the class that was saved.
@@ -292,7 +304,7 @@ class TextEmbedder(CheckedTextEmbedder):
         return embedder
 
     def save_to_preset(self, preset_dir: Path, max_shard_size: float | None = 10) -> None:
-        """Save as a KerasHub preset, with roles, pooling, normalisation and sequence length.
+        """Save as a KerasHub preset, with roles, pooling, `trained_dims` and sequence length.
 
         The folder appears whole or not at all: it is written beside its final place, and then
         changes places with a preset that stands there. A folder that holds anything but a preset,
@@ -392,6 +404,8 @@ class TextEmbedder(CheckedTextEmbedder):
             config["projection"] = [dict(each) for each in self.projection]
         if self.attention != own_attention(self.backbone):
             config["attention"] = self.attention
+        if self.trained_dims:
+            config["trained_dims"] = list(self.trained_dims)
         return config
 
 

@@ -335,6 +335,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         check_optimizer(self.optimizer, self.trainable_variables)
         if keras.config.backend() == "tensorflow":
             distribution.build(self)
+        if hasattr(self.embedder, "trained_dims"):  # ours; KerasHub's own remember nothing
+            self.embedder.trained_dims = self.loss.trained_dims
         if self._trained.is_stale(self._step_variables()) or force or self.train_function is None:
             super().make_train_function(force=True)
             self.train_function = guarded(self.train_function, self, self._trained)
@@ -675,7 +677,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             role: Name of the role; None for KerasHub's own embedders, which have none.
             batch_size: Number of texts in a batch.
             verbose: `1` shows progress, `0` none, `"auto"` only on long work.
-            truncate_dim: How many numbers of each vector to keep; all by default.
+            truncate_dim: How many numbers of each vector to keep, brought to unit length again; all
+                by default.
 
         Returns:
             A float32 array `(n, dim)`, in the order of `texts`.

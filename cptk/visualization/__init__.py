@@ -15,6 +15,7 @@ from cptk.visualization.curves import (
 from cptk.visualization.geometry import (
     alignment,
     alignment_uniformity,
+    score_margins,
     similarity_heatmap,
     similarity_histogram,
     uniformity,
@@ -31,6 +32,7 @@ __all__ = [
     "learning_curve",
     "reliability",
     "roc",
+    "score_margins",
     "similarity_heatmap",
     "similarity_histogram",
     "uniformity",

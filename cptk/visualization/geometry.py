@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cptk.visualization.axes import (
     COLOURS,
+    GREY,
     axes_or_new,
     draw_grid,
     entries_of,
@@ -269,3 +270,72 @@ def similarity_histogram(
     ax.set(xlabel="cosine", ylabel="density")
     ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     return ax
+
+
+def score_margins(
+    pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], *, bins: int = 50, ax: Axes | None = None
+) -> Axes:
+    r"""How much nearer a query lies to its own document than to the nearest other, by embedder.
+
+    $$ m_i = \cos(q_i, d_i) - \max_{j \ne i} \cos(q_i, d_j) $$
+
+    Right of 0 the own document comes first; the farther, the surer.
+
+    Args:
+        pairs: Name -> queries and their documents, (n, d) each, two or more.
+        bins: Number of bins.
+        ax: Axes to draw on.
+
+    Returns:
+        The axes; the legend has the share right of 0.
+
+    Raises:
+        ValueError: Sides of unequal shape, fewer than two pairs, a zero vector, or a value that is
+            not finite.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> queries, documents = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.1]]
+    >>> axes = cptk.visualization.score_margins({"raw": (queries, documents)})
+    >>> axes.get_legend().get_texts()[0].get_text()
+    'raw: 100% right of 0'
+
+    ```
+    """
+    if not isinstance(pairs, Mapping) or not pairs:
+        raise ValueError("`pairs` must be a mapping of names to two arrays. Received none.")
+    margins = {str(name): _margins(*both) for name, both in pairs.items()}
+    every = np.concatenate(list(margins.values()))
+    edges = np.linspace(every.min(), max(every.max(), every.min() + 1e-6), bins + 1)
+    ax = axes_or_new(ax)
+    for number, (name, values) in enumerate(margins.items()):
+        ax.hist(
+            values, edges.tolist(), density=True, histtype="step", linewidth=1.5,
+            color=COLOURS[number % len(COLOURS)], linestyle=("-", "--", "-.", ":")[number % 4],
+            label=f"{name}: {(values > 0).mean():.0%} right of 0",
+        )  # fmt: skip
+    ax.axvline(0, color=GREY, linewidth=1)
+    draw_grid(ax)
+    ax.set(xlabel="cosine of the own document less the nearest other's", ylabel="density")
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0))
+    return ax
+
+
+def _margins(queries: ArrayLike, documents: ArrayLike) -> NDArray[np.float64]:
+    """(n,) margins, a block of queries at a time."""
+    first, second = unit_rows(queries, "the queries"), unit_rows(documents, "the documents")
+    if first.shape != second.shape or len(first) < 2:
+        raise ValueError(
+            "Queries and documents must have one shape, of two rows or more. Received: "
+            f"{first.shape} and {second.shape}."
+        )
+    found = np.empty(len(first))
+    for start in range(0, len(first), _BLOCK):
+        cosines = first[start : start + _BLOCK] @ second.T
+        rows = np.arange(len(cosines))
+        own = cosines[rows, start + rows]
+        cosines[rows, start + rows] = -np.inf
+        found[start : start + _BLOCK] = own - cosines.max(axis=1)
+    return found

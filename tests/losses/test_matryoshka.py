@@ -116,6 +116,20 @@ def test_chance_is_that_of_all_sizes():
     assert float(chance) == pytest.approx(1.5 * math.log(8))
 
 
+def test_sizes_that_are_trained():
+    """Of objectives around it too, and none of which the weight is 0."""
+    small, large = Matryoshka("info_nce", [4, 2]), Matryoshka("info_nce", [6, 4, 1], [1, 1, 0])
+    assert InfoNCE().trained_dims == ()
+    assert small.trained_dims == (4, 2)
+    assert large.trained_dims == (6, 4)
+    assert Sum([CoSENT(), large, small]).trained_dims == (6, 4, 2)
+    assert Sum([large, small], weights=[0, 1]).trained_dims == (4, 2)
+    assert Matryoshka(small, [6, 5]).trained_dims == (4, 2)
+    assert Matryoshka(Sum([small, large]), [6]).trained_dims == (4, 2, 6)
+    by_source = cptk.losses.get({"faq": small, "graded": CoSENT(), "titles": large})
+    assert by_source.trained_dims == (4, 2, 6)
+
+
 def test_config_and_repr():
     loss = Matryoshka("info_nce", (4, 2))
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))

@@ -195,4 +195,21 @@ def test_sizes_that_there_are_not(dim):
         toys.gpt2_embedder(1).encode_text(TRUNCATED, truncate_dim=dim)
 
 
+def test_sizes_outside_of_those_trained():
+    """A warning of the caller's line; sizes between come along with those trained."""
+    embedder = toys.gpt2_embedder(1, trained_dims=[8, 4])
+    for dim in (4, 6, 8, None):
+        embedder.encode_text(TRUNCATED, truncate_dim=dim)
+    for dim in (3, 16):
+        with pytest.warns(UserWarning, match=rf"={dim} is outside .*\[8, 4\].*4 to 8") as found:
+            embedder.encode_text(TRUNCATED, truncate_dim=dim)
+        assert found[0].filename == __file__
+
+
+@pytest.mark.parametrize("dims", [[0], [2.5], 4, "4"])
+def test_trained_sizes_are_checked(dims):
+    with pytest.raises((ValueError, TypeError), match="`trained_dims"):
+        toys.gpt2_embedder(1, trained_dims=dims)
+
+
 TRUNCATED = ["a", "the thing", "def f(x): return x"]

@@ -39,8 +39,8 @@ def needs_sentencepiece(request: pytest.FixtureRequest) -> None:
         pytest.importorskip("sentencepiece")
 
 
-def trainer(embedder: Any, optimizer: Any = None, **kwargs: Any) -> Any:
-    return tt.compiled(cptk.ContrastiveTrainer(embedder, seed=3, **kwargs), optimizer)
+def trainer(embedder: Any, optimizer: Any = None, loss: Any = None, **kwargs: Any) -> Any:
+    return tt.compiled(cptk.ContrastiveTrainer(embedder, seed=3, **kwargs), optimizer, loss=loss)
 
 
 def weights(model: Any) -> list[Any]:
@@ -230,6 +230,31 @@ def test_evaluation_within_fit_sees_the_weights_of_the_moment() -> None:
     scores = [row["score"] for row in callback.history]
     assert len(set(scores)) == 2
     assert scores[-1] == pytest.approx(float(model.encode_text(TEXTS)[:, 0].mean()), abs=1e-6)
+
+
+def by_role(embed: Any, split: str | None) -> cptk.evaluation.TaskResult:
+    """What a task does that asks for both roles."""
+    query, document = (embed(TEXTS, role=role) for role in ("query", "document"))
+    return cptk.evaluation.TaskResult("same", float((query == document).mean()))
+
+
+def test_tasks_may_ask_for_roles_that_it_has_not() -> None:
+    model, task = trainer(toys.keras_hub_embedder()), cptk.evaluation.Task("by_role", by_role)
+    assert cptk.evaluation.evaluate(model, [task], n_bootstrap=0)["by_role"].score == 1.0
+    callback = EvaluationCallback([task])
+    model.fit(PAIRS, batch_size=6, verbose=0, callbacks=[callback])
+    assert callback.history[-1]["score"] == 1.0
+
+
+def test_it_remembers_no_trained_dims() -> None:
+    """Its preset is to load where cptk is not installed."""
+    model = trainer(toys.keras_hub_embedder(), loss=cptk.losses.Matryoshka("info_nce", [8, 4]))
+    model.train_on_batch(PAIRS)
+    assert not hasattr(model.embedder, "trained_dims")
+    whole = model.encode_text(TEXTS, verbose=0)
+    cut = model.encode_text(TEXTS, verbose=0, truncate_dim=2)
+    expected = whole[:, :2] / np.linalg.norm(whole[:, :2], axis=1, keepdims=True)
+    np.testing.assert_allclose(cut, expected, rtol=0, atol=1e-6)
 
 
 WITHOUT_CPTK = """

@@ -56,6 +56,29 @@ def test_training_goes_on_after_reload(lora, tmp_path):
     assert len(moved) == len(before)
 
 
+def test_the_embedder_remembers_the_sizes_it_was_trained_for(tmp_path):
+    """Those of the last training, in its preset and in the trainer's file."""
+    dims = cptk.losses.Matryoshka("info_nce", [8, 4])
+    model = toys.trainer(loss=cptk.losses.Sum([dims, "info_nce"]), **EAGER)
+    assert model.embedder.trained_dims == ()
+    assert "trained_dims" not in model.embedder.get_config()
+    model.train_on_batch(EVEN)
+    assert model.embedder.trained_dims == (8, 4)
+    model.embedder.save_to_preset(tmp_path / "preset")
+    model.save(tmp_path / "x.keras")
+    load = cptk.models.TextEmbedder.from_preset
+    for loaded in (
+        load(tmp_path / "preset"),
+        load(tmp_path / "preset", sequence_length=8),
+        keras.saving.load_model(tmp_path / "x.keras").embedder,
+    ):
+        assert loaded.trained_dims == (8, 4)
+    assert load(tmp_path / "preset", num_layers=1).trained_dims == ()  # nobody trained those alone
+    assert load(tmp_path / "preset", trained_dims=[2]).trained_dims == (2,)
+    toys.compiled(model, loss="info_nce").train_on_batch(EVEN)
+    assert model.embedder.trained_dims == ()
+
+
 @pytest.mark.slow_on_jax
 def test_only_lora_and_temperature_are_trained():
     model = lora_trainer()
