@@ -17,18 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cptk import checks
-from cptk.evaluation.encoders import (
+from cptk.encoders import (
     TextEncoder,
     Vectors,
     check_encoder,
     embed_checked,
     is_trained,
     quiet,
+    roles_of,
     takes_role,
     warn_of_zeros,
 )
-from cptk.evaluation.fingerprint import fingerprint
 from cptk.files import replacing
+from cptk.fingerprint import fingerprint
 
 # Texts embedded between two writes to disk: an interrupted run loses no more than these.
 BLOCK = 2048
@@ -223,8 +224,8 @@ class CachedEncoder:
         function = getattr(self.encoder, "encode_text", None)
         if function is None or not takes_role(function):
             return None
-        roles = getattr(getattr(self.encoder, "preprocessor", None), "roles", None)
-        if roles is not None and len(roles) == 1:
+        roles = roles_of(self.encoder)
+        if roles is not None and len(roles) <= 1:
             return None
         return "document" if role is None and roles is not None and "document" in roles else role
 

@@ -11,7 +11,7 @@ from importlib import metadata
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cptk.evaluation.encoders import TextEncoder, is_keras
+from cptk.encoders import TextEncoder, is_keras
 from cptk.types import Config, Layer, Model, TorchModule
 from cptk.version import __version__
 
@@ -38,7 +38,7 @@ def fingerprint(encoder: TextEncoder) -> str | None:
 
     ```pycon
     >>> import cptk
-    >>> from cptk.evaluation.fingerprint import fingerprint
+    >>> from cptk.fingerprint import fingerprint
     >>> backbone, preprocessor = embedder.backbone, embedder.preprocessor
     >>> same = cptk.models.GPT2TextEmbedder(backbone, preprocessor, name="another_name")
     >>> fingerprint(same) == fingerprint(embedder)

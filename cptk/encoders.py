@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -216,7 +216,10 @@ class Quiet:
 def quiet(encoder: TextEncoder) -> TextEncoder:
     """The encoder without its progress bar, if it has one to turn off."""
     function = getattr(encoder, "encode_text", None)
-    if function is None or "verbose" not in inspect.signature(function).parameters:
+    parameters = {} if function is None else inspect.signature(function).parameters
+    # KerasHub's own hands `**kwargs` to `predict`.
+    hands_on = is_keras(encoder) and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if function is None or not ("verbose" in parameters or hands_on):
         return encoder
     return Quiet(encoder, functools.partial(function, verbose=0))  # type: ignore[arg-type]
 
@@ -236,8 +239,8 @@ def check_encoder(encoder: object, role: str | None = None) -> Call:
     function = getattr(encoder, "encode_text", None)
     if callable(function):
         options = {} if role is None or not takes_role(function) else {"role": role}
-        roles = getattr(getattr(encoder, "preprocessor", None), "roles", None)
-        if roles is not None and len(roles) == 1 and role not in roles:
+        roles = roles_of(encoder)
+        if roles is not None and len(roles) <= 1 and role not in roles:
             options = {}
         return Call(f"{name}.encode_text", lambda texts: function(texts, **options))
     for method in ("encode", "transform"):
@@ -250,6 +253,21 @@ def check_encoder(encoder: object, role: str | None = None) -> Call:
         "An encoder needs `encode_text(texts, role=...)`, `encode(texts)` or `transform(texts)`, "
         f"or must be a function texts -> array. Received: {name}."
     )
+
+
+def roles_of(encoder: object) -> Collection[str] | None:
+    """The roles that an encoder embeds texts in; None where it does not say.
+
+    A trainer's are its embedder's. KerasHub's own embedders have none, and refuse any that a
+    trainer hands on.
+    """
+    encoder = encoder.embedder if isinstance(encoder, Quiet) else encoder
+    is_trainer = is_keras(encoder) and hasattr(encoder, "embedder")
+    owner = getattr(encoder, "embedder", None) if is_trainer else encoder
+    roles: Collection[str] | None = getattr(
+        getattr(owner, "preprocessor", None), "roles", () if is_trainer else None
+    )
+    return roles
 
 
 def takes_role(function: Callable[..., object]) -> bool:
