@@ -236,6 +236,11 @@ def check_encoder(encoder: object, role: str | None = None) -> Call:
     name = f"{type(encoder).__name__}"
     if inspect.isclass(encoder):
         raise TypeError(f"Received the class {encoder.__name__}; give an instance of it.")
+    if isinstance(encoder, str):  # which has a method `encode` of its own
+        raise TypeError(
+            f"An encoder is no string. Received: {checks.shown(encoder)}. Load it first: "
+            "cptk.models.TextEmbedder.from_preset(…)."
+        )
     function = getattr(encoder, "encode_text", None)
     if callable(function):
         options = {} if role is None or not takes_role(function) else {"role": role}

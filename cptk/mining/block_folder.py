@@ -85,7 +85,10 @@ class BlockFolder:
         if self.path is None:
             return None
         try:
-            with np.load(self.path / f"{name}.npz", allow_pickle=False) as content:
+            with (
+                (self.path / f"{name}.npz").open("rb") as file,
+                np.load(file, allow_pickle=False) as content,
+            ):
                 arrays = {each: content[each] for each in shapes}
         except (
             Exception

@@ -31,7 +31,7 @@ def hard_negatives(
     ranks: tuple[int, int] = (0, 100),
     margin: float | None = None,
     ratio: float | None = None,
-    near_copies: float | None = 0.8,
+    near_copies: float | None = 0.9,
     search: str = "exact",
     folder: Path | None = None,
     report: Callable[[NegativesReport], object] | None = None,

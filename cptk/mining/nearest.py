@@ -111,13 +111,15 @@ def _finder(
     embedder: TextEncoder | BM25, wanted: Wanted, kept: BlockFolder, start: int, verbose: str | int
 ) -> _Finder:
     """What finds texts for the queries from `start` on."""
-    from cptk.progress import progress  # which imports Keras
-
     by_words = isinstance(embedder, BM25)
     documents = [] if by_words else list(dict.fromkeys([*wanted.texts, *wanted.documents]))
     total = len(documents) + len(wanted.queries) - start
     show = total > TEXTS if verbose == "auto" else bool(verbose)
-    told = progress(total, "text").add if show else _nothing
+    told = _nothing
+    if show:
+        from cptk.progress import progress  # which imports Keras
+
+        told = progress(total, "text").add
     if isinstance(embedder, BM25):
         return _ByWords(embedder, wanted, told)
     # A short call may show the embedder's own progress.
