@@ -6,7 +6,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,6 +194,13 @@ def is_keras(encoder: object) -> TypeGuard[Model]:
     return any(base.__module__.split(".")[0] == "keras" for base in type(encoder).__mro__)
 
 
+def trained_embedder(encoder: Any) -> Any:
+    """The embedder of a `ContrastiveTrainer`, which embeds by it; anything else as it is."""
+    bases = type(encoder).__mro__
+    is_trainer = any(base.__module__ == "cptk.training.trainer" for base in bases)
+    return encoder.embedder if is_trainer else encoder
+
+
 def is_trained(encoder: object) -> bool:
     """Whether an encoder has weights; a vector of zeros is a fault in one that has."""
     encoder = encoder.embedder if isinstance(encoder, Quiet) else encoder
@@ -263,19 +270,21 @@ def check_encoder(encoder: object, role: str | None = None) -> Call:
 def roles_of(encoder: object) -> Collection[str] | None:
     """The roles that an encoder embeds texts in; None where it does not say.
 
-    A trainer's are its embedder's. KerasHub's own embedders have none, and refuse any that a
-    trainer hands on.
+    What stands around an embedder, as a trainer does, has the embedder's; none where the embedder
+    takes none, as KerasHub's own.
     """
-    encoder = encoder.embedder if isinstance(encoder, Quiet) else encoder
-    is_trainer = is_keras(encoder) and hasattr(encoder, "embedder")
-    owner = getattr(encoder, "embedder", None) if is_trainer else encoder
-    roles: Collection[str] | None = getattr(
-        getattr(owner, "preprocessor", None), "roles", () if is_trainer else None
-    )
+    owner = trained_embedder(encoder.embedder if isinstance(encoder, Quiet) else encoder)
+    roles: Collection[str] | None = getattr(getattr(owner, "preprocessor", None), "roles", None)
+    if (
+        roles is None
+        and owner is not encoder
+        and not takes_role(getattr(owner, "encode_text", None))
+    ):
+        return ()
     return roles
 
 
-def takes_role(function: Callable[..., object]) -> bool:
+def takes_role(function: Any) -> bool:
     """Whether a function has a parameter `role`."""
     try:
         parameters = inspect.signature(function).parameters.values()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cptk.encoders import TextEncoder, embed_checked, is_keras, quiet
+from cptk.encoders import TextEncoder, embed_checked, quiet, trained_embedder
 from cptk.fingerprint import fingerprint
 from cptk.mining.block_folder import BlockFolder
 from cptk.search import BM25, top_k
@@ -233,7 +233,7 @@ def _another_size(vectors: Vectors, others: Vectors) -> ValueError:
 
 def _identity(embedder: TextEncoder | BM25) -> str:
     """The name of a class, and a hash of all that it computes with."""
-    owner: Any = getattr(embedder, "embedder", embedder) if is_keras(embedder) else embedder
+    owner = trained_embedder(embedder)
     known = fingerprint(owner)
     if known is not None:
         return f"{type(owner).__name__} {known[:16]}"
