@@ -67,7 +67,8 @@ def hard_negatives(
         margin: A negative's score is at most the document's less this; 0 or more. BM25's scores
             have no upper end and are larger for longer queries: take `ratio` there.
         ratio: A negative's score is at most this share of the document's, from 0 to 1 (0.95, say);
-            where the document's is below 0, it is at most the document's.
+            where the document's is below 0, it is at most the document's. By BM25 a query that
+            shares no word with its document then has none.
         near_copies: See above; above 0, at most 1. None asks for case, spaces and punctuation
             alone, and takes no time.
         search: "exact", or what `faiss.index_factory` takes, such as "HNSW32", for a corpus of

@@ -47,7 +47,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def mine(encoder: Any, folder: Path | None, pairs: Any = PAIRS, **options: Any) -> list[list[str]]:
-    return hard_negatives(encoder, pairs, folder=folder, **options)["negatives"]  # type: ignore[return-value]
+    return hard_negatives(encoder, pairs, folder=folder, verbose=0, **options)["negatives"]  # type: ignore[return-value]
 
 
 def test_it_goes_on_where_it_ended(tmp_path: Path) -> None:
