@@ -58,8 +58,8 @@ class NegativesReport(NamedTuple):
     >>> reports = []
     >>> pairs = {"query": queries, "document": documents}
     >>> mined = cptk.mining.hard_negatives(embedder, pairs, k=2, report=reports.append)
-    >>> reports[0].kept, reports[0].fell["own document"]
-    (10, 5)
+    >>> reports[0].kept, reports[0].pairs  # two negatives for each of five pairs
+    (10, {2: 5})
 
     ```
     """

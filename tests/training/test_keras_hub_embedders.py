@@ -267,7 +267,8 @@ def test_roles_are_refused() -> None:
         model.encode_text(TEXTS, role="query")
 
 
-@pytest.mark.parametrize("in_a_trainer", [False, True])
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize("in_a_trainer", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_it_mines_and_is_cached_without_roles_or_a_bar_of_its_own(
     in_a_trainer: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
