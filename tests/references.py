@@ -193,3 +193,19 @@ def retrieval(queries, documents, query_texts, document_texts, weights=None):
             values[f"recall@{k}"].append(sum(rank <= k for rank in ranks) / len(ranks))
         of_query.append(np.mean([weights[i] for i in rows]))
     return {name: float(np.average(found, weights=of_query)) for name, found in values.items()}
+
+
+def bm25(queries, documents, k1, b):
+    """Robertson & Zaragoza 2009, section 3, with Lucene's idf: scores (n, m) of lists of words."""
+    mean = sum(len(document) for document in documents) / len(documents)
+    scores = np.zeros((len(queries), len(documents)))
+    for i, query in enumerate(queries):
+        for j, document in enumerate(documents):
+            for word in query:
+                count = document.count(word)
+                having = sum(word in other for other in documents)
+                idf = math.log(1 + (len(documents) - having + 0.5) / (having + 0.5))
+                damping = k1 * (1 - b + b * len(document) / mean)
+                if count:
+                    scores[i, j] += idf * count / (count + damping)
+    return scores

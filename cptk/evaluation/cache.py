@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cptk import checks
-from cptk.evaluation.encoders import (
+from cptk.encoders import (
     TextEncoder,
     Vectors,
     check_encoder,
@@ -28,8 +28,8 @@ from cptk.evaluation.encoders import (
     takes_role,
     warn_of_zeros,
 )
-from cptk.evaluation.fingerprint import fingerprint
 from cptk.files import replacing
+from cptk.fingerprint import fingerprint
 
 # Texts embedded between two writes to disk: an interrupted run loses no more than these.
 BLOCK = 2048
@@ -225,7 +225,7 @@ class CachedEncoder:
         if function is None or not takes_role(function):
             return None
         roles = roles_of(self.encoder)
-        if roles is not None and len(roles) < 2:
+        if roles is not None and len(roles) <= 1:
             return None
         return "document" if role is None and roles is not None and "document" in roles else role
 

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from cptk import checks
+from cptk.encoders import Quiet, TextEncoder, Vectors, quiet
 from cptk.evaluation.cache import CachedEncoder
-from cptk.evaluation.encoders import Quiet, TextEncoder, Vectors, quiet
 from cptk.evaluation.history import Row, as_text, read
 from cptk.evaluation.runner import check_result
 from cptk.evaluation.tasks.registry import Task, find_tasks

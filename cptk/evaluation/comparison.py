@@ -8,7 +8,7 @@ import html
 from cptk import checks
 from cptk.evaluation.metrics.bootstrap import Difference, paired_bootstrap
 from cptk.evaluation.report import Report, percent
-from cptk.evaluation.tables import Table, as_html, as_markdown, as_text
+from cptk.tables import Table, as_html, as_markdown, as_text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from cptk import checks
 from cptk.evaluation.report_figure import draw_scores
 from cptk.evaluation.report_json import FORMAT, report_fields
-from cptk.evaluation.tables import Table, as_html, as_markdown, as_text
 from cptk.evaluation.tasks.registry import Published, TaskResult
 from cptk.evaluation.text_file import write_text
 from cptk.files import read_json
+from cptk.tables import Table, as_html, as_markdown, as_text
 from cptk.types import Config
 
 if TYPE_CHECKING:

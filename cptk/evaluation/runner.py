@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from typing import Literal
 
 from cptk import checks
+from cptk.encoders import TextEncoder
 from cptk.evaluation.cache import CachedEncoder
-from cptk.evaluation.encoders import TextEncoder
-from cptk.evaluation.fingerprint import describe, versions
 from cptk.evaluation.metrics.bootstrap import LEVEL, bootstrap_interval, item_score
 from cptk.evaluation.report import Report
 from cptk.evaluation.tasks.registry import Task, TaskResult, find_tasks
+from cptk.fingerprint import describe, versions
 from cptk.types import Config
 
 ON_MISSING = ("raise", "skip")

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from cptk import checks, optional
-from cptk.evaluation.encoders import TextEncoder, Vectors, embed, embed_checked
-from cptk.evaluation.fingerprint import fingerprint
+from cptk.encoders import TextEncoder, Vectors, embed, embed_checked
+from cptk.fingerprint import fingerprint
 from cptk.types import Model, Tensor, TensorLike
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def as_encoder(
     an embedder batches by itself.
 
     Args:
-        encoder: Anything that embeds text (`cptk.evaluation.encoders.embed`): an embedder of cptk
+        encoder: Anything that embeds text (`cptk.encoders.embed`): an embedder of cptk
             or KerasHub, a fitted vectoriser, a function texts -> array.
         name: `"organisation/model"`, under which results are kept. Defaults to `"cptk/"` and the
             embedder's own name.

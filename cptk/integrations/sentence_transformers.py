@@ -8,7 +8,7 @@ from os import PathLike
 from types import ModuleType
 
 from cptk import checks, optional
-from cptk.evaluation.encoders import Vectors, check_vectors
+from cptk.encoders import Vectors, check_vectors
 from cptk.search.exact import unit_rows
 from cptk.types import Config, Path, TorchModule
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -101,6 +101,55 @@ def exclude_copies(pairs: Pairs, of: Pairs, *, similarity: float = 0.7) -> Pairs
     )
 
 
+def plain(text: str) -> str:
+    """The words of a text in small letters; of a text without words, the text itself.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.mining.copies import plain
+    >>> plain("It's  here!"), plain("?!")
+    ('it s here', '?!')
+
+    ```
+    """
+    return " ".join(re.findall(r"\w+", text.casefold())) or text
+
+
+def shingles(text: str) -> frozenset[str]:
+    """All runs of five characters of a text; of a shorter one, the text itself.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.mining.copies import shingles
+    >>> sorted(shingles("a film"))
+    [' film', 'a fil']
+
+    ```
+
+    Characters need no words, so that texts without spaces are compared as well. Five of them are
+    what Leskovec, Rajaraman & Ullman (Mining of Massive Datasets, section 3.2) take for mail.
+    """
+    return frozenset(text[i : i + 5] for i in range(max(1, len(text) - 4)))
+
+
+def jaccard(one: Set[str], other: Set[str]) -> float:
+    """How much two sets share, `|A & B| / |A | B|`; 0 of two empty ones.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.mining.copies import jaccard
+    >>> jaccard({"a", "b"}, {"b", "c", "d"})
+    0.25
+
+    ```
+    """
+    shared = len(one & other)
+    return shared / max(1, len(one) + len(other) - shared)
+
+
 def split_by_module(pairs: Pairs, size: int, *, seed: int = 0) -> tuple[Pairs, Pairs]:
     """Holds out `size` pairs of whole modules; the rest shares no module, text or code with them.
 
@@ -176,9 +225,8 @@ def _check(pairs: object, what: str) -> None:
 
 
 def _keys(pair: _Texts) -> tuple[tuple[str, str], tuple[str, str]]:
-    text = " ".join(re.findall(r"\w+", pair.query.casefold()))
     code = re.sub(r"^[ \t]*#.*$", "", pair.document, flags=re.MULTILINE)
-    return ("text", text or pair.query), ("code", "".join(code.casefold().split()))
+    return ("text", plain(pair.query)), ("code", "".join(code.casefold().split()))
 
 
 def _last_name(pair: _Texts) -> str:
@@ -186,5 +234,4 @@ def _last_name(pair: _Texts) -> str:
 
 
 def _overlap(one: str, other: str) -> float:
-    words, other_words = set(re.findall(r"\w+", one)), set(re.findall(r"\w+", other))
-    return len(words & other_words) / max(1, len(words | other_words))
+    return jaccard(set(re.findall(r"\w+", one)), set(re.findall(r"\w+", other)))

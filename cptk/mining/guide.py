@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,10 @@ import numpy as np
 from cptk import checks
 from cptk.data.arrow import lists_of_vectors
 from cptk.data.pairs import Pairs
-from cptk.mining.encoding import check_encoder, encode_each
-from cptk.types import Encoder
+from cptk.encoders import TextEncoder, check_encoder, embed_checked
 
 
-def guide_vectors(guide: Encoder, pairs: object) -> Pairs:
+def guide_vectors(guide: TextEncoder, pairs: object) -> Pairs:
     """Give each pair the vectors that a guide has of its texts.
 
     The guide is an embedder that is better than the one in training, or another, and stays as it
@@ -27,9 +25,8 @@ def guide_vectors(guide: Encoder, pairs: object) -> Pairs:
     numbers 0.9 GB.
 
     Args:
-        guide: Something with `encode_text`: an embedder, or
-            `cptk.integrations.sentence_transformers.as_encoder(model)`. Queries and documents are
-            given their roles where it has them.
+        guide: Anything that embeds text (`cptk.evaluation.embed`). Queries and documents are
+            embedded in their roles where it has them.
         pairs: Pairs in any form that `Pairs` takes, with the negatives of the training.
 
     Returns:
@@ -55,21 +52,26 @@ def guide_vectors(guide: Encoder, pairs: object) -> Pairs:
         Solatorio 2024, GISTEmbed, arXiv 2402.16829, section 3. There the guide embeds each batch
         anew; that its vectors are a column is ours.
     """
-    check_encoder(guide, "guide")
+    check_encoder(guide)
     data = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
-    queries, documents = checks.texts(data["query"]), checks.texts(data["document"])
-    negatives: list[Any] = [[] for _ in queries]
+    sides = {"query": checks.texts(data["query"]), "document": checks.texts(data["document"])}
+    negatives: list[Any] = [[] for _ in sides["query"]]
     if "negatives" in data.columns:
         negatives = data["negatives"]
-    of_queries = encode_each(guide, queries, "query")
-    of_documents = encode_each(guide, chain(documents, *negatives), "document")
-    vectors = np.concatenate([of_queries.vectors, of_documents.vectors])
-    places: list[int] = []
-    for query, document, others in zip(queries, documents, negatives, strict=True):
-        places.append(of_queries.places[query])
-        places += [len(of_queries.places) + of_documents.places[x] for x in (document, *others)]
+    places: dict[tuple[str, str], int] = {}
+    found = []
+    for role, texts in sides.items():
+        others = [text for some in negatives for text in some] if role == "document" else []
+        different = list(dict.fromkeys([*texts, *others]))
+        places |= {(role, text): i for i, text in enumerate(different, start=len(places))}
+        found.append(embed_checked(guide, different, role).vectors)
+    rows: list[int] = []
+    for query, document, others in zip(*sides.values(), negatives, strict=True):
+        rows.append(places["query", query])
+        rows += [places["document", text] for text in (document, *others)]
     counts = np.array([2 + len(texts) for texts in negatives])
     table = data.to_arrow()
     if "guide" in data.columns:
         table = table.drop_columns("guide")
-    return Pairs(table.append_column("guide", lists_of_vectors(vectors[places], counts)))
+    vectors = np.concatenate(found)[rows]
+    return Pairs(table.append_column("guide", lists_of_vectors(vectors, counts)))

@@ -1,85 +1,29 @@
-"""Texts that an embedder takes for an answer and that are none."""
+"""Texts that an embedder, or BM25, takes for an answer and that are none."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from cptk import checks
 from cptk.data.pairs import Pairs
-from cptk.mining.encoding import check_encoder, encode_each
-from cptk.search import top_k
-from cptk.types import Encoder, Vectors
+from cptk.encoders import TextEncoder, check_encoder
+from cptk.mining.block_folder import BlockFolder
+from cptk.mining.copies import jaccard, plain, shingles
+from cptk.mining.nearest import Found, Wanted, dependencies, nearest
+from cptk.mining.negatives_report import EXAMPLES, Example, Histogram, NegativesReport
+from cptk.search import BM25
+from cptk.types import Path
 
 RULES = ("own document", "other document of the query", "the query itself", "near copy", "too near")
 """Why a candidate is none, in the order in which it is asked."""
 
-EXAMPLES = 10
-
-
-class Example(NamedTuple):
-    """A negative to read."""
-
-    query: str
-    document: str
-    negative: str
-    margin: float
-    """The cosine of the document less that of the negative."""
-
-
-class NegativesReport(NamedTuple):
-    """What became of the candidates that `hard_negatives` has looked at.
-
-    Example:
-
-    ```pycon
-    >>> import cptk
-    >>> print(cptk.mining.NegativesReport(2, 3, {"too near": 1}, {1: 2}, (-0.5, 0.5), (1, 1), []))
-    2 negatives from 3 candidates; 1 negative: 2 pairs
-    fell: too near 1
-    cosine of the document less that of the negative:
-      -0.50 to  0.00      1
-       0.00 to  0.50      1
-
-    ```
-    """
-
-    kept: int
-    looked_at: int
-    fell: dict[str, int]
-    """Candidates by the rule by which they fell."""
-    pairs: dict[int, int]
-    """Pairs by their number of negatives."""
-    span: tuple[float, float]
-    """The least and the largest margin of a negative."""
-    histogram: tuple[int, ...]
-    """Negatives by margin, in equal steps from the one to the other."""
-    examples: list[Example]
-    """Ten negatives, spread over the pairs."""
-
-    def __str__(self) -> str:
-        numbers = ", ".join(
-            f"{k} negative{'s' * (k != 1)}: {n} pairs" for k, n in self.pairs.items()
-        )
-        fell = ", ".join(f"{rule} {count}" for rule, count in self.fell.items())
-        lines = [f"{self.kept} negatives from {self.looked_at} candidates; {numbers}"]
-        lines += [f"fell: {fell}", "cosine of the document less that of the negative:"]
-        edges = np.linspace(*self.span, len(self.histogram) + 1)
-        for low, high, count in zip(edges[:-1], edges[1:], self.histogram, strict=True):
-            lines.append(f"  {low:5.2f} to {high:5.2f} {count:6d}")
-        for each in self.examples:
-            texts = [checks.shown(x, 60) for x in (each.query, each.document, each.negative)]
-            lines.append(f"{each.margin:6.2f}  {texts[0]}  ->  {texts[1]}  not  {texts[2]}")
-        return "\n".join(lines)
-
 
 def hard_negatives(
-    embedder: Encoder,
+    embedder: TextEncoder | BM25,
     pairs: object,
     corpus: Iterable[str] | None = None,
     k: int = 4,
@@ -87,36 +31,63 @@ def hard_negatives(
     ranks: tuple[int, int] = (0, 100),
     margin: float | None = None,
     ratio: float | None = None,
+    near_copies: float | None = 0.9,
+    search: str = "exact",
+    folder: Path | None = None,
     report: Callable[[NegativesReport], object] | None = None,
+    verbose: str | int = "auto",
 ) -> Pairs:
-    """Give each pair the texts of a corpus that an embedder finds nearest to its query.
+    """Give each pair the texts of a corpus that score best with its query and are no answer to it.
 
-    The texts of the corpus are ranked by their cosine with the query, exactly. Of those at the
-    given ranks the first `k` become negatives that are none of these: the pair's own document; the
-    document of another pair with the same query text, or of the same `group`; the query itself; a
-    near copy of the document, which differs in case, spaces and punctuation alone; and, where a
-    margin or a ratio is given, a text as near as the document, which may be a right answer that
-    nobody has marked.
+    The texts of the corpus are ranked by their score with the query: the cosine of an embedder's
+    vectors, or BM25. Of those at the given ranks the first `k` become negatives that are none of
+    these: the pair's own document; the document of another pair with the same query text, or of the
+    same `group`; the query itself; a near copy of a document of the query; and, where a margin or a
+    ratio is given, a text as near as the document, which may be a right answer that nobody has
+    marked.
+
+    A near copy differs in case, spaces and punctuation alone, or shares `near_copies` of its runs
+    of five characters with the document, `|A & B| / |A | B|`.
+
+    Work goes by blocks of queries. Memory is the vectors of the documents (of BM25, the words of
+    the corpus) and one block, whatever the number of queries. With a `folder`, vectors and what was
+    found are kept there block by block: a call that was killed goes on there and ends with the same
+    pairs. So does one with another `k`, `margin`, `ratio` or `near_copies`, or another first rank:
+    these are asked of what was found. Nothing deletes the folder.
 
     Args:
-        embedder: Something with `encode_text`: an embedder, or a trainer of one. Queries and
-            documents are given their roles where it has them.
+        embedder: Anything that embeds text (`cptk.evaluation.embed`), a trainer too, or
+            `cptk.search.BM25()`, which counts the words of this corpus. Queries and documents are
+            embedded in their roles where it has them.
         pairs: Pairs in any form that `Pairs` takes. Negatives that they have are replaced, and the
             vectors of a `guide`, which knows of those alone, are left out.
         corpus: Texts to choose from; by default the documents of the pairs.
         k: How many negatives a pair gets at most; fewer where no more are left.
-        ranks: The first rank that is looked at, from 0, and the one behind the last.
-        margin: A negative's cosine is at most the document's less this; 0 or more.
-        ratio: A negative's cosine is at most this share of the document's, from 0 to 1 (0.95, say).
+        ranks: The first rank that is looked at, from 0, and the one behind the last. By BM25 only
+            texts that share a word with the query have a rank.
+        margin: A negative's score is at most the document's less this; 0 or more. BM25's scores
+            have no upper end and are larger for longer queries: take `ratio` there.
+        ratio: A negative's score is at most this share of the document's, from 0 to 1 (0.95, say);
+            where the document's is below 0, it is at most the document's. By BM25 a query that
+            shares no word with its document then has none.
+        near_copies: See above; above 0, at most 1. None asks for case, spaces and punctuation
+            alone, and takes no time.
+        search: "exact", or what `faiss.index_factory` takes, such as "HNSW32", for a corpus of
+            millions. What FAISS finds is scored exactly.
+        folder: Where work is kept; it should be new, or that of an earlier call on the same pairs,
+            corpus, embedder, search and last rank.
         report: Called with a `NegativesReport` at the end: `print`, or a list's `append`.
+        verbose: 1 shows progress, 0 none, "auto" only on long work.
 
     Returns:
         The pairs with a column `negatives`, nearest first.
 
     Raises:
-        ValueError: No pairs, an empty text, a corpus of one text, ranks that cross, a margin or
-            ratio out of range or both, or no negative for any pair.
+        ValueError: No pairs, an empty text, a corpus of one text, ranks that cross, a limit out of
+            range, a margin and a ratio, an unknown search, a folder of other work, or no negative
+            for any pair.
         TypeError: Something that cannot embed.
+        ImportError: `search` asks for FAISS, which is not installed.
 
     Example:
 
@@ -126,147 +97,197 @@ def hard_negatives(
     >>> with_negatives = cptk.mining.hard_negatives(embedder, pairs, k=2)
     >>> [len(texts) for texts in with_negatives["negatives"]]
     [2, 2, 2, 2, 2]
+    >>> pairs = {"query": ["open a file", "sort it"], "document": ["f = open(path)", "it.sort()"]}
+    >>> corpus = ["open a window", "a window is open, a file is not", "f = open(path)"]
+    >>> cptk.mining.hard_negatives(cptk.search.BM25(), pairs, corpus, k=1)["negatives"]
+    [['a window is open, a file is not'], []]
 
     ```
 
     References:
+        - Karpukhin et al. 2020, Dense Passage Retrieval, arXiv:2004.04906, section 3.2: negatives
+          that BM25 finds.
         - Xiong et al. 2020, ANCE, arXiv:2007.00808: negatives that the model itself finds.
         - Moreira et al. 2024, NV-Retriever, arXiv:2407.15831, section 3: `margin` and `ratio`,
           there "TopK-MarginPos" and "TopK-PercPos". Near copies and groups are ours.
     """
     k = checks.integer("k", k, 1)
     first, last = _check_ranks(ranks)
-    _check_limits(margin, ratio)
-    check_encoder(embedder)
+    by_words = isinstance(embedder, BM25)
+    if not by_words:
+        check_encoder(embedder)
+    _check_limits(margin, ratio, near_copies, most=np.inf if by_words else 2)
+    _check_search(search, by_words)
     if report is not None and not callable(report):
         raise TypeError(f"`report` should be callable, as print is. Received: {report!r}.")
     data = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
     queries, documents = checks.texts(data["query"]), checks.texts(data["document"])
-    given = documents if corpus is None else checks.texts(corpus, "corpus")
-    texts = list(dict.fromkeys(given))
+    texts = list(dict.fromkeys(documents if corpus is None else checks.texts(corpus, "corpus")))
     if len(texts) < 2:
         raise ValueError(
             "`corpus` should hold two different texts or more. Received: "
             f"{len(texts)}. Pass more texts to choose from."
         )
-    right = _right_documents(data, queries, documents)
-    vectors = encode_each(embedder, [*texts, *documents], "document")
-    asked = encode_each(embedder, queries, "query")
-    of_queries = asked.of(queries)
+    rows: dict[str, list[int]] = {}
+    for row, query in enumerate(queries):
+        rows.setdefault(query, []).append(row)
     depth = min(len(texts), last)
-    scores, found = top_k(of_queries, vectors.of(texts), depth)
-    own = np.sum(_unit(of_queries) * _unit(vectors.of(documents)), axis=1)
-    fell = dict.fromkeys(RULES, 0)
-    chosen: list[list[str]] = []
-    picked: list[tuple[int, str, float]] = []
-    looked_at = 0
-    plain = {text: _plain(text) for text in {*texts, *documents}}
-    for row, (query, document) in enumerate(zip(queries, documents, strict=True)):
-        limit = _limit(float(own[row]), margin, ratio)
-        kept: list[str] = []
-        for score, place in zip(scores[row, first:], found[row, first:], strict=True):
-            if len(kept) == k:
-                break
-            text = texts[place]
-            looked_at += 1
-            rule = _rule(text, query, document, right[row], plain, float(score), limit)
-            if rule is not None:
-                fell[rule] += 1
-                continue
-            kept.append(text)
-            picked.append((row, text, float(own[row] - score)))
-        chosen.append(kept)
-    if not picked:
-        why = ", ".join(f"{rule}: {count}" for rule, count in fell.items() if count)
+    wanted = Wanted(list(rows), list(rows.values()), documents, texts, depth, search)
+    limits = _Limits(k, first, margin, ratio, near_copies)
+    choice = _Choice(wanted, _of_group(data, documents), limits)
+    with BlockFolder(folder, {} if folder is None else dependencies(embedder, wanted)) as kept:
+        for block, found in nearest(embedder, wanted, kept, verbose):
+            choice.add(block, found)
+    if not any(choice.negatives):
+        why = ", ".join(f"{rule}: {count}" for rule, count in choice.fell.items() if count)
         raise ValueError(
-            f"No pair has a negative. Of {looked_at} candidates fell {why}. Pass a larger corpus, "
-            "more `ranks`, or a smaller `margin`."
+            f"No pair has a negative. Of {choice.looked_at} candidates fell {why or 'none'}. Pass "
+            "a larger corpus, more `ranks`, or a smaller `margin`."
         )
     stale = [name for name in ("negatives", "guide") if name in data.columns]
     table = data.to_arrow().drop_columns(stale)
-    result = Pairs(table.append_column("negatives", pa.array(chosen, pa.list_(pa.string()))))
+    negatives = pa.array(choice.negatives, pa.list_(pa.string()))
+    result = Pairs(table.append_column("negatives", negatives))
     if report is not None:
-        report(_summed_up(k, queries, documents, chosen, picked, looked_at, fell))
+        report(choice.summed_up(queries, "BM25" if by_words else "cosine"))
     return result
 
 
-def _summed_up(
-    k: int,
-    queries: list[str],
-    documents: list[str],
-    chosen: list[list[str]],
-    picked: list[tuple[int, str, float]],
-    looked_at: int,
-    fell: dict[str, int],
-) -> NegativesReport:
-    margins = [margin for _, _, margin in picked]
-    low, high = min(margins), max(margins)
-    counts = np.bincount([len(kept) for kept in chosen], minlength=k + 1)
-    return NegativesReport(
-        len(picked),
-        looked_at,
-        fell,
-        {number: int(count) for number, count in enumerate(counts) if count},
-        (low, high),
-        tuple(np.histogram(margins, 10, (low, max(high, low + 1e-6)))[0].tolist()),
-        [
-            Example(queries[row], documents[row], text, margin)
-            for row, text, margin in picked[:: max(1, len(picked) // EXAMPLES)][:EXAMPLES]
-        ],
-    )
+class _Limits(NamedTuple):
+    """Which candidates become negatives; as the arguments of `hard_negatives`."""
+
+    k: int
+    first: int
+    margin: float | None
+    ratio: float | None
+    near_copies: float | None
+
+    def highest(self, own: float) -> float:
+        """The highest score of a negative where the document's own is this."""
+        if self.margin is not None:
+            return own - self.margin
+        return np.inf if self.ratio is None else min(own, own * self.ratio)
 
 
-def _right_documents(data: Pairs, queries: list[str], documents: list[str]) -> list[set[str]]:
-    """For each pair the documents of its query, in all pairs, and of its group."""
-    columns = [queries]
-    if "group" in data.columns:
-        columns.append([f"group {group}" for group in data["group"]])
-    right: list[set[str]] = [set() for _ in queries]
-    for keys in columns:
-        of_key: dict[str, set[str]] = {}
-        for key, document in zip(keys, documents, strict=True):
-            of_key.setdefault(key, set()).add(document)
-        for row, key in enumerate(keys):
-            right[row] = right[row] | of_key[key]
-    return right
+class _Choice:
+    """The negatives of each pair, and what became of the other candidates."""
+
+    def __init__(self, wanted: Wanted, of_group: list[set[str]] | None, limits: _Limits) -> None:
+        self.wanted, self.of_group, self.limits = wanted, of_group, limits
+        count = len(wanted.documents)
+        self.negatives: list[list[str]] = [[] for _ in range(count)]
+        self.scores: list[list[float]] = [[] for _ in range(count)]
+        self.own = np.zeros(count)
+        self.fell = dict.fromkeys(RULES, 0)
+        self.looked_at = 0
+
+    def add(self, block: range, found: Found) -> None:
+        """Choose for the pairs of a block of queries."""
+        own = iter(found.own.tolist())
+        for place, query in enumerate(block):
+            rows = self.wanted.rows[query]
+            answers = _Answers({self.wanted.documents[row] for row in rows}, self.limits)
+            candidates = list(
+                zip(
+                    found.scores[place, self.limits.first :].tolist(),
+                    found.places[place, self.limits.first :].tolist(),
+                    strict=True,
+                )
+            )
+            for row in rows:
+                self.own[row] = next(own)
+                self._choose(row, self.wanted.queries[query], answers, candidates)
+
+    def _choose(
+        self, row: int, query: str, answers: _Answers, candidates: list[tuple[float, int]]
+    ) -> None:
+        highest = self.limits.highest(self.own[row])
+        for score, place in candidates:
+            if place < 0 or len(self.negatives[row]) == self.limits.k:
+                break
+            self.looked_at += 1
+            text = self.wanted.texts[place]
+            if text == self.wanted.documents[row]:
+                rule = 0
+            elif text in answers.texts or (
+                self.of_group is not None and text in self.of_group[row]
+            ):
+                rule = 1
+            elif text == query:
+                rule = 2
+            elif answers.near(text):
+                rule = 3
+            elif score > highest:
+                rule = 4
+            else:
+                self.negatives[row].append(text)
+                self.scores[row].append(score)
+                continue
+            self.fell[RULES[rule]] += 1
+
+    def summed_up(self, queries: list[str], measure: str) -> NegativesReport:
+        """The report of all that was added."""
+        picked = [
+            Example(query, document, text, score, own - score)
+            for query, document, texts, scores, own in zip(
+                queries,
+                self.wanted.documents,
+                self.negatives,
+                self.scores,
+                self.own.tolist(),
+                strict=True,
+            )
+            for text, score in zip(texts, scores, strict=True)
+        ]
+        counts = np.bincount([len(texts) for texts in self.negatives])
+        return NegativesReport(
+            len(picked),
+            self.looked_at,
+            self.fell,
+            {number: int(count) for number, count in enumerate(counts) if count},
+            measure,
+            Histogram.of([each.score for each in picked]),
+            Histogram.of([each.margin for each in picked]),
+            picked[:: max(1, len(picked) // EXAMPLES)][:EXAMPLES],
+        )
 
 
-def _rule(
-    text: str,
-    query: str,
-    document: str,
-    right: set[str],
-    plain: dict[str, str],
-    score: float,
-    limit: float,
-) -> str | None:
-    """The rule by which a candidate falls; None where it stays."""
-    if text == document:
-        return RULES[0]
-    if text in right:
-        return RULES[1]
-    if text == query:
-        return RULES[2]
-    if plain[text] == plain[document]:
-        return RULES[3]
-    return RULES[4] if score > limit else None
+class _Answers:
+    """The documents of a query, and which texts are near copies of one."""
+
+    def __init__(self, texts: set[str], limits: _Limits) -> None:
+        self.texts, self.least = texts, limits.near_copies
+        self.plain = {plain(text) for text in texts}
+        self.shingles = [] if self.least is None else [shingles(text) for text in self.plain]
+        self.known: dict[str, bool] = {}
+
+    def near(self, text: str) -> bool:
+        """Whether a text is a near copy of a document."""
+        if text not in self.known:
+            self.known[text] = self._near(plain(text))
+        return self.known[text]
+
+    def _near(self, words: str) -> bool:
+        if words in self.plain:
+            return True
+        if self.least is None:
+            return False
+        # A text has at most as many shingles as characters: one that is too short is not cut up.
+        long = [own for own in self.shingles if len(words) >= self.least * len(own)]
+        if not long:
+            return False
+        cut = shingles(words)
+        return any(jaccard(own, cut) >= self.least for own in long)
 
 
-def _plain(text: str) -> str:
-    """The words of a text, in small letters."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
-
-
-def _limit(own: float, margin: float | None, ratio: float | None) -> float:
-    if margin is not None:
-        return own - margin
-    return np.inf if ratio is None else own * ratio
-
-
-def _unit(vectors: Vectors) -> NDArray[np.float64]:
-    wide = vectors.astype(np.float64)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    return wide / np.where(lengths == 0, 1.0, lengths)
+def _of_group(data: Pairs, documents: list[str]) -> list[set[str]] | None:
+    """For each pair the documents of its group; one set for all pairs of a group."""
+    if "group" not in data.columns:
+        return None
+    of_key: dict[object, set[str]] = {}
+    for key, document in zip(data["group"], documents, strict=True):
+        of_key.setdefault(key, set()).add(document)
+    return [of_key[key] for key in data["group"]]
 
 
 def _check_ranks(ranks: object) -> tuple[int, int]:
@@ -282,15 +303,27 @@ def _check_ranks(ranks: object) -> tuple[int, int]:
     return first, last
 
 
-def _check_limits(margin: object, ratio: object) -> None:
+def _check_limits(margin: object, ratio: object, near_copies: object, most: float) -> None:
     if margin is not None and ratio is not None:
         raise ValueError("Pass `margin` or `ratio`, not both.")
-    if margin is not None and (not checks.is_number(margin) or not 0 <= margin < 2):
+    if margin is not None and (not checks.is_number(margin) or not 0 <= margin < most):
+        kind = "scores of BM25" if most > 2 else "cosines"
         raise ValueError(
-            f"`margin` should be a difference of cosines, 0 or more. Received: "
+            f"`margin` should be a difference of {kind}, 0 or more. Received: "
             f"{checks.shown(margin)}."
         )
-    if ratio is not None and (not checks.is_number(ratio) or not 0 < ratio <= 1):
-        raise ValueError(
-            f"`ratio` should be above 0 and at most 1. Received: {checks.shown(ratio)}."
+    for name, share in (("ratio", ratio), ("near_copies", near_copies)):
+        if share is not None and (not checks.is_number(share) or not 0 < share <= 1):
+            raise ValueError(
+                f"`{name}` should be above 0 and at most 1. Received: {checks.shown(share)}."
+            )
+
+
+def _check_search(search: object, by_words: bool) -> None:
+    if not isinstance(search, str) or not search:
+        raise TypeError(
+            "`search` should be 'exact', or the name of an index of FAISS's, such as 'HNSW32'. "
+            f"Received: {checks.shown(search)}."
         )
+    if by_words and search != "exact":
+        raise ValueError(f"BM25 searches words, and search={search!r} vectors. Leave `search` out.")

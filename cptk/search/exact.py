@@ -217,7 +217,7 @@ def _rescore_exactly(
         gathered = np.take(documents, indices, axis=0, mode="clip")
         scores = np.vecdot(gathered, queries[part, None, :])
         scores[empty] = -np.inf
-        order = _descending(scores, indices)[:, :k]
+        order = in_order(scores, indices)[:, :k]
         found.scores[part] = -np.inf
         found.scores[part, : order.shape[1]] = np.take_along_axis(scores, order, axis=1)
         found.indices[part, : order.shape[1]] = np.take_along_axis(indices, order, axis=1)
@@ -241,7 +241,7 @@ def _append(found: _Candidates, scores: Floats, indices: Integers, counts: Integ
     found.filled[:] += counts
 
 
-def _descending(scores: Floats, indices: Integers) -> Integers:
+def in_order(scores: Floats, indices: Integers) -> Integers:
     """The order of each row by score, of equal ones by index."""
     order = np.argsort(-scores, axis=1)
     ordered = np.take_along_axis(scores, order, axis=1)

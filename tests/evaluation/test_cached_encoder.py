@@ -10,8 +10,9 @@ import pytest
 from toys import gpt2_embedder
 
 import cptk
-from cptk.evaluation import CachedEncoder, embed, encoders, evaluate
-from cptk.evaluation.fingerprint import describe, fingerprint
+from cptk import encoders
+from cptk.evaluation import CachedEncoder, embed, evaluate
+from cptk.fingerprint import describe, fingerprint
 
 TEXTS = ["a", "b", "a", "c b", "é\n"]
 
@@ -309,7 +310,7 @@ def test_fingerprint_follows_the_wires_of_a_model_and_no_names() -> None:
 
 
 def test_set_has_no_order_and_a_list_has() -> None:
-    module = importlib.import_module("cptk.evaluation.fingerprint")
+    module = importlib.import_module("cptk.fingerprint")
     assert module._essential({"tokens": {"<b>", "<a>"}}) == module._essential(
         {"tokens": {"<a>", "<b>"}}
     )

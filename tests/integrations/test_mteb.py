@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from cptk.datasets.records import RetrievalData
-from cptk.evaluation.encoders import embed
+from cptk.encoders import embed
 from cptk.integrations import mteb as bridge
 from tests import toys
 

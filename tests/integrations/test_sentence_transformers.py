@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cptk.evaluation.encoders import embed
+from cptk.encoders import embed
 from cptk.integrations import sentence_transformers as bridge
 
 TEXTS = ["a good film", "the plot is thin , the cast is not", "x", "def f(x): return x"]

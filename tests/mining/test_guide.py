@@ -124,9 +124,9 @@ def test_bad_guides() -> None:
         def encode_text(self, texts: list[str], role: str | None = None) -> Any:
             return np.full((len(texts), 2), np.nan)
 
-    with pytest.raises(ValueError, match="`guide` should hold finite numbers"):
+    with pytest.raises(ValueError, match="must give finite vectors"):
         guide_vectors(Broken(), PAIRS)
-    with pytest.raises(TypeError, match="`guide` should have a method `encode_text`"):
+    with pytest.raises(TypeError, match="An encoder is no string"):
         guide_vectors("x", PAIRS)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Part 1 has no column 'guide'"):
         Pairs.concat([guide_vectors(Guide(), PAIRS), Pairs(PAIRS)])

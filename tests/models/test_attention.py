@@ -11,7 +11,7 @@ import st_folders
 import toys
 
 import cptk
-from cptk.evaluation.fingerprint import fingerprint
+from cptk.fingerprint import fingerprint
 from cptk.models import GPT2TextEmbedder, TextEmbedder
 from cptk.models.preset_hugging_face import check_bidirectional
 

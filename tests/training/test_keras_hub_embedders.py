@@ -18,6 +18,7 @@ from keras import ops
 
 import cptk
 from cptk.evaluation import EvaluationCallback
+from cptk.fingerprint import fingerprint
 from cptk.models.encode import encode
 from cptk.models.keras_hub_embedders import KerasHubReader, embed, text_reader
 
@@ -220,7 +221,9 @@ def test_everything_at_once(tmp_path: Path) -> None:
 
 
 def first_number(embed_texts: Any, split: str | None) -> Any:
-    return cptk.evaluation.TaskResult("first", float(embed_texts(TEXTS)[:, 0].mean()), size=5)
+    return cptk.evaluation.TaskResult(
+        "first", float(embed_texts(TEXTS, role="query")[:, 0].mean()), size=5
+    )
 
 
 def test_evaluation_within_fit_sees_the_weights_of_the_moment() -> None:
@@ -287,6 +290,23 @@ def test_roles_are_refused() -> None:
     model = cptk.ContrastiveTrainer(toys.keras_hub_embedder())
     with pytest.raises(ValueError, match=r"no role 'query'.*BertTextEmbedderPreprocessor.*Leave"):
         model.encode_text(TEXTS, role="query")
+
+
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize("in_a_trainer", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_it_mines_and_is_cached_without_roles_or_a_bar_of_its_own(
+    in_a_trainer: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedder = toys.keras_hub_embedder("Bert")
+    model = trainer(embedder) if in_a_trainer else embedder
+    capsys.readouterr()
+    found = cptk.mining.hard_negatives(model, PAIRS, k=1, near_copies=None, verbose=0)
+    assert [len(texts) for texts in found["negatives"]] == [1] * 6
+    assert fingerprint(model) == fingerprint(embedder)
+    cached = cptk.evaluation.CachedEncoder(model, on_progress=lambda *_: None)
+    vectors = cached(TEXTS, role="query")
+    assert not capsys.readouterr().out
+    np.testing.assert_allclose(vectors, encode(embedder, TEXTS, None, 32, 0), atol=3e-6)
 
 
 def test_without_a_preprocessor_tokens_are_taken() -> None:

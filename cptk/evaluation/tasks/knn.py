@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
 from cptk.datasets.records import LabeledTexts
-from cptk.evaluation.encoders import Embed
+from cptk.encoders import Embed
 from cptk.evaluation.folds import check_sets
 from cptk.evaluation.labels import Labeled, labeled_vectors
 from cptk.evaluation.metrics import accuracy

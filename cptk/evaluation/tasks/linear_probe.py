@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cptk import datasets
 from cptk.datasets.records import LabeledPairs, LabeledTexts
-from cptk.evaluation.encoders import Embed
+from cptk.encoders import Embed
 from cptk.evaluation.folds import check_sets
 from cptk.evaluation.metrics import f1
 from cptk.evaluation.probe import (

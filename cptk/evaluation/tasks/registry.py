@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from cptk import checks
-from cptk.evaluation.encoders import Embed
+from cptk.encoders import Embed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from cptk import checks, datasets, optional
 from cptk.datasets.records import RetrievalData
-from cptk.evaluation.encoders import Embed, TextEncoder, Vectors, embed
+from cptk.encoders import Embed, TextEncoder, Vectors, embed
 from cptk.evaluation.metrics.trec_eval import checked_qrels
 from cptk.evaluation.tasks.registry import Published, Task, TaskResult
 from cptk.evaluation.tasks.splits import load_split

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
 from cptk.datasets.records import ScoredPairs
-from cptk.evaluation.encoders import Embed, TextEncoder, check_vectors, embed
+from cptk.encoders import Embed, TextEncoder, check_vectors, embed
 from cptk.evaluation.metrics import pearson, spearman
 from cptk.evaluation.tasks.registry import Task, TaskResult
 from cptk.evaluation.tasks.splits import load_split

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks
 from cptk.datasets.records import LabeledTexts
-from cptk.evaluation.encoders import Embed, TextEncoder, check_vectors, embed
+from cptk.encoders import Embed, TextEncoder, check_vectors, embed
 from cptk.evaluation.labels import label_array
 from cptk.evaluation.tasks.published import SST2_PUBLISHED
 from cptk.evaluation.tasks.registry import Task, TaskResult

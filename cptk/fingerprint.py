@@ -11,7 +11,7 @@ from importlib import metadata
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cptk.evaluation.encoders import TextEncoder, is_keras
+from cptk.encoders import TextEncoder, is_keras, trained_embedder
 from cptk.types import Config, Layer, Model, TorchModule
 from cptk.version import __version__
 
@@ -24,9 +24,9 @@ def fingerprint(encoder: TextEncoder) -> str | None:
     """SHA-256 of an encoder's configuration, weights and vocabulary.
 
     Of a Keras model: class, configuration of it and of each of its layers (roles, sequence length,
-    types of numbers, the scale of LoRA in it), weights, vocabulary and backend. Of a torch model
-    with `encode` (sentence-transformers): its printed form, options, weights and vocabulary.
-    Anything else may have a string `fingerprint` of its own.
+    types of numbers, the scale of LoRA in it), weights, vocabulary and backend; of a trainer those
+    of its embedder. Of a torch model with `encode` (sentence-transformers): its printed form,
+    options, weights and vocabulary. Anything else may have a string `fingerprint` of its own.
 
     Args:
         encoder: Anything that embeds text.
@@ -38,7 +38,7 @@ def fingerprint(encoder: TextEncoder) -> str | None:
 
     ```pycon
     >>> import cptk
-    >>> from cptk.evaluation.fingerprint import fingerprint
+    >>> from cptk.fingerprint import fingerprint
     >>> backbone, preprocessor = embedder.backbone, embedder.preprocessor
     >>> same = cptk.models.GPT2TextEmbedder(backbone, preprocessor, name="another_name")
     >>> fingerprint(same) == fingerprint(embedder)
@@ -51,6 +51,7 @@ def fingerprint(encoder: TextEncoder) -> str | None:
 
     ```
     """
+    encoder = trained_embedder(encoder)
     own = getattr(encoder, "fingerprint", None)
     if isinstance(own, str) and own:
         return hashlib.sha256(own.encode()).hexdigest()

@@ -6,7 +6,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,9 +68,8 @@ def embed(encoder: TextEncoder, texts: Sequence[str], role: str | None = None) -
       dense);
     - or a function texts -> array.
 
-    An embedder with one role only takes every role for that one, and so does KerasHub's own, which
-    has none. An embedder with several raises its own `ValueError` for a role that it does not have,
-    and names those it has.
+    An embedder with one role only takes every role for that one. An embedder with several raises
+    its own `ValueError` for a role that it does not have, and names those it has.
 
     Args:
         encoder: See above.
@@ -195,6 +194,13 @@ def is_keras(encoder: object) -> TypeGuard[Model]:
     return any(base.__module__.split(".")[0] == "keras" for base in type(encoder).__mro__)
 
 
+def trained_embedder(encoder: Any) -> Any:
+    """The embedder of a `ContrastiveTrainer`, which embeds by it; anything else as it is."""
+    bases = type(encoder).__mro__
+    is_trainer = any(base.__module__ == "cptk.training.trainer" for base in bases)
+    return encoder.embedder if is_trainer else encoder
+
+
 def is_trained(encoder: object) -> bool:
     """Whether an encoder has weights; a vector of zeros is a fault in one that has."""
     encoder = encoder.embedder if isinstance(encoder, Quiet) else encoder
@@ -217,7 +223,10 @@ class Quiet:
 def quiet(encoder: TextEncoder) -> TextEncoder:
     """The encoder without its progress bar, if it has one to turn off."""
     function = getattr(encoder, "encode_text", None)
-    if function is None or "verbose" not in inspect.signature(function).parameters:
+    parameters = {} if function is None else inspect.signature(function).parameters
+    # KerasHub's own hands `**kwargs` to `predict`.
+    hands_on = is_keras(encoder) and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if function is None or not ("verbose" in parameters or hands_on):
         return encoder
     return Quiet(encoder, functools.partial(function, verbose=0))  # type: ignore[arg-type]
 
@@ -234,11 +243,16 @@ def check_encoder(encoder: object, role: str | None = None) -> Call:
     name = f"{type(encoder).__name__}"
     if inspect.isclass(encoder):
         raise TypeError(f"Received the class {encoder.__name__}; give an instance of it.")
+    if isinstance(encoder, str):  # which has a method `encode` of its own
+        raise TypeError(
+            f"An encoder is no string. Received: {checks.shown(encoder)}. Load it first: "
+            "cptk.models.TextEmbedder.from_preset(…)."
+        )
     function = getattr(encoder, "encode_text", None)
     if callable(function):
         options = {} if role is None or not takes_role(function) else {"role": role}
         roles = roles_of(encoder)
-        if roles is not None and len(roles) < 2 and role not in roles:
+        if roles is not None and len(roles) <= 1 and role not in roles:
             options = {}
         return Call(f"{name}.encode_text", lambda texts: function(texts, **options))
     for method in ("encode", "transform"):
@@ -254,12 +268,23 @@ def check_encoder(encoder: object, role: str | None = None) -> Call:
 
 
 def roles_of(encoder: object) -> Collection[str] | None:
-    """Roles of an embedder, or of a trainer of one, none of KerasHub's own; None: not known."""
-    reader = getattr(getattr(encoder, "embedder", encoder), "preprocessor", None)
-    return None if reader is None else getattr(reader, "roles", ())
+    """The roles that an encoder embeds texts in; None where it does not say.
+
+    What stands around an embedder, as a trainer does, has the embedder's; none where the embedder
+    takes none, as KerasHub's own.
+    """
+    owner = trained_embedder(encoder.embedder if isinstance(encoder, Quiet) else encoder)
+    roles: Collection[str] | None = getattr(getattr(owner, "preprocessor", None), "roles", None)
+    if (
+        roles is None
+        and owner is not encoder
+        and not takes_role(getattr(owner, "encode_text", None))
+    ):
+        return ()
+    return roles
 
 
-def takes_role(function: Callable[..., object]) -> bool:
+def takes_role(function: Any) -> bool:
     """Whether a function has a parameter `role`."""
     try:
         parameters = inspect.signature(function).parameters.values()
