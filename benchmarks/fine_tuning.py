@@ -66,7 +66,7 @@ def tasks(arguments):
                 place = {"kind": "training", "arm": key, "batch_size": size}
                 place["seed"] = seed if arms.ARMS[key].trains else 0
                 # CoSQA takes minutes to encode: once an arm.
-                cosqa = arguments.cosqa and seed == arguments.seeds[0]
+                cosqa = arguments.cosqa and place["seed"] == 0
                 yield place, {**common, **place, "cosqa": cosqa}, arms.ARMS[key]
     if "speed" in arguments.arms:
         for batch_size in (4, 8) if arguments.tiny else (64, 256):
