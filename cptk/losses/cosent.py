@@ -6,12 +6,10 @@ import keras
 from keras import ops
 
 from cptk import checks
+from cptk.losses.masks import LEFT_OUT
 from cptk.losses.objective import Batch, Objective
 from cptk.ops import dimension, l2_normalize
 from cptk.types import Config, Tensor
-
-_LEFT_OUT = -1e30
-"""exp of it is exactly 0; finite, so that no inf - inf can arise."""
 
 
 @keras.saving.register_keras_serializable(package="cptk")
@@ -74,7 +72,7 @@ class CoSENT(Objective):
         if batch.is_pair is not None:
             both = [ops.expand_dims(batch.is_pair, axis) for axis in (0, 1)]
             compared = ops.logical_and(compared, ops.logical_and(*both))
-        differences = ops.where(compared, differences, _LEFT_OUT)
+        differences = ops.where(compared, differences, LEFT_OUT)
         top = ops.stop_gradient(ops.relu(ops.max(differences)))  # The 1 is exp(0).
         loss = top + ops.log(ops.exp(-top) + ops.sum(ops.exp(differences - top)))
         return ops.broadcast_to(loss, (dimension(batch.local["query"], 0),))

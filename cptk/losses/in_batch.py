@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from keras import ops
 
 from cptk.losses.candidates import OTHER_PAIRS, NegativeRules, candidates_of
+from cptk.losses.masks import LEFT_OUT, TIE
 from cptk.losses.matrix import info_nce
 from cptk.losses.objective import Batch
 from cptk.losses.scores import in_batch_scores
-from cptk.losses.tiles import TIE, streamed_info_nce
+from cptk.losses.tiles import streamed_info_nce
 from cptk.ops import dimension, l2_normalize
 from cptk.types import Tensor
 
@@ -160,13 +161,13 @@ def _with_own(
     """
     above = _above_positive(batch)
     assert batch.has_negative is not None
-    above = ops.where(batch.has_negative[: ops.shape(above)[0]], above, -1e30)
+    above = ops.where(batch.has_negative[: ops.shape(above)[0]], above, LEFT_OUT)
     summed = above
     if rules.margin is not None:
         judge = _judge(batch, rules)
         judged = above if judge is batch else _above_positive(judge)
         too_near = ops.greater(judged, _allowed(judge, rules.margin, judged))
-        summed = ops.where(too_near, -1e30, above)
+        summed = ops.where(too_near, LEFT_OUT, above)
     every = ops.concatenate([ops.expand_dims(losses, 1), summed], axis=1)
     top = ops.stop_gradient(ops.max(every, axis=1, keepdims=True))
     total = ops.sum(ops.exp(every - top), axis=1)

@@ -7,11 +7,9 @@ from keras import ops
 
 from cptk import checks
 from cptk.losses.distillation import COLUMNS, all_there, of_student, of_teacher
+from cptk.losses.masks import LEFT_OUT
 from cptk.losses.objective import Batch, Objective
 from cptk.types import Config, Tensor
-
-_LEFT_OUT = -1e30
-"""exp of it is exactly 0; finite, so that no inf - inf can arise."""
 
 
 @keras.saving.register_keras_serializable(package="cptk")
@@ -76,6 +74,6 @@ class KLDivergence(Objective):
 
 
 def _log_softmax(logits: Tensor, has: Tensor) -> Tensor:
-    logits = ops.where(has, logits, _LEFT_OUT)
+    logits = ops.where(has, logits, LEFT_OUT)
     logits = logits - ops.stop_gradient(ops.max(logits, axis=1, keepdims=True))
     return logits - ops.log(ops.sum(ops.exp(logits), axis=1, keepdims=True))

@@ -7,6 +7,12 @@ from keras import ops
 from cptk.ops import as_tensor, dimension, off_diagonal, static_shape
 from cptk.types import Tensor, TensorLike
 
+LEFT_OUT = -1e30
+"""A logit whose exponential is 0, and which is no infinity: that less itself would be NaN."""
+
+TIE = 1e-6
+"""Cosines that rounding alone may tell apart."""
+
 _MIX = -1640531535
 """2**32 divided by the golden ratio, odd, as a signed integer of 32 bits (Knuth)."""
 

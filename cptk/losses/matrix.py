@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from cptk.checks import is_number, shown
+from cptk.losses.masks import LEFT_OUT
 from cptk.ops import (
     as_tensor,
     cosine_similarity,
@@ -21,9 +22,6 @@ from cptk.ops import (
     static_shape,
 )
 from cptk.types import Tensor, TensorLike
-
-_LEFT_OUT = -1e30
-"""exp of it is exactly 0 in float32 and float64; finite, so that no inf - inf can arise."""
 
 
 def info_nce(
@@ -180,7 +178,7 @@ def _rows(logits: Tensor, mask: Tensor | None, label_smoothing: float) -> Tensor
     differences = ops.subtract(logits, ops.expand_dims(ops.diagonal(logits), 1))
     if mask is not None:
         negative = off_diagonal(dimension(logits, 0), dimension(logits, 1))
-        differences = ops.where(ops.logical_and(mask, negative), _LEFT_OUT, differences)
+        differences = ops.where(ops.logical_and(mask, negative), LEFT_OUT, differences)
     # Not `ops.logsumexp`: torch's gradient of it, exp(x - result), is off by 1e-3 where the
     # result is 1e4. Here the largest is taken off first, as a constant, in both directions.
     top = ops.stop_gradient(ops.max(differences, axis=-1, keepdims=True))
@@ -188,7 +186,7 @@ def _rows(logits: Tensor, mask: Tensor | None, label_smoothing: float) -> Tensor
     losses = ops.add(ops.log(total), ops.squeeze(top, axis=-1))
     if label_smoothing == 0:
         return losses
-    kept = ops.greater(differences, _LEFT_OUT / 2)
+    kept = ops.greater(differences, LEFT_OUT / 2)
     count = ops.sum(ops.cast(kept, differences.dtype), axis=-1)
     mean = ops.sum(ops.where(kept, differences, 0.0), axis=-1) / count
     return ops.subtract(losses, label_smoothing * mean)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import keras
 from keras import ops
 
-from cptk.losses.masks import equal_ids
+from cptk.losses.masks import LEFT_OUT, TIE, equal_ids
 from cptk.losses.rows import (
     add_rows,
     close_sum,
@@ -36,12 +36,6 @@ from cptk.types import Size, Tensor, Tree
 DEFAULT_TILE_SIZE = 1024
 """Rows and columns of a tile. Measured on two CPU cores: with twice as many, 16 MiB a tile, the
 passes over a tile cost more than larger matrix products save."""
-
-TIE = 1e-6
-"""Cosines that rounding alone may tell apart."""
-
-_LEFT_OUT = -1e30
-"""exp of it is exactly 0 in float32 and float64; finite, so that no inf - inf can arise."""
 
 
 def streamed_info_nce(
@@ -206,13 +200,13 @@ class _Tiles:
             left_out.append(ops.expand_dims(self.row_slice(drop, tile), 1))
             left_out.append(ops.expand_dims(self.column_slice(drop, tile), 0))
         if left_out:
-            logits = ops.where(functools.reduce(ops.logical_or, left_out), _LEFT_OUT, logits)
+            logits = ops.where(functools.reduce(ops.logical_or, left_out), LEFT_OUT, logits)
         if divides(self.height, self.rows) and divides(self.width, self.columns):
             return logits
 
         def unseen() -> Tensor:
             seen = ops.logical_or(ops.less(rows, tile.top), ops.less(columns, tile.left))
-            return ops.where(seen, _LEFT_OUT, logits)
+            return ops.where(seen, LEFT_OUT, logits)
 
         return ops.cond((tile.row < tile.top) | (tile.column < tile.left), unseen, lambda: logits)
 
@@ -229,14 +223,14 @@ class _Tiles:
             return negatives
         limits = (self.row_slice if axis == 1 else self.column_slice)(self.limits, tile)
         above = ops.greater(judged, ops.expand_dims(limits, axis))
-        return ops.where(above, _LEFT_OUT, negatives)
+        return ops.where(above, LEFT_OUT, negatives)
 
 
 def _limits(query: Tensor, document: Tensor, margin: float) -> Tensor:
     """`(m,)` cosines of the n positives with the margin on top, and 1e30 for extra negatives."""
     rows = dimension(query, 0)
     limits = ops.sum(query * document[:rows], axis=1) + (margin + TIE)
-    return ops.pad(limits, [[0, dimension(document, 0) - rows]], constant_values=-_LEFT_OUT)
+    return ops.pad(limits, [[0, dimension(document, 0) - rows]], constant_values=-LEFT_OUT)
 
 
 class _Tile(NamedTuple):
@@ -261,7 +255,7 @@ def _states(
         zeros = ops.zeros((size,), dtype=tiles.query.dtype)
         ties = zeros if own is None else ops.cast(own.others, zeros.dtype)
         more = [zeros, zeros] if smooth else []
-        return ops.stack([zeros, zeros + _LEFT_OUT, zeros, ties, zeros, *more], axis=1)
+        return ops.stack([zeros, zeros + LEFT_OUT, zeros, ties, zeros, *more], axis=1)
 
     def visit(tile: _Tile, carry: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         logits = tiles.all_logits(tile)
@@ -342,7 +336,7 @@ def _merged(
         own, others = ops.expand_dims(positive, axis), negatives
         if texts is not None:
             same = equal_ids(texts[0], texts[2])
-            others = ops.where(same if axis == 1 else ops.transpose(same), _LEFT_OUT, others)
+            others = ops.where(same if axis == 1 else ops.transpose(same), LEFT_OUT, others)
         equal = ops.sum(ops.cast(ops.equal(others, own), ties.dtype), axis=axis)
         lost = ops.logical_not(ops.all(ops.less_equal(others, own), axis=axis))
         return ops.stack([ties + equal, ops.where(lost, 1.0, above)])
@@ -367,7 +361,7 @@ def _width(state: Tensor) -> int:
 
 def _kept(negatives: Tensor) -> Tensor:
     """Boolean, True at negatives that are not left out."""
-    return ops.greater(negatives, _LEFT_OUT / 2)
+    return ops.greater(negatives, LEFT_OUT / 2)
 
 
 def _losses_and_scores(state: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
@@ -409,7 +403,7 @@ def _gradients(
     extra = [[0, tiles.columns - tiles.rows]]
     if len(sides) == 2:  # Extra negatives have no loss of their own: exp(l - 1e30) is 0.
         top, *others = sides[1]
-        top = ops.pad(top, extra, constant_values=-_LEFT_OUT)
+        top = ops.pad(top, extra, constant_values=-LEFT_OUT)
         sides[1] = [top, *(ops.pad(vector, extra) for vector in others)]
 
     def visit(tile: _Tile, carry: list[Any]) -> list[Any]:

@@ -6,12 +6,10 @@ import keras
 from keras import ops
 
 from cptk import checks
+from cptk.losses.masks import TIE
 from cptk.losses.objective import Batch, Objective, PerAnchor
 from cptk.ops import cosine_similarity
 from cptk.types import Config
-
-_TIE = 1e-6
-"""Cosines that rounding alone may tell apart."""
 
 
 @keras.saving.register_keras_serializable(package="cptk")
@@ -71,7 +69,7 @@ class TripletLoss(Objective):
         if self.mining == "hardest":
             nearest = ops.max(ops.where(negative, cosine, -2.0), axis=1, keepdims=True)
             # So written, a NaN is as near as any.
-            farther = ops.less(cosine, ops.stop_gradient(nearest) - _TIE)
+            farther = ops.less(cosine, ops.stop_gradient(nearest) - TIE)
             negative = ops.logical_and(negative, ops.logical_not(farther))
         excess = cosine - ops.expand_dims(ops.diagonal(cosine), 1) + self.margin
         number = ops.sum(ops.cast(negative, cosine.dtype), axis=1)
