@@ -46,8 +46,25 @@ class Clock:
         }
 
 
+def by_the_step(rate, steps):
+    """The learning rate as a schedule of Keras's over so many steps."""
+    import keras
+
+    class ByTheStep(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            done = keras.ops.cast(step, "float32") / steps
+            falling = (1 - done) / (1 - WARM_UP)
+            return rate * keras.ops.maximum(0.0, keras.ops.minimum(done / WARM_UP, falling))
+
+    return ByTheStep()
+
+
 def fit(trainer, pairs, batch_size, rate, deadline, shuffle=False):
-    """`trainer.fit` until the deadline, on TensorFlow: on JAX a step has the rate of its epoch.
+    """`trainer.fit` until the deadline.
+
+    Args:
+        rate: The learning rate, which is steered here; None where the optimizer has a schedule, as
+            on JAX, where a step has the rate that was set before its epoch.
 
     Returns:
         The figures of the row.
@@ -56,9 +73,11 @@ def fit(trainer, pairs, batch_size, rate, deadline, shuffle=False):
 
     class ByTheClock(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            self.model.optimizer.learning_rate = rate * clock.share()
+            if rate is not None:
+                self.model.optimizer.learning_rate = rate * clock.share()
 
         def on_train_batch_end(self, batch, logs=None):
+            float(logs["loss"])  # JAX goes on before a step is done
             if clock.step_is_over():
                 self.model.stop_training = True
 
@@ -74,9 +93,10 @@ def fit(trainer, pairs, batch_size, rate, deadline, shuffle=False):
     return clock.figures(batch_size)
 
 
-def rate_of_steps(step, batches):
-    """Pairs a second over some batches; the first passes once before, to compile."""
-    step(batches[0])
+def rate_of_steps(step, batches, compiled=1):
+    """Pairs a second over some batches; the first, or more, pass once before, to compile."""
+    for batch in batches[:compiled]:
+        step(batch)
     start = time.perf_counter()
     for batch in batches:
         step(batch)

@@ -76,14 +76,14 @@ def tasks(arguments):
                 yield place, {**common, **place, "steps": steps}, arm
 
 
-def run_fresh(task, missing):
+def run_fresh(task, missing, backend):
     """`arms.measure` in a process of its own, or why not."""
     if missing:
         return {"status": "not installed", "missing": missing}
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "2",
         **os.environ,
-        "KERAS_BACKEND": "tensorflow",  # of sentence-transformers' arms it computes no figures
+        "KERAS_BACKEND": backend,  # of sentence-transformers' arms it computes no figures
         "CUDA_VISIBLE_DEVICES": "",  # both on the CPU
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "true",
@@ -164,7 +164,7 @@ def main(arguments=None):
         what = "a step" if place["kind"] == "speed" else f"seed {place['seed']}"
         print(f"{arm.name}, {what}, batch {place['batch_size']} ...", file=sys.stderr, flush=True)
         load = reporting.load_average()
-        row = run_fresh(task, arms.missing_modules(arm, arguments.tiny))
+        row = run_fresh(task, arms.missing_modules(arm, arguments.tiny), arm.backend)
         report["rows"] = [r for r in report["rows"] if r not in found]
         report["rows"].append({**place, "load_average": load, **row})
         results.write(report, arguments.output)

