@@ -166,7 +166,7 @@ def test_what_needs_no_training_runs_once(module):
 
 def test_answers_of_sts(module):
     sts = module("sts")
-    common = {"status": "measured", "seed": 0}
+    common = {"status": "measured", "seed": 0, "epochs": 4}
     rows = [
         {**common, "model": "minilm", "trained": False, "learning_rate": 0.0, "validation": 0.82},
         {**common, "model": "minilm", "trained": True, "learning_rate": 1e-4, "validation": 0.83},
