@@ -161,11 +161,9 @@ def test_it_is_saved_and_can_be_changed(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("dtype", "rate", "tolerance"), [("float32", 1.0, 1e-5), ("mixed_bfloat16", 0.1, 5e-2)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 5e-2)])
 @pytest.mark.parametrize("name", ["GPT2", "Llama3"])
-def test_micro_batches_and_lora_train_as_the_plain_step(name, dtype, rate, tolerance):
+def test_micro_batches_and_lora_train_as_the_plain_step(name, dtype, tolerance):
     texts = [f"{letter} how is it spelt?"[: 3 + 2 * k] for k, letter in enumerate("abcdefgh")]
     pairs = {"query": texts, "document": [text.upper() for text in texts[::-1]]}
     trained = {}
@@ -177,7 +175,7 @@ def test_micro_batches_and_lora_train_as_the_plain_step(name, dtype, rate, toler
         embedder = TextEmbedder(backbone, reader, "mean", attention=attention)
         cptk.training.enable_lora(embedder, 2)
         trainer = cptk.ContrastiveTrainer(embedder, micro_batch_size=micro, seed=0)
-        trainer.compile(keras.optimizers.SGD(rate))
+        trainer.compile(keras.optimizers.SGD(0.1))
         trainer.fit(pairs, batch_size=8, epochs=2, verbose=0)
         trained[attention, micro] = embedder.encode_text(texts, "query", verbose=0)
         assert np.isfinite(trained[attention, micro]).all()
