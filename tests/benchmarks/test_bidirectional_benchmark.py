@@ -35,8 +35,8 @@ def test_tiny_run_measures_before_and_after_on_both(tmp_path):
     for before, after in zip(rows[::2], rows[1::2], strict=True):
         assert (before["arm"], before["trained"], after["trained"]) == (after["arm"], False, True)
         assert -1 <= before["score"] <= 1
-        assert after["score"] != before["score"]
-        assert after["pairs"] == 8 * after["steps"]
+        assert -1 <= after["score"] <= 1
+        assert after["pairs"] == 8 * after["steps"] > 0
 
 
 def test_arms_in_order_and_the_table(benchmark, tmp_path):
