@@ -93,17 +93,10 @@ def fit(trainer, pairs, batch_size, rate, deadline, shuffle=False):
     return clock.figures(batch_size)
 
 
-def rate_of_steps(step, batches, compiled=1):
-    """Pairs a second over some batches; the first, or more, pass once before, to compile."""
-    for batch in batches[:compiled]:
-        step(batch)
+def rate_of_steps(step, batches):
+    """Pairs a second over some batches; the first passes once before, to compile."""
+    step(batches[0])
     start = time.perf_counter()
     for batch in batches:
         step(batch)
     return sum(map(len, batches)) / (time.perf_counter() - start)
-
-
-def evenly(items, count):
-    """So many of them, evenly spaced, the middle one of each part."""
-    count = min(count, len(items))
-    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]

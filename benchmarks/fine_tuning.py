@@ -57,12 +57,12 @@ def tasks(arguments):
         "length": 16 if arguments.tiny else 112,
         "longest": 32 if arguments.tiny else 256,
     }
-    size = 8 if arguments.tiny else 64
     for seed in dict.fromkeys(arguments.seeds):
         for key in arms.ARMS:
             # Nothing that is not trained depends on a seed.
             once = not arms.ARMS[key].trains and seed != arguments.seeds[0]
             if key in arguments.arms and not once:
+                size = 8 if arguments.tiny else arms.ARMS[key].batch_size
                 place = {"kind": "training", "arm": key, "batch_size": size}
                 place["seed"] = seed if arms.ARMS[key].trains else 0
                 # CoSQA takes minutes to encode: once an arm.

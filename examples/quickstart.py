@@ -284,9 +284,8 @@ def train(embedder: Any, pairs: Any, options: argparse.Namespace, backup: Path) 
     embedder.preprocessor.sequence_length = recipe.sequence_length
     if recipe.lora_rank is not None:
         cptk.training.enable_lora(embedder, recipe.lora_rank)
-    # A larger batch goes through in pieces: the same step, in the memory of a small one.
-    large = recipe.batch_size > RECIPES[options.base].batch_size
-    pieces = recipe.micro_batch_size if large else None
+    # A large batch goes through in pieces: the same step, in the memory of a small one.
+    pieces = recipe.micro_batch_size if recipe.batch_size > recipe.plain_up_to else None
     trainer = cptk.ContrastiveTrainer(embedder, seed=options.seed, micro_batch_size=pieces)
     trainer.compile(
         optimizer=keras.optimizers.AdamW(
