@@ -129,7 +129,7 @@ def test_killed_run_goes_on_where_it_was(tmp_path, first_run):
     ("arguments", "message"),
     [
         (["--batch-size", "1"], "--batch-size must be at least 2"),
-        (["--pairs", "3"], "--pairs must be at least the batch size, 64. Got 3"),
+        (["--pairs", "3"], "--pairs must be at least the batch size, 256. Got 3"),
         (["--base", "gpt5"], "invalid choice: 'gpt5'"),
         (["--preset", "x.gguf"], "--base minilm reads no GGUF file. Add --base smollm2"),
         (["--seed", "-1"], "--seed must be between"),
