@@ -11,10 +11,9 @@ on. STS-B is found by CPTK_DATA_DIR.
 
 import argparse
 import datetime
+import functools
 import json
-import os
 import sys
-import tempfile
 import time
 import zlib
 from pathlib import Path
@@ -256,22 +255,14 @@ def parse(arguments):
     add("--seconds", type=float, help="of training, for each (300)")
     add("--seeds", type=int, nargs="+", default=[0])
     add("--learning-rate", type=float, help="instead of each data's own")
-    add("--output", type=Path, default=Path(__file__).parent / "results")
-    add("--work", type=Path, help="folder for the pairs, kept for the next run (temporary folder)")
-    add("--fresh", action="store_true", help="measure again what is in the output already")
-    add("--tiny", action="store_true", help="a toy for a test: no real figures")
-    add("--worker", nargs=2, help=argparse.SUPPRESS)
+    fine_tuning.add_work_flag(parser)
+    reporting.add_run_flags(parser)
     parsed = parser.parse_args(arguments)
     if parsed.seconds is None:
         parsed.seconds = 2.0 if parsed.tiny else 300.0
-    for name in ("seconds", "learning_rate"):
-        value = getattr(parsed, name)
-        if value is not None and not value > 0:
-            flag = name.replace("_", "-")
-            parser.error(f"--{flag} should be above 0. Received: {value:g}.")
+    reporting.check_above_zero(parser, parsed, "seconds", "learning_rate")
     # fine_tuning.py trains on the same pairs, and may have laid them down already.
-    name = "cptk_fine_tuning_tiny" if parsed.tiny else "cptk_fine_tuning"
-    parsed.work = parsed.work or Path(tempfile.gettempdir()) / name
+    parsed.work = parsed.work or fine_tuning.usual_work(parsed.tiny)
     return parsed
 
 
@@ -280,23 +271,14 @@ def begin(arguments):
     if "sts" in arguments.data:
         sts.splits(arguments.tiny)  # ends the run where there is none
     pairs = fine_tuning.prepare(arguments.work, arguments.tiny)
-    report = {
-        "benchmark": "bidirectional",
-        "date": None,
-        "machine": reporting.machine(),
-        "versions": reporting.versions(PACKAGES),
-        "setup": {
-            "tiny": arguments.tiny,
-            "seconds": arguments.seconds,
-            "layers": LAYERS,
-            "lora_rank": LORA_RANK,
-            "pairs_crc32": zlib.crc32(pairs),
-        },
-        "rows": [],
+    setup = {
+        "tiny": arguments.tiny,
+        "seconds": arguments.seconds,
+        "layers": LAYERS,
+        "lora_rank": LORA_RANK,
+        "pairs_crc32": zlib.crc32(pairs),
     }
-    file = arguments.output / "bidirectional.json"
-    report["rows"] = reporting.earlier_rows(report, file, arguments.fresh)
-    return report
+    return reporting.begin("bidirectional", PACKAGES, setup, arguments)
 
 
 def places(arguments):
@@ -309,10 +291,13 @@ def places(arguments):
                 yield {**place, "learning_rate": rate if place["trained"] else 0.0}
 
 
-def run_fresh(task):
-    """`measure` in a process of its own, or why not."""
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "KERAS_BACKEND": "tensorflow"}
-    return reporting.run_worker(__file__, task, environment)
+def tasks(arguments):
+    """The same with what is said of each, and how it is measured."""
+    common = {"tiny": arguments.tiny, "seconds": arguments.seconds, "folder": str(arguments.work)}
+    for place in places(arguments):
+        trained = f"seed {place['seed']}" if place["trained"] else "before training"
+        run = functools.partial(reporting.run_on_tensorflow, __file__, {**common, **place})
+        yield place, f"{place['data']}, {place['arm']}, {trained}", run
 
 
 def main(arguments=None):
@@ -323,19 +308,9 @@ def main(arguments=None):
         Path(arguments.worker[1]).write_text(json.dumps(row))
         return
     report = begin(arguments)
-    common = {"tiny": arguments.tiny, "seconds": arguments.seconds, "folder": str(arguments.work)}
-    for place in places(arguments):
-        found = [row for row in report["rows"] if place.items() <= row.items()]
-        if any(row["status"] == "measured" for row in found) and not arguments.fresh:
-            continue
-        trained = f"seed {place['seed']}" if place["trained"] else "before training"
-        print(f"{place['data']}, {place['arm']}, {trained} ...", file=sys.stderr, flush=True)
-        load = reporting.load_average()
-        row = run_fresh({**common, **place})
-        report["rows"] = [r for r in report["rows"] if r not in found]
-        report["rows"].append({**place, "load_average": load, **row})
-        write(report, arguments.output)
-    write(report, arguments.output)
+    reporting.measure_missing(
+        report, tasks(arguments), arguments.fresh, lambda: write(report, arguments.output)
+    )
     print(to_markdown(report), flush=True)
 
 

@@ -5,9 +5,13 @@ import time
 WARM_UP = 0.1  # of the time; ours
 
 
-def share_of_rate(done):
-    """The share of the learning rate when a part of the time is over: up to 1, then down to 0."""
-    return max(0.0, min(done / WARM_UP, (1 - done) / (1 - WARM_UP)))
+def share_of_rate(done, least=min, most=max):
+    """The share of the learning rate when a part of the time is over: up to 1, then down to 0.
+
+    Args:
+        done: The part, 0 to 1; a tensor with `least` and `most` of Keras's.
+    """
+    return most(0.0, least(done / WARM_UP, (1 - done) / (1 - WARM_UP)))
 
 
 class Clock:
@@ -53,8 +57,7 @@ def by_the_step(rate, steps):
     class ByTheStep(keras.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step):
             done = keras.ops.cast(step, "float32") / steps
-            falling = (1 - done) / (1 - WARM_UP)
-            return rate * keras.ops.maximum(0.0, keras.ops.minimum(done / WARM_UP, falling))
+            return rate * share_of_rate(done, keras.ops.minimum, keras.ops.maximum)
 
     return ByTheStep()
 

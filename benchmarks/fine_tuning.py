@@ -8,9 +8,9 @@ of its own, and fine_tuning.json and .md are written after each. Started again, 
 """
 
 import argparse
+import functools
 import json
 import os
-import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -94,6 +94,18 @@ def run_fresh(task, missing, backend):
 # === The command line ===
 
 
+def add_work_flag(parser):
+    """Where the pairs of `prepare` lie."""
+    text = "folder for the pairs, kept for the next run (temporary folder)"
+    parser.add_argument("--work", type=Path, help=text)
+
+
+def usual_work(tiny):
+    """The folder that is meant where `--work` is left out."""
+    name = "cptk_fine_tuning_tiny" if tiny else "cptk_fine_tuning"
+    return Path(tempfile.gettempdir()) / name
+
+
 def parse(arguments):
     """The command line, checked."""
     parser = argparse.ArgumentParser(
@@ -104,49 +116,42 @@ def parse(arguments):
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--arms", nargs="+", choices=CHOICES, default=CHOICES, help=" ".join(CHOICES))
     add("--no-cosqa", dest="cosqa", action="store_false", help="leave CoSQA's queries out")
-    add("--output", type=Path, default=Path(__file__).parent / "results")
-    add("--work", type=Path, help="folder for the pairs, kept for the next run (temporary folder)")
-    add("--fresh", action="store_true", help="measure again what is in the output already")
-    add("--tiny", action="store_true", help="a toy for a test: no real figures")
-    add("--worker", nargs=2, help=argparse.SUPPRESS)
+    add_work_flag(parser)
+    reporting.add_run_flags(parser)
     parsed = parser.parse_args(arguments)
     if parsed.seconds is None:
         parsed.seconds = 2.0 if parsed.tiny else 400.0
-    if not parsed.seconds > 0:
-        parser.error(f"--seconds should be above 0. Received: {parsed.seconds:g}.")
+    reporting.check_above_zero(parser, parsed, "seconds")
     if min(parsed.seeds) < 0:
         parser.error(f"--seeds should be 0 or more. Received: {parsed.seeds}.")
     parsed.cosqa = parsed.cosqa and not parsed.tiny
-    name = "cptk_fine_tuning_tiny" if parsed.tiny else "cptk_fine_tuning"
-    parsed.work = parsed.work or Path(tempfile.gettempdir()) / name
+    parsed.work = parsed.work or usual_work(parsed.tiny)
     return parsed
 
 
 def begin(arguments, pairs):
     """The report so far: that of an earlier run with the same settings, or an empty one."""
-    report = {
-        "benchmark": "fine_tuning",
-        "date": None,
-        "machine": reporting.machine(),
-        "versions": reporting.versions(PACKAGES),
-        "setup": {
-            "tiny": arguments.tiny,
-            "seconds": arguments.seconds,
-            "cosqa": arguments.cosqa,
-            "theirs": arms.THEIRS,
-            "ours": arms.OURS,
-            "temperature": arms.TEMPERATURE,
-            "negatives": {**arms.NEGATIVES, "ranks": [*arms.NEGATIVES["ranks"]]},
-            "dims": [*arms.DIMS[arguments.tiny]],
-            "pairs_crc32": zlib.crc32(pairs),
-        },
-        "rows": [],
-        "summary": {},
-        "answers": [],
+    setup = {
+        "tiny": arguments.tiny,
+        "seconds": arguments.seconds,
+        "cosqa": arguments.cosqa,
+        "theirs": arms.THEIRS,
+        "ours": arms.OURS,
+        "temperature": arms.TEMPERATURE,
+        "negatives": {**arms.NEGATIVES, "ranks": [*arms.NEGATIVES["ranks"]]},
+        "dims": [*arms.DIMS[arguments.tiny]],
+        "pairs_crc32": zlib.crc32(pairs),
     }
-    file = arguments.output / "fine_tuning.json"
-    report["rows"] = reporting.earlier_rows(report, file, arguments.fresh)
-    return report
+    return reporting.begin("fine_tuning", PACKAGES, setup, arguments)
+
+
+def wanted(arguments):
+    """The tasks with what is said of each, and how it is measured."""
+    for place, task, arm in tasks(arguments):
+        what = "a step" if place["kind"] == "speed" else f"seed {place['seed']}"
+        missing = arms.missing_modules(arm, arguments.tiny)
+        run = functools.partial(run_fresh, task, missing, arm.backend)
+        yield place, f"{arm.name}, {what}, batch {place['batch_size']}", run
 
 
 def main(arguments=None):
@@ -157,18 +162,9 @@ def main(arguments=None):
         Path(arguments.worker[1]).write_text(json.dumps(row))
         return
     report = begin(arguments, prepare(arguments.work, arguments.tiny))
-    for place, task, arm in tasks(arguments):
-        found = [row for row in report["rows"] if place.items() <= row.items()]
-        if any(row["status"] == "measured" for row in found) and not arguments.fresh:
-            continue
-        what = "a step" if place["kind"] == "speed" else f"seed {place['seed']}"
-        print(f"{arm.name}, {what}, batch {place['batch_size']} ...", file=sys.stderr, flush=True)
-        load = reporting.load_average()
-        row = run_fresh(task, arms.missing_modules(arm, arguments.tiny), arm.backend)
-        report["rows"] = [r for r in report["rows"] if r not in found]
-        report["rows"].append({**place, "load_average": load, **row})
-        results.write(report, arguments.output)
-    results.write(report, arguments.output)
+    reporting.measure_missing(
+        report, wanted(arguments), arguments.fresh, lambda: results.write(report, arguments.output)
+    )
     print(results.to_markdown(report), flush=True)
 
 

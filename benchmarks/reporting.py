@@ -1,5 +1,6 @@
-"""What every benchmark needs: timing, a ratio with its interval, the machine, safe writing."""
+"""What every benchmark needs: timing, a ratio with its interval, the machine, rows, writing."""
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -172,6 +173,67 @@ def earlier_rows(report, file, fresh):
             "Use --fresh to begin anew, or another --output."
         )
     return [] if differing else earlier["rows"]
+
+
+def add_run_flags(parser):
+    """The flags of a benchmark that measures row by row."""
+    add = parser.add_argument
+    add("--output", type=Path, default=Path(__file__).parent / "results")
+    add("--fresh", action="store_true", help="measure again what is in the output already")
+    add("--tiny", action="store_true", help="a toy for a test: no real figures")
+    add("--worker", nargs=2, help=argparse.SUPPRESS)
+
+
+def check_above_zero(parser, parsed, *names):
+    """End with an error where one of these flags is given and not above 0."""
+    for name in names:
+        value = getattr(parsed, name)
+        if value is not None and not value > 0:
+            flag = name.replace("_", "-")
+            parser.error(f"--{flag} should be above 0. Received: {value:g}.")
+
+
+def begin(name, packages, setup, arguments):
+    """The report so far: that of an earlier run with the same settings, or an empty one."""
+    report = {
+        "benchmark": name,
+        "date": None,
+        "machine": machine(),
+        "versions": versions(packages),
+        "setup": setup,
+        "rows": [],
+    }
+    report["rows"] = earlier_rows(report, arguments.output / f"{name}.json", arguments.fresh)
+    return report
+
+
+def run_on_tensorflow(script, task):
+    """`run_worker` on the TensorFlow backend."""
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "KERAS_BACKEND": "tensorflow"}
+    return run_worker(script, task, environment)
+
+
+def measure_missing(report, wanted, fresh, write):
+    """Measure what is asked for and not in the report, and write it after each row.
+
+    Args:
+        report: The report so far; its rows are replaced and added to.
+        wanted: `(place, what, measure)` of each row: what tells it from others, what is said of
+            it, and a function that returns the rest of it.
+        fresh: Whether to measure again what is there.
+        write: Called without arguments.
+    """
+    for place, what, measure in wanted:
+        found = [row for row in report["rows"] if place.items() <= row.items()]
+        if any(row["status"] == "measured" for row in found) and not fresh:
+            continue
+        print(f"{what} ...", file=sys.stderr, flush=True)
+        load = load_average()
+        row = measure()
+        report["rows"] = [r for r in report["rows"] if r not in found]
+        report["rows"].append({**place, "load_average": load, **row})
+        write()
+    write()
 
 
 def write_atomically(path, text):

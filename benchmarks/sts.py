@@ -9,8 +9,8 @@ again, it goes on. STS-B is found by CPTK_DATA_DIR.
 
 import argparse
 import datetime
+import functools
 import json
-import os
 import random
 import sys
 import time
@@ -204,39 +204,10 @@ def parse(arguments):
     add("--epochs", type=int, help="instead of each model's own")
     add("--seeds", type=int, nargs="+", default=[0])
     add("--learning-rate", type=float, help="instead of each model's own")
-    add("--output", type=Path, default=Path(__file__).parent / "results")
-    add("--fresh", action="store_true", help="measure again what is in the output already")
-    add("--tiny", action="store_true", help="a toy for a test: no real figures")
-    add("--worker", nargs=2, help=argparse.SUPPRESS)
+    reporting.add_run_flags(parser)
     parsed = parser.parse_args(arguments)
-    for name in ("epochs", "learning_rate"):
-        value = getattr(parsed, name)
-        if value is not None and not value > 0:
-            flag = name.replace("_", "-")
-            parser.error(f"--{flag} should be above 0. Received: {value:g}.")
+    reporting.check_above_zero(parser, parsed, "epochs", "learning_rate")
     return parsed
-
-
-def begin(arguments):
-    """The report so far: that of an earlier run with the same settings, or an empty one."""
-    report = {
-        "benchmark": "sts",
-        "date": None,
-        "machine": reporting.machine(),
-        "versions": reporting.versions(PACKAGES),
-        "setup": {"tiny": arguments.tiny, "batch_size": BATCH_SIZE[arguments.tiny]},
-        "rows": [],
-        "answers": [],
-    }
-    file = arguments.output / "sts.json"
-    report["rows"] = reporting.earlier_rows(report, file, arguments.fresh)
-    return report
-
-
-def run_fresh(task):
-    """`measure` in a process of its own, or why not."""
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "KERAS_BACKEND": "tensorflow"}
-    return reporting.run_worker(__file__, task, environment)
 
 
 def splits(tiny):
@@ -254,14 +225,8 @@ def splits(tiny):
     return found[1:]
 
 
-def main(arguments=None):
-    """Measure what is asked for and not there, row by row."""
-    arguments = parse(arguments)
-    if arguments.worker:
-        row = measure(json.loads(arguments.worker[0]))
-        Path(arguments.worker[1]).write_text(json.dumps(row))
-        return
-    report = begin(arguments)
+def tasks(arguments):
+    """What is asked for, in order: a model as it is, then trained, seed by seed."""
     common = {"tiny": arguments.tiny, "splits": splits(arguments.tiny)}
     for model in dict.fromkeys(arguments.models):
         rate = arguments.learning_rate or MODELS[model].learning_rate
@@ -270,16 +235,23 @@ def main(arguments=None):
             place = {"model": model, "trained": seed is not None, "seed": seed or 0}
             place["learning_rate"] = rate if place["trained"] else 0.0
             place["epochs"] = epochs if place["trained"] else 0
-            found = [row for row in report["rows"] if place.items() <= row.items()]
-            if any(row["status"] == "measured" for row in found) and not arguments.fresh:
-                continue
-            print(f"{MODELS[model].name}, seed {seed} ...", file=sys.stderr, flush=True)
-            load = reporting.load_average()
-            row = run_fresh({**common, **place})
-            report["rows"] = [r for r in report["rows"] if r not in found]
-            report["rows"].append({**place, "load_average": load, **row})
-            write(report, arguments.output)
-    write(report, arguments.output)
+            task = {**common, **place}
+            run = functools.partial(reporting.run_on_tensorflow, __file__, task)
+            yield place, f"{MODELS[model].name}, seed {seed}", run
+
+
+def main(arguments=None):
+    """Measure what is asked for and not there, row by row."""
+    arguments = parse(arguments)
+    if arguments.worker:
+        row = measure(json.loads(arguments.worker[0]))
+        Path(arguments.worker[1]).write_text(json.dumps(row))
+        return
+    setup = {"tiny": arguments.tiny, "batch_size": BATCH_SIZE[arguments.tiny]}
+    report = reporting.begin("sts", PACKAGES, setup, arguments)
+    reporting.measure_missing(
+        report, tasks(arguments), arguments.fresh, lambda: write(report, arguments.output)
+    )
     print(to_markdown(report), flush=True)
 
 
