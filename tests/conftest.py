@@ -1,7 +1,10 @@
 """What every test shares. The backend is the caller's: KERAS_BACKEND=tensorflow|jax|torch."""
 
+import gc
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 
 import pytest
@@ -72,6 +75,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_report_header() -> str:
     return f"keras {version('keras')} on {_backend()}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_is_dropped() -> Iterator[None]:
+    """What a file has compiled on JAX is unmapped after it.
+
+    Each program is a few mappings of memory, of which Linux grants a process 65,530; XLA ends
+    with a segmentation fault at the next.
+    """
+    yield
+    if _backend() == "jax" and "jax" in sys.modules:
+        gc.collect()
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(autouse=True)
