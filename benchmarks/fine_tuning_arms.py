@@ -21,6 +21,7 @@ SEARCH_LENGTH = 160  # tokens of the 1,000 functions
 COSQA_LENGTH = 256  # CoSQA's functions keep their docstrings; MiniLM's own length
 SPARE = 1.2  # pairs that are laid ready, by those that the measured rate asks for
 TEMPERATURE = 0.05  # sentence-transformers' own: its scale is 20
+ROTATED_BY = 1024  # pairs, whose vectors give the axes that Matryoshka begins with
 MICRO_BATCH = 32  # of the steps; sentence-transformers' default
 PLAIN = 64  # pairs in a batch that passes at once; a larger one goes in micro-batches
 
@@ -30,6 +31,7 @@ THEIRS = {"learning_rate": 2e-4, "weight_decay": 0.01, "clip_norm": 1.0}
 OURS = {"learning_rate": 2e-4, "weight_decay": 0.01, "clip_norm": 1.0}
 NEGATIVES = {"k": 1, "ranks": (0, 50), "ratio": 0.95}
 DIMS = {False: (384, 192, 96, 48), True: (64, 32, 16, 8)}  # by `tiny`
+WEIGHTS = (1, 1, 2, 4)  # of these in Matryoshka's loss: few numbers are the hardest to train
 
 
 class Arm(NamedTuple):
@@ -160,22 +162,40 @@ class Ours:
         self.micro = PLAIN if task["batch_size"] > PLAIN else None
         self.trainer = self.new_trainer(micro_batch_size=self.micro)
 
-    def new_trainer(self, dtype=None, **options):
+    def new_trainer(self, dtype=None, embedder=None, **options):
         import quickstart_models
 
         import cptk
 
         dtype = dtype or cptk.models.fastest_dtype()
-        if self.task["tiny"]:
+        if embedder is None and self.task["tiny"]:
             embedder = quickstart_models.tiny_bert(self.task["longest"], dtype)
-        else:
-            embedder = quickstart_models.load_minilm(None, self.task["length"], dtype)
         return cptk.ContrastiveTrainer(
-            embedder,
+            embedder or quickstart_models.load_minilm(None, self.task["length"], dtype),
             head=cptk.layers.ContrastiveHead(temperature=TEMPERATURE),
             seed=self.task["seed"],
             **options,
         )
+
+    def rotated(self, pairs):
+        """MiniLM as cptk reads its folder, on its principal axes: what Matryoshka begins with."""
+        import quickstart_models
+
+        import cptk
+
+        models, dtype = cptk.models, cptk.models.fastest_dtype()
+        if self.task["tiny"]:
+            toy = quickstart_models.tiny_bert(self.task["longest"], dtype)
+            tokenizer = toy.preprocessor.tokenizer
+            reader = models.TextEmbedderPreprocessor(tokenizer, self.task["length"])
+            embedder = models.TextEmbedder(toy.backbone, reader, pooling="mean")
+        else:
+            folder = quickstart_models.minilm_folder()
+            embedder = models.TextEmbedder.from_preset(folder, dtype=dtype)
+        embedder.preprocessor.sequence_length = self.task["length"]
+        texts = columns(pairs[:ROTATED_BY])
+        vectors = [embedder.encode_text(side, verbose=0) for side in texts.values()]
+        return models.rotate_to_principal_axes(embedder, np.concatenate(vectors))
 
     def compiled(self, trainer, matryoshka=False, schedule=None):
         import keras
@@ -184,7 +204,7 @@ class Ours:
 
         loss = cptk.losses.InfoNCE()
         if matryoshka:
-            loss = cptk.losses.Matryoshka(loss, dims=DIMS[self.task["tiny"]])
+            loss = cptk.losses.Matryoshka(loss, DIMS[self.task["tiny"]], WEIGHTS)
         rate, decay, norm = OURS.values()
         optimizer = keras.optimizers.AdamW(
             schedule or rate, weight_decay=decay, global_clipnorm=norm
@@ -222,6 +242,9 @@ class Ours:
             )
             row["mining_seconds"] = round(time.perf_counter() - start, 2)
             row["negatives"] = reports[0].kept
+        if matryoshka:
+            embedder = self.rotated(pairs)
+            self.trainer = self.new_trainer(embedder=embedder, micro_batch_size=self.micro)
         deadline = start + task["seconds"]
         steered, schedule = OURS["learning_rate"], None
         if keras.config.backend() == "jax":

@@ -279,14 +279,21 @@ def train(embedder: Any, pairs: Any, options: argparse.Namespace, backup: Path) 
     steps = len(pairs) // recipe.batch_size
     epochs = max(1, steps // recipe.steps_per_backup)  # an "epoch" is the time between backups
     steps = steps // epochs * epochs
-    pairs = alike_in_length(pairs[: steps * recipe.batch_size], recipe.batch_size, options.seed)
+    pairs = pairs[: steps * recipe.batch_size]
+    # A large batch goes through in pieces: the same step, in the memory of a small one.
+    pieces = recipe.micro_batch_size if recipe.batch_size > recipe.plain_up_to else None
+    if pieces is None:  # and pieces are of like length, whatever the batch
+        pairs = alike_in_length(pairs, recipe.batch_size, options.seed)
 
     embedder.preprocessor.sequence_length = recipe.sequence_length
     if recipe.lora_rank is not None:
         cptk.training.enable_lora(embedder, recipe.lora_rank)
-    # A large batch goes through in pieces: the same step, in the memory of a small one.
-    pieces = recipe.micro_batch_size if recipe.batch_size > recipe.plain_up_to else None
-    trainer = cptk.ContrastiveTrainer(embedder, seed=options.seed, micro_batch_size=pieces)
+    trainer = cptk.ContrastiveTrainer(
+        embedder,
+        head=cptk.layers.ContrastiveHead(recipe.temperature),
+        seed=options.seed,
+        micro_batch_size=pieces,
+    )
     trainer.compile(
         optimizer=keras.optimizers.AdamW(
             linear_schedule(recipe.learning_rate, min(recipe.warmup_steps, steps - 1), steps),

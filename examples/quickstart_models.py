@@ -19,6 +19,7 @@ class Recipe:
     micro_batch_size: int = 64  # texts
     plain_up_to: int = 64  # pairs in a batch; a larger one goes through in micro-batches
     learning_rate: float = 2e-4
+    temperature: float = 0.05  # at the beginning
     warmup_steps: int = 3
     weight_decay: float = 0.01
     lora_rank: int | None = None  # None: all weights are trained
@@ -38,7 +39,7 @@ RECIPES = {
     # is the other way round: 0.01 and 0.45.) All functions would take it most of an hour to embed.
     "smollm2": Recipe(
         pairs=1408, batch_size=32, micro_batch_size=4, plain_up_to=32, learning_rate=1.5e-3,
-        warmup_steps=4, lora_rank=16, index_length=None, steps_per_backup=11,
+        temperature=0.07, warmup_steps=4, lora_rank=16, index_length=None, steps_per_backup=11,
     ),
 }  # fmt: skip
 SMOKE = {

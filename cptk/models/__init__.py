@@ -15,6 +15,7 @@ from cptk.models.preprocessor import (
     Role,
     TextEmbedderPreprocessor,
 )
+from cptk.models.principal_axes import rotate_to_principal_axes
 from cptk.models.registration import register_with_text_embedder as _register
 from cptk.models.text_embedder import GPT2TextEmbedder, TextEmbedder
 
@@ -28,4 +29,5 @@ __all__ = [
     "TextEmbedderPreprocessor",
     "fastest_dtype",
     "keep_first_layers",
+    "rotate_to_principal_axes",
 ]
