@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cptk.encoders import TextEncoder, is_keras, trained_embedder
-from cptk.types import Config, Layer, Model, TorchModule
+from cptk.types import Config, Layer, Model, Preprocessor, Tokenizer, TorchModule
 from cptk.version import __version__
 
 # Keys that end so say how the weights began. The weights themselves are hashed.
@@ -69,13 +69,42 @@ def _of_keras(model: Model) -> str:
     about = [
         keras.backend.backend(),
         [_layer(layer) for layer in model._flatten_layers()],
+        *_tokenizer(tokenizer),
+    ]
+    return _hash(about, (keras.ops.convert_to_numpy(weight) for weight in model.weights))
+
+
+def tokenizer_fingerprint(preprocessor: Preprocessor) -> str:
+    """SHA-256 of what turns a text into token ids, roles and length left out.
+
+    Args:
+        preprocessor: Something that tokenises for an embedder.
+
+    Returns:
+        64 hexadecimal digits, the same on all backends.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.fingerprint import tokenizer_fingerprint
+    >>> len(tokenizer_fingerprint(embedder.preprocessor))
+    64
+
+    ```
+    """
+    spec = getattr(preprocessor, "tokenizer_spec", None)
+    return _hash([*_tokenizer(preprocessor.tokenizer), _essential(spec)], [])
+
+
+def _tokenizer(tokenizer: Tokenizer | None) -> list[object]:
+    """Class, configuration and vocabulary of a tokenizer, in JSON values."""
+    return [
         None if tokenizer is None else _layer(tokenizer),
         getattr(tokenizer, "vocabulary", None),
         getattr(tokenizer, "merges", None),
         str(getattr(tokenizer, "proto", None)),
         getattr(tokenizer, "content", None),
     ]
-    return _hash(about, (keras.ops.convert_to_numpy(weight) for weight in model.weights))
 
 
 def _of_torch(model: TorchModule) -> str:

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from cptk.data.formats.passages import read_dpr, read_tevatron
     from cptk.data.mixture import Mixture
     from cptk.data.pairs import Pairs
+    from cptk.data.token_store import TokenStore
     from cptk.mining import mine_functions, mine_halves
 
 __all__ = [
     "Mixture",
     "PairDataset",
     "Pairs",
+    "TokenStore",
     "mine_functions",
     "mine_halves",
     "read_dpr",
@@ -32,6 +34,7 @@ _HOMES = {
     "Mixture": "cptk.data.mixture",
     "PairDataset": "cptk.data.batching",
     "Pairs": "cptk.data.pairs",
+    "TokenStore": "cptk.data.token_store",
     "mine_functions": "cptk.mining",
     "mine_halves": "cptk.mining",
     "read_dpr": "cptk.data.formats.passages",

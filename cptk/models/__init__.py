@@ -2,6 +2,7 @@
 
 - `text_embedder` on `keras_methods`: the embedder; `backbones`, `configured_backbones` and
   `attention`: what is under it.
+- `principal_axes`: the first numbers of an embedding made to tell most.
 - `preprocessor`: roles, and texts to token ids.
 - `encode` and `forward`: many texts to vectors, from any thread.
 - `presets` with `preset_*`, `saving`, `registration`: folders read, checked, written, and found by
@@ -9,6 +10,7 @@
 """
 
 from cptk.models.backbones import keep_first_layers
+from cptk.models.keras_hub_embedders import text_reader
 from cptk.models.precision import fastest_dtype
 from cptk.models.preprocessor import (
     GPT2TextEmbedderPreprocessor,
@@ -30,4 +32,5 @@ __all__ = [
     "fastest_dtype",
     "keep_first_layers",
     "rotate_to_principal_axes",
+    "text_reader",
 ]

@@ -30,6 +30,16 @@ def text_reader(embedder: Model) -> Preprocessor | None:
 
     Returns:
         The preprocessor, or a `KerasHubReader` around it; None where the embedder has none.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> reader = cptk.models.text_reader(embedder)
+    >>> reader.tokenize(["a"], reader.resolve_role("query"))
+    [[58, 64, 60]]
+
+    ```
     """
     preprocessor = getattr(embedder, "preprocessor", None)
     if preprocessor is None or isinstance(preprocessor, TextEmbedderPreprocessor):

@@ -23,6 +23,8 @@ from cptk.data.feeding import Feed
 from cptk.data.mixture import MixedBatches, Mixture, as_mixture
 from cptk.data.negatives import check_negatives, negative_tokens, width
 from cptk.data.numbers import check_guide, number_columns
+from cptk.data.store_batches import StoreBatches
+from cptk.data.token_store import TokenStore
 from cptk.training.inputs import batch_columns, checked_tokens, in_use, is_tf_dataset, unpack
 from cptk.types import Batches, Preprocessor, TokenBatch
 
@@ -52,8 +54,8 @@ class PairReader(NamedTuple):
         """Any kind of data that `fit` takes, as batches of tokens of at least `least` pairs.
 
         Args:
-            x: Pairs in memory in any form; a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
-                generator of batches.
+            x: Pairs in memory in any form; a `TokenStore`; a `tf.data.Dataset`, a
+                `keras.utils.PyDataset` or a generator of batches.
             sample_weight: Weights of pairs in memory.
             batch_size: Of pairs in memory, and of a dataset of single pairs; 32 by default.
             shuffle: Whether pairs in memory are shuffled.
@@ -66,6 +68,8 @@ class PairReader(NamedTuple):
             TypeError: Another kind of data.
             ValueError: Something that is given twice, or bad pairs.
         """
+        if isinstance(x, TokenStore):
+            return self._stored(x, sample_weight, batch_size, shuffle, seed, steps_per_epoch, least)
         on_tf = is_tf_dataset(x)
         batched = on_tf or isinstance(x, keras.utils.PyDataset | Iterator)
         mixture = None if batched else self._mixture(x)
@@ -127,6 +131,42 @@ class PairReader(NamedTuple):
                 )
             return x.read_by(self.tokenize, in_order=least == 1)
         return in_use(Feed(x, self._prepared, least))
+
+    def _stored(
+        self,
+        store: TokenStore,
+        sample_weight: object,
+        batch_size: int | None,
+        shuffle: bool,
+        seed: int,
+        steps_per_epoch: int | None,
+        least: int,
+    ) -> StoreBatches:
+        """Batches of pairs that were tokenised before, for this embedder."""
+        if sample_weight is not None:
+            raise ValueError(
+                "Pairs of a store have their weights in its column `weight`: leave `sample_weight` "
+                "out."
+            )
+        if self.of_source is not None:
+            raise ValueError(
+                "A loss for each source takes pairs in memory, and no store. Give `compile` one "
+                "loss."
+            )
+        if self.preprocessor is not None:
+            store.check_read_by(self.preprocessor)
+        wanted = self.columns + tuple(name for name in self.optional if name in store.columns)
+        coarse = keras.config.backend() == "jax"  # as in `tokenize`
+        return StoreBatches(
+            store,
+            32 if batch_size is None else batch_size,
+            shuffle,
+            seed,
+            steps_per_epoch,
+            training=least > 1,
+            columns=tuple(dict.fromkeys(wanted)),
+            bucket=lambda length: bucket_length(length, store.sequence_length, coarse),
+        )
 
     def _mixture(self, x: object) -> Mixture | None:
         """Pairs of several sources; None where they are of one."""

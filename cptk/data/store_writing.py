@@ -1,0 +1,337 @@
+"""How a token store is written: shard by shard, and on from where it was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from cptk import checks, files
+from cptk.data import tables, token_shards
+from cptk.data.columns import SIDES, is_pairs
+from cptk.data.pairs import Pairs
+from cptk.data.token_shards import Ragged
+from cptk.fingerprint import tokenizer_fingerprint
+from cptk.progress import Progress
+from cptk.types import Config, Preprocessor
+from cptk.version import __version__
+
+MANIFEST = "manifest.json"
+REPEATED = "repeated.npy"
+LOCKS = "locks"
+FORMAT, VERSION = "cptk token store", 1
+PAIRS_AT_ONCE = 2048
+"""Pairs whose ids are held as lists of Python's integers, thirty times as large as in the store."""
+BUCKETS = 16
+"""Parts in which texts that occur several times are looked for, each by itself in memory."""
+
+
+class Plan(NamedTuple):
+    """What all shards of a store have in common."""
+
+    settings: Config
+    """Tokenizer, roles and lengths: what decides on the ids, and is written into each shard."""
+    rows_per_shard: int
+    keep_text: bool
+
+
+def settings_of(preprocessor: Preprocessor) -> Config:
+    """What decides on the ids that a preprocessor gives, in JSON values."""
+    for name in ("tokenize", "resolve_role", "sequence_length", "tokenizer"):
+        if not hasattr(preprocessor, name):
+            raise TypeError(
+                "`preprocessor` should be the `preprocessor` of a cptk embedder; of a KerasHub "
+                "embedder, `cptk.models.text_reader(embedder)`. Received: "
+                f"{checks.shown(preprocessor)}."
+            )
+    roles = {}
+    for side in SIDES:
+        name = role_of(preprocessor, side)
+        affixes = getattr(preprocessor, "affixes", None)
+        around = [list(ids) for ids in affixes(name)] if affixes is not None else []
+        roles[side] = [name, *around, getattr(preprocessor.roles[name], "prompt", "")]
+    size = preprocessor.tokenizer.vocabulary_size()
+    return {
+        "tokenizer": f"{type(preprocessor.tokenizer).__name__} of {size:,} tokens",
+        "fingerprint": tokenizer_fingerprint(preprocessor),
+        "dtype": "uint16" if size <= 1 << 16 else "int32",
+        "sequence_length": int(preprocessor.sequence_length),
+        "roles": roles,
+    }
+
+
+def role_of(preprocessor: Preprocessor, side: str) -> str:
+    """The role named like the side, or the only one."""
+    return preprocessor.resolve_role(side if len(preprocessor.roles) > 1 else None)
+
+
+def write_shards(
+    folder: Path,
+    pairs: object,
+    preprocessor: Preprocessor,
+    plan: Plan,
+    first: int,
+    part: tuple[int, int],
+    bar: Progress | None,
+) -> int:
+    """Write the shards of one part that are missing.
+
+    Args:
+        folder: The store.
+        pairs: Pairs of any form, or an iterable of them.
+        preprocessor: What tokenises.
+        plan: See there.
+        first: Number of the first shard.
+        part: `(k, n)`: shards k, k + n, k + 2 n, … are this process's.
+        bar: Is told of each pair.
+
+    Returns:
+        The number of the shard after the last one, over all parts.
+
+    Raises:
+        ValueError: Other pairs, another tokenizer or other columns than in the shards that are
+            there.
+    """
+    number = first
+    for table in chunks(pairs, plan.rows_per_shard):
+        if (number - first) % part[1] == part[0]:
+            about = {**plan.settings, "pairs": _digest(table), "text": plan.keep_text}
+            path = folder / shard_name(number)
+            if not _is_there(path, about):
+                token_shards.write(path, _columns(table, preprocessor, plan, bar), about)
+            elif bar is not None:
+                bar.add(table.num_rows)
+        number += 1
+    if number == first:
+        raise ValueError("There are no pairs to write. Received: an empty iterable.")
+    return number
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard."""
+    return f"shard-{number:06}.arrow"
+
+
+def write_manifest(folder: Path, count: int) -> bool:
+    """Write the manifest of `count` shards and the list of repeated texts, where all are there."""
+    paths = [folder / shard_name(number) for number in range(count)]
+    if not all(path.exists() for path in paths):
+        return False
+    for stale in folder.glob(".scratch-*"):  # of a process that was killed
+        with contextlib.suppress(OSError):
+            stale.unlink()
+    shards = [token_shards.Shard(path) for path in paths]
+    rows, groups = repeated(shards)
+    with files.replacing(folder / REPEATED) as file:
+        np.save(file, np.stack([rows, *groups.values()]), allow_pickle=False)
+    about = {k: v for k, v in shards[0].about.items() if k != "pairs"}
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "cptk": __version__,
+        **about,
+        "columns": {field.name: str(field.type) for field in shards[0].batch.schema},
+        "rows": sum(map(len, shards)),
+        "tokens": {side: int(sum(len(s.ragged(side).values) for s in shards)) for side in SIDES},
+        "repeated": len(rows),
+        "shards": [
+            {"file": path.name, "rows": len(shard), "bytes": path.stat().st_size,
+             "sha256": token_shards.sha256(path)}
+            for path, shard in zip(paths, shards, strict=True)
+        ],
+    }  # fmt: skip
+    with files.replacing(folder / MANIFEST) as file:
+        file.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+    return True
+
+
+def repeated(
+    shards: Sequence[token_shards.Shard],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The pairs of which a side occurs in another pair too.
+
+    Returns:
+        (r,) their rows, ascending, and of each side (r,) numbers that are equal for equal texts.
+    """
+    begins = np.cumsum([0, *map(len, shards)])
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for side in SIDES:
+        rows, groups = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+        for bucket in range(BUCKETS):
+            places, digests = [], []
+            for begin, shard in zip(begins[:-1], shards, strict=True):
+                own = shard.batch.column(f"{side}_digest").to_numpy(zero_copy_only=True)
+                here = np.flatnonzero(own % np.uint64(BUCKETS) == bucket)
+                places.append(here + begin)
+                digests.append(own[here])
+            all_digests = np.concatenate(digests)
+            _, inverse, counts = np.unique(all_digests, return_inverse=True, return_counts=True)
+            several = counts[inverse] > 1
+            rows.append(np.concatenate(places)[several])
+            groups.append(all_digests[several])
+        found[side] = np.concatenate(rows), np.concatenate(groups)
+    rows_of = np.unique(np.concatenate([rows for rows, _ in found.values()]))
+    numbered = {}
+    for side, (own_rows, own_groups) in found.items():
+        # What occurs once has a number of its own, above those of the others.
+        number = np.arange(len(rows_of), dtype=np.int64) + len(rows_of)
+        number[np.searchsorted(rows_of, own_rows)] = np.unique(own_groups, return_inverse=True)[1]
+        numbered[side] = number
+    return rows_of, numbered
+
+
+def chunks(pairs: object, size: int) -> Iterator[pa.Table]:
+    """Tables of `size` pairs, the last one of what is left."""
+    waiting: list[pa.Table] = []
+    count, columns = 0, None
+    for table in map(tables.large, _tables(pairs)):  # one type, however the pairs came
+        if columns is not None and table.column_names != columns:
+            raise ValueError(
+                "All pairs of a store should have the same columns, in one order. Received first "
+                f"{columns}, then {table.column_names}."
+            )
+        columns = table.column_names
+        waiting.append(table)
+        count += table.num_rows
+        while count >= size:
+            joined = waiting[0] if len(waiting) == 1 else tables.concatenated(waiting)
+            yield joined.slice(0, size)
+            waiting, count = [joined.slice(size)], count - size
+    if count:
+        yield waiting[0] if len(waiting) == 1 else tables.concatenated(waiting)
+
+
+def _tables(pairs: object) -> Iterator[pa.Table]:
+    if isinstance(pairs, Pairs):
+        yield pairs.to_arrow()
+    elif is_pairs(pairs):
+        yield Pairs(pairs).to_arrow()
+    elif isinstance(pairs, Iterable):
+        for several in pairs:
+            yield (several if isinstance(several, Pairs) else Pairs(several)).to_arrow()
+    else:
+        raise TypeError(
+            "`pairs` should be pairs as `fit` takes them, or an iterable of such. Received: "
+            f"{checks.shown(pairs)}."
+        )
+
+
+def _is_there(path: Path, about: Config) -> bool:
+    """Whether a shard is written already; an error if it is another one."""
+    try:
+        found = token_shards.Shard(path).about
+    except FileNotFoundError:
+        return False
+    differing = [name for name in about if found.get(name) != about[name]]
+    if differing:
+        raise ValueError(
+            f"{str(path)!r} holds a shard that differs in {', '.join(differing)}: it was written "
+            "of other pairs or by another embedder. Choose another folder, or delete this one."
+        )
+    return True
+
+
+def _columns(
+    table: pa.Table, preprocessor: Preprocessor, plan: Plan, bar: Progress | None
+) -> dict[str, pa.Array]:
+    """The columns of a shard: ids, digests of them, numbers and other columns, text if asked."""
+    dtype = plan.settings["dtype"]
+    roles = {side: role_of(preprocessor, side) for side in SIDES}
+    rest = {name: table[name].combine_chunks() for name in table.column_names}
+    texts = {side: rest.pop(side) for side in SIDES}
+    negatives = rest.pop("negatives", None)
+    parts: dict[str, list[Ragged]] = {side: [] for side in SIDES}
+    for start in range(0, table.num_rows, PAIRS_AT_ONCE):
+        for side in SIDES:
+            some = texts[side].slice(start, PAIRS_AT_ONCE).to_pylist()
+            parts[side].append(Ragged.of(preprocessor.tokenize(some, roles[side]), dtype))
+        if bar is not None:
+            bar.add(len(some))
+    ids = {side: joined(parts[side], dtype) for side in SIDES}
+    made = {**rest, **{side: ids[side].to_arrow() for side in SIDES}}
+    if negatives is not None:
+        made["negatives"] = _negatives(negatives, preprocessor, roles["document"], dtype)
+        texts["negatives"] = negatives
+    columns: dict[str, pa.Array] = {name: made[name] for name in table.column_names}
+    columns |= {f"{side}_digest": pa.array(ids[side].digests()) for side in SIDES}
+    if plan.keep_text:
+        columns |= {f"{name}_text": column for name, column in texts.items()}
+    return columns
+
+
+def _negatives(column: pa.Array, preprocessor: Preprocessor, role: str, dtype: str) -> pa.Array:
+    """Lists of lists of ids."""
+    rows = column.to_pylist()
+    texts = [text for row in rows for text in row or ()]
+    parts = [
+        Ragged.of(preprocessor.tokenize(texts[start : start + PAIRS_AT_ONCE], role), dtype)
+        for start in range(0, len(texts), PAIRS_AT_ONCE)
+    ]
+    begins = np.cumsum([0, *(len(row or ()) for row in rows)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(begins), joined(parts, dtype).to_arrow())
+
+
+def joined(parts: Sequence[Ragged], dtype: str) -> Ragged:
+    """Lists of several, one after another."""
+    ends = np.cumsum([0, *(len(part.values) for part in parts)])
+    if ends[-1] > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"A shard of {ends[-1]:,} tokens is too large: take a smaller `rows_per_shard`."
+        )
+    offsets = [part.offsets[1:] + end for part, end in zip(parts, ends[:-1], strict=True)]
+    values = [part.values for part in parts]
+    return Ragged(
+        np.concatenate([np.zeros(1, np.int64), *offsets]).astype(np.int32),
+        np.concatenate([np.empty(0, dtype), *values]),
+    )
+
+
+def _digest(table: pa.Table) -> str:
+    """32 digits of all that stands in some pairs."""
+    found = hashlib.blake2b(digest_size=16)
+    for name in table.column_names:
+        found.update(f"\0{name}\0".encode())
+        for chunk in table[name].chunks:
+            values = json.dumps(
+                chunk.to_pylist(), ensure_ascii=False, default=str, separators=(",", ":")
+            )
+            found.update(values[1:-1].encode("utf-8", "surrogatepass") + b",")
+    return found.hexdigest()
+
+
+class Writing:
+    """A folder that one process, or each of several for its own part, writes a store into."""
+
+    def __init__(self, folder: Path, part: tuple[int, int]) -> None:
+        try:
+            (folder / LOCKS).mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ValueError(
+                f"`folder` should be a folder. Received: {str(folder)!r}, where a file stands."
+            ) from None
+        place = folder / LOCKS / f"part-{part[0]}-of-{part[1]}"
+        place.touch()
+        self._lock: files.Lock | None = None
+        try:
+            self._lock = files.Lock(place)
+        except BlockingIOError:
+            raise ValueError(
+                f"Another process writes part {part[0]} of {part[1]} of the store "
+                f"{str(folder)!r}. Wait for it, or give each process a `part` of its own."
+            ) from None
+        except OSError:  # the file system has no locks
+            pass
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                self._lock.release()
