@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from cptk.docstrings import strip_docstring
 from cptk.encoders import embed
 from cptk.evaluation.cache import CachedEncoder
 from cptk.evaluation.comparison import Comparison, compare
-from cptk.evaluation.docstrings import strip_docstring
 from cptk.evaluation.metrics import (
     accuracy,
     bootstrap_interval,

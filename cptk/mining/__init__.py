@@ -4,13 +4,16 @@ from cptk.mining.code import functions_in_source, mine_functions
 from cptk.mining.copies import deduplicate, exclude_copies, split_by_module
 from cptk.mining.guide import guide_vectors
 from cptk.mining.hard_negatives import hard_negatives
+from cptk.mining.many_languages import Rules, functions
 from cptk.mining.negatives_report import NegativesReport
 from cptk.mining.text import mine_halves
 
 __all__ = [
     "NegativesReport",
+    "Rules",
     "deduplicate",
     "exclude_copies",
+    "functions",
     "functions_in_source",
     "guide_vectors",
     "hard_negatives",

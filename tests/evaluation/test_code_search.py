@@ -4,7 +4,7 @@ from scipy.spatial.distance import cdist
 
 from cptk import datasets
 from cptk.datasets.records import CodePairs
-from cptk.evaluation.docstrings import LANGUAGES
+from cptk.docstrings import LANGUAGES
 from cptk.evaluation.tasks.code_search import TASKS, code_search, summary
 
 

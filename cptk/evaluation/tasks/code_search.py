@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cptk import checks, datasets
 from cptk.datasets.records import CodePairs
+from cptk.docstrings import LANGUAGES, strip_docstrings
 from cptk.encoders import Embed, TextEncoder, embed
-from cptk.evaluation.docstrings import LANGUAGES, strip_docstrings
 from cptk.evaluation.metrics import mrr, recall_at_k, retrieval_ranks
 from cptk.evaluation.tasks.published import codesearchnet_published
 from cptk.evaluation.tasks.registry import Task, TaskResult

@@ -18,13 +18,18 @@ from typing import NamedTuple, Protocol, TypeAlias
 from cptk import checks, optional
 
 LANGUAGES = ("python", "java", "go", "php", "ruby", "javascript")
+PARSED = (*LANGUAGES, "typescript", "tsx")
+"""Languages whose grammars are known. CodeSearchNet has no TypeScript."""
 
 # A function alone does not parse as a file: texts to put before and after it, tried in turn.
 _AROUND = {
     "java": (("class A {\n", "\n}"),),
     "go": (("package p\n", ""),),
     "php": (("class A {\n", "\n}"),),
-    "javascript": (("(\n", "\n)"), ("({\n", "\n})"), ("class A {\n", "\n}")),
+    **dict.fromkeys(
+        ("javascript", "typescript", "tsx"),
+        (("(\n", "\n)"), ("({\n", "\n})"), ("class A {\n", "\n}")),
+    ),
 }
 _BODIES = {"block", "statement_block", "compound_statement", "constructor_body", "body_statement"}
 _TRIPLE = re.compile(
@@ -100,9 +105,9 @@ def strip_docstring(code: str, language: str) -> str:
 
     - Python: the string that is the first statement of the function (or class). Strings that merely
       look like one, docstrings of functions inside it, and comments stay.
-    - Java, Go, PHP, Ruby, JavaScript: the comments before the function, of any form, and
-      documentation comments (`/** */`) between its annotations and its body. Comments inside the
-      body stay: they are not what a docstring is made from.
+    - Java, Go, PHP, Ruby, JavaScript, TypeScript: the comments before the function, of any form,
+      and documentation comments (`/** */`) between its annotations and its body. Comments inside
+      the body stay: they are not what a docstring is made from.
 
     Of a function that holds nothing but documentation the head stays (`def f():`). Of a comment
     alone nothing stays. Code that does not parse is read as far as it does. Of Python without a
@@ -110,14 +115,15 @@ def strip_docstring(code: str, language: str) -> str:
 
     Args:
         code: One function.
-        language: `"python"`, `"java"`, `"go"`, `"php"`, `"ruby"` or `"javascript"`.
+        language: `"python"`, `"java"`, `"go"`, `"php"`, `"ruby"`, `"javascript"`, `"typescript"`
+            or `"tsx"`.
 
     Returns:
         The code without it, stripped of blank lines at both ends.
 
     Raises:
         TypeError: If the code is no string.
-        ValueError: If the language is none of the six.
+        ValueError: If the language is none of these.
         ImportError: If tree-sitter or the language's grammar is not installed.
 
     Example:
@@ -145,13 +151,13 @@ def strip_docstrings(codes: Sequence[str], language: str) -> Stripped:
 
     Raises:
         TypeError: If the code is no string.
-        ValueError: If the language is none of the six.
+        ValueError: If the language is none of these.
         ImportError: If tree-sitter or the language's grammar is not installed.
 
     Example:
 
     ```pycon
-    >>> from cptk.evaluation.docstrings import strip_docstrings
+    >>> from cptk.docstrings import strip_docstrings
     >>> codes = ["// F is one.\nfunc F() int { return 1 }", "func G() {}"]
     >>> found = strip_docstrings(codes, "go")
     >>> found.codes
@@ -214,6 +220,19 @@ def _parse(code: str, language: str) -> Parsed:
         first = first or parsed
     assert first is not None
     return first
+
+
+def python_docstring(function: Node) -> str | None:
+    """The literal of a Python function's docstring, with its quotes; None where it has none.
+
+    Args:
+        function: Its node, `function_definition` or what holds one.
+    """
+    for start, _ in _python_docstring(function):
+        for node in _walk(function):
+            if node.start_byte == start and node.type in ("string", "concatenated_string"):
+                return node.text.decode(errors="surrogatepass")
+    return None
 
 
 def _python_docstring(root: Node) -> list[Span]:
@@ -282,23 +301,43 @@ def _whole_lines(source: bytes, start: int, stop: int, first: int, last: int) ->
     return (head, tail) if tail >= last or source[tail] in b"\n" else (start, tail)
 
 
+def parse(source: str, language: str) -> Node:
+    r"""The root of the syntax tree of a whole file.
+
+    Raises:
+        ValueError: If the language is none of `PARSED`.
+        ImportError: If tree-sitter or the language's grammar is not installed.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.docstrings import parse
+    >>> parse("func F() int { return 1 }", "go").type
+    'source_file'
+
+    ```
+    """
+    return _parsers(language)(True).parse(source.encode(errors="surrogatepass")).root_node
+
+
 def _parsers(language: str) -> Callable[[bool], Parser]:
-    return _known_parsers(checks.choice("language", language, LANGUAGES))
+    return _known_parsers(checks.choice("language", language, PARSED))
 
 
 @cache
 def _known_parsers(language: str) -> Callable[[bool], Parser]:
     """A function from whether the code has PHP's opening tag to the parser that takes it."""
-    purpose = f"Taking docstrings out of {language} code"
+    purpose = f"Reading {language} code"
     tree_sitter = optional.load("tree_sitter", purpose, "tree-sitter", "code")
-    grammar = optional.load(f"tree_sitter_{language}", purpose, f"tree-sitter-{language}", "code")
+    name = "typescript" if language == "tsx" else language
+    grammar = optional.load(f"tree_sitter_{name}", purpose, f"tree-sitter-{name}", "code")
 
     @cache
     def parser(with_tag: bool) -> Parser:
-        name = "language"
-        if language == "php":
-            name = "language_php" if with_tag else "language_php_only"
-        made: Parser = tree_sitter.Parser(tree_sitter.Language(getattr(grammar, name)()))
+        names = {"typescript": "language_typescript", "tsx": "language_tsx"}
+        names["php"] = "language_php" if with_tag else "language_php_only"
+        found = getattr(grammar, names.get(language, "language"))()
+        made: Parser = tree_sitter.Parser(tree_sitter.Language(found))
         return made
 
     return parser

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cptk.evaluation import docstrings
-from cptk.evaluation.docstrings import LANGUAGES, strip_docstring, strip_docstrings
+from cptk import docstrings
+from cptk.docstrings import LANGUAGES, strip_docstring, strip_docstrings
 
 CASES = [
     ("python", 'def f():\n    """Doc.\n\n    More."""\n    return "a"', 'def f():\n    return "a"'),

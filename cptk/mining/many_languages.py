@@ -1,0 +1,396 @@
+"""Functions with their documentation, in CodeSearchNet's six languages and TypeScript.
+
+Code is read by tree-sitter, and never run. A file that does not parse gives what does parse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from cptk import checks
+from cptk.data.pairs import Pairs
+from cptk.docstrings import Node, parse, python_docstring, strip_docstring
+
+LANGUAGE_OF = {
+    ".py": "python", ".java": "java", ".go": "go", ".php": "php", ".rb": "ruby",
+    ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".jsx": "javascript",
+    ".ts": "typescript", ".mts": "typescript", ".cts": "typescript", ".tsx": "tsx",
+}  # fmt: skip
+"""Languages by the ending of a file's name."""
+
+_FUNCTIONS = {
+    "python": {"function_definition"},
+    "java": {"method_declaration", "constructor_declaration"},
+    "go": {"function_declaration", "method_declaration"},
+    "php": {"function_definition", "method_declaration"},
+    "ruby": {"method", "singleton_method"},
+    "javascript": {"function_declaration", "generator_function_declaration", "method_definition"},
+}
+_FUNCTIONS["typescript"] = _FUNCTIONS["tsx"] = _FUNCTIONS["javascript"]
+_VALUES = {"arrow_function", "function_expression", "generator_function", "function"}
+_NAMED = {
+    "class", "class_declaration", "class_definition", "interface_declaration", "enum_declaration",
+    "record_declaration", "trait_declaration", "module", "abstract_class_declaration",
+    "internal_module",
+}  # fmt: skip
+"""What gives the functions in it a name before their own."""
+
+# Methods that are documented alike everywhere: CodeSearchNet leaves out constructors and what it
+# calls standard extension methods (arXiv:1909.09436, section 3.1). The lists are ours.
+_STANDARD = {
+    "python": r"__\w+__",
+    "java": r"toString|hashCode|equals|finalize|notify|notifyAll|clone|compareTo|wait|getClass",
+    "php": r"__\w+",
+    "ruby": r"initialize|to_s|inspect|==|eql\?|hash|<=>",
+    "go": r"String|init",
+    "javascript": r"constructor|toString|toLocaleString|valueOf",
+}
+_STANDARD["typescript"] = _STANDARD["tsx"] = _STANDARD["javascript"]
+
+# The first line of a part that is no description: a tag, a field, a section, an example.
+_SECTION = re.compile(
+    r"[@\\]\w+|:\w[\w \t*.,\[\]]*:(?!`)|>>>|```|(args|arguments|parameters|params|returns?|raises"
+    r"|throws|yields|examples?|usage|notes?|see also|since|todo|deprecated)\b\s*:?\s*$|-{3,}|={3,}",
+    re.IGNORECASE,
+)
+_DIRECTIVE = re.compile(r"//(go:|export |line |\s*\+build\b|\s*nolint|\s*eslint-|\s*@ts-|/\s*<)|#!")
+
+
+class Rules(NamedTuple):
+    """Why a documented function is left out; CodeSearchNet's by default.
+
+    Attributes:
+        min_words: Words that its documentation has, at least.
+        min_lines: Lines that its code has, at least.
+        tests: Whether functions are taken that have "test" in their name.
+        standard: Whether constructors and methods such as `toString` are taken.
+    """
+
+    min_words: int = 3
+    min_lines: int = 3
+    tests: bool = False
+    standard: bool = False
+
+
+class _Found(NamedTuple):
+    """A function as it stands in its file."""
+
+    name: str
+    documentation: str
+    code: str
+    line: int
+
+
+_TEXT_COLUMNS = ("query", "document", "name", "path", "language")
+_SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXT_COLUMNS), ("line", pa.int64())])
+
+
+def functions(
+    files: Iterable[tuple[str, str]],
+    *,
+    rules: Rules | None = None,
+    counts: Counter[str] | None = None,
+) -> Iterator[Pairs]:
+    r"""The documented functions and methods of code files in any of eight languages.
+
+    Python, Java, JavaScript, TypeScript (`.ts` and `.tsx`), Go, Ruby and PHP, by the endings of the
+    files. Functions in other functions are part of their code. The documentation is the docstring,
+    or the comments that stand right before the function; its first paragraph, on one line, without
+    the marks of a comment, is the query. It is taken out of the code, and nothing else is touched
+    but the common indentation. Of a file that does not parse, what does parse is taken.
+
+    Args:
+        files: `(path, text)` of each file. They are read one by one, and none is held.
+        rules: What is left out. Default: `Rules()`, CodeSearchNet's.
+        counts: Is told how many functions were taken ("taken"), by which rule the others fell, and
+            how many files were in no such language.
+
+    Returns:
+        An iterator of `Pairs`, one for each file that has any: `query`, `document`, `name` (with
+        the classes around it), `path`, `language` and `line` (where the function begins, from 1).
+
+    Raises:
+        TypeError: A file that is no tuple of two strings.
+        ImportError: tree-sitter or a grammar is not installed: `pip install "cptk[code]"`.
+
+    Example:
+
+    ```pycon
+    >>> from collections import Counter
+    >>> from cptk.mining import functions
+    >>> go = "// Area gives the area of a square.\nfunc Area(a int) int {\n\treturn a * a\n}"
+    >>> counts = Counter()
+    >>> (pairs,) = functions([("a.go", go + "\n// x\nfunc G() {}"), ("b.c", "")], counts=counts)
+    >>> pairs[0]["query"], pairs[0]["name"], pairs[0]["line"]
+    ('Area gives the area of a square.', 'Area', 2)
+    >>> sorted(counts.items())
+    [('no such language', 1), ('short documentation', 1), ('taken', 1)]
+
+    ```
+
+    References:
+        Husain et al. 2019, CodeSearchNet Challenge, arXiv:1909.09436, section 3.1. Its filters for
+        near copies are `cptk.mining.deduplicate`'s task.
+    """
+    rules = Rules() if rules is None else rules
+    counts = Counter() if counts is None else counts
+    for file in checks.iterated(files, "files", "(path, text) of files"):
+        if not isinstance(file, tuple) or len(file) != 2 or not all(type(x) is str for x in file):
+            raise TypeError(
+                f"`files` should be tuples of a path and a text. Received: {checks.shown(file)}."
+            )
+        path, text = file
+        language = LANGUAGE_OF.get(Path(path).suffix.lower())
+        if language is None:
+            counts["no such language"] += 1
+            continue
+        pairs = _pairs_in(text, language, path, rules, counts)
+        if len(pairs):
+            yield pairs
+
+
+def _pairs_in(source: str, language: str, path: str, rules: Rules, counts: Counter[str]) -> Pairs:
+    rows = []
+    for found in _found_in(source, language, counts):
+        reason = _refused(found, language, rules)
+        counts[reason or "taken"] += 1
+        if reason is None:
+            texts = (found.documentation, found.code, found.name, path, language)
+            rows.append({**dict(zip(_TEXT_COLUMNS, texts, strict=True)), "line": found.line})
+    return Pairs._of(pa.Table.from_pylist(rows, schema=_SCHEMA))
+
+
+def _refused(found: _Found, language: str, rules: Rules) -> str | None:
+    """The rule by which a function falls."""
+    name = re.split(r"[.:#]", found.name)[-1]
+    words = re.findall(r"[^\W\d_]{2,}", found.documentation)
+    if not found.documentation:
+        return "no documentation"
+    if len(words) < rules.min_words:
+        return "short documentation"
+    if len(found.code.splitlines()) < rules.min_lines:
+        return "short code"
+    if not rules.tests and "test" in name.lower():
+        return "test"
+    if not rules.standard and (
+        re.fullmatch(_STANDARD[language], name) or found.name.endswith(f"{name}.{name}")
+    ):
+        return "standard method"
+    try:
+        (found.documentation + found.code).encode()
+    except UnicodeEncodeError:
+        return "not Unicode"
+    return None
+
+
+# === Where functions stand ===
+
+
+def _found_in(source: str, language: str, counts: Counter[str]) -> Iterator[_Found]:
+    """The functions that have a body, in the order of the file."""
+    root = parse(source, language)
+    data = source.encode(errors="surrogatepass")
+    # With the comments before a node: Ruby's stand before the body whose first method they are of.
+    waiting: list[tuple[Node, str, list[Node]]] = [(root, "", [])]
+    while waiting:
+        node, prefix, comments = waiting.pop()
+        below = []
+        for child in node.children:
+            if "comment" in child.type:
+                if comments and not _adjacent(data, comments[-1].end_byte, child.start_byte):
+                    comments = []
+                comments.append(child)
+                continue
+            if child.type in ("decorator", "attribute_list"):
+                continue
+            found = _function(child, language)
+            if found is None:
+                below.append((child, prefix + _own_name(child), comments))
+            else:
+                name, function = found
+                if function.has_error:
+                    counts["does not parse"] += 1
+                elif function.child_by_field_name("body") is None and language != "ruby":
+                    counts["no body"] += 1
+                elif language == "python" and _only_declares(function):
+                    counts["only declares"] += 1
+                else:
+                    begin = child.start_byte
+                    before = node.children[: node.children.index(child)]
+                    while before and before[-1].type == "decorator":
+                        begin = before.pop().start_byte
+                    near = comments and _adjacent(data, comments[-1].end_byte, begin)
+                    yield _read(data, begin, child, function, prefix + name,
+                                comments if near else [], language)  # fmt: skip
+            comments = []
+        waiting.extend(reversed(below))
+
+
+def _adjacent(data: bytes, end: int, start: int) -> bool:
+    """Whether no blank line stands between."""
+    between = data[end - 1 : start]  # some grammars take the end of the line into the comment
+    return not data[end:start].strip() and between.count(b"\n") < 2
+
+
+def _own_name(node: Node) -> str:
+    """The name that a class or module gives what is in it, with a dot; or ""."""
+    name = node.child_by_field_name("name") if node.type in _NAMED else None
+    return "" if name is None else f"{name.text.decode(errors='replace')}."
+
+
+def _function(node: Node, language: str) -> tuple[str, Node] | None:
+    """Name and node of the function that a statement declares; None where it declares none."""
+    kinds = _FUNCTIONS[language]
+    if node.type in kinds:
+        return _named(node, language), node
+    if node.type == "decorated_definition":
+        inner = node.child_by_field_name("definition")
+        return None if inner is None else _function(inner, language)
+    if language == "ruby" and node.type == "call":  # private def f
+        arguments = node.child_by_field_name("arguments")
+        inside = [] if arguments is None else arguments.named_children
+        if len(inside) == 1 and inside[0].type in kinds:
+            return _named(inside[0], language), inside[0]
+    if language in ("javascript", "typescript", "tsx"):
+        return _assigned(node, language)
+    return None
+
+
+def _assigned(node: Node, language: str) -> tuple[str, Node] | None:
+    """JavaScript's other ways to declare a function: exported, or the value of something named."""
+    if node.type == "export_statement":
+        for field in ("declaration", "value"):
+            inner = node.child_by_field_name(field)
+            if inner is not None and inner.type in _VALUES:
+                return "default", inner
+            if inner is not None:
+                return _function(inner, language)
+        return None
+    if node.type in ("lexical_declaration", "variable_declaration"):
+        declared = [c for c in node.named_children if c.type == "variable_declarator"]
+        return _value(declared[0], "name", "value") if len(declared) == 1 else None
+    if node.type == "expression_statement" and node.named_children:
+        inner = node.named_children[0]
+        if inner.type == "assignment_expression":
+            return _value(inner, "left", "right")
+    if node.type == "pair":
+        return _value(node, "key", "value")
+    if node.type in ("field_definition", "public_field_definition"):
+        name = "name" if node.child_by_field_name("name") is not None else "property"
+        return _value(node, name, "value")
+    return None
+
+
+def _value(node: Node, name: str, value: str) -> tuple[str, Node] | None:
+    left, right = node.child_by_field_name(name), node.child_by_field_name(value)
+    if left is None or right is None or right.type not in _VALUES:
+        return None
+    return left.text.decode(errors="replace").removeprefix("module.exports."), right
+
+
+def _named(node: Node, language: str) -> str:
+    name = node.child_by_field_name("name")
+    found = "" if name is None else name.text.decode(errors="replace")
+    receiver = node.child_by_field_name("receiver") if language == "go" else None
+    if receiver is not None:
+        types = re.findall(rb"\w+", receiver.text.split(b"[")[0])
+        found = f"{types[-1].decode(errors='replace')}.{found}" if types else found
+    return found
+
+
+# === What stands there ===
+
+
+def _read(
+    data: bytes,
+    begin: int,
+    node: Node,
+    function: Node,
+    name: str,
+    comments: list[Node],
+    language: str,
+) -> _Found:
+    """Code and documentation of a function."""
+    text = data[begin : node.end_byte].decode(errors="surrogatepass")
+    line = data.count(b"\n", 0, function.start_byte) + 1
+    head = data.rfind(b"\n", 0, begin) + 1
+    margin = data[head:begin].decode(errors="surrogatepass")
+    if not margin.strip():
+        text = _dedented(text, margin)
+    if language == "python":
+        documentation = _of_docstring(python_docstring(function))
+    else:
+        marked = _of_comments([c.text.decode(errors="surrogatepass") for c in comments])
+        documentation = _without_markup(marked)
+    return _Found(name, documentation, strip_docstring(text, language), line)
+
+
+def _dedented(text: str, margin: str) -> str:
+    first, *rest = text.split("\n")
+    return "\n".join([first, *(line.removeprefix(margin) for line in rest)])
+
+
+def _of_docstring(literal: str | None) -> str:
+    """The first paragraph of a docstring, of its literal."""
+    if literal is None:
+        return ""
+    body = re.fullmatch(r"[rRuU]*('''|\"\"\"|'|\")(.*)\1", literal.strip(), re.DOTALL)
+    return first_paragraph(body[2].split("\n")) if body else ""
+
+
+def _only_declares(function: Node) -> bool:
+    """Whether a Python function does nothing but pass, or raise NotImplementedError."""
+    body = function.child_by_field_name("body")
+    statements = [] if body is None else body.named_children
+    return all(
+        node.type in ("pass_statement", "comment")
+        or (node.type == "raise_statement" and b"NotImplemented" in node.text)
+        or re.fullmatch(rb"\.\.\.|[rRuU]*[\"'].*", node.text, re.DOTALL) is not None
+        for node in statements
+    )
+
+
+def _of_comments(comments: list[str]) -> str:
+    """The first paragraph of the comments before a function."""
+    documenting = [c for c in comments if c.startswith(("/**", "=begin"))] or comments
+    if documenting and documenting[-1].startswith(("/*", "=begin")):
+        documenting = documenting[-1:]  # the last block alone belongs to the function
+    lines: list[str] = []
+    for comment in documenting:
+        if comment.startswith("/*"):
+            inner = comment.removeprefix("/*").removesuffix("*/").strip("*!")
+            lines += [re.sub(r"^\s*\*+ ?", "", line) for line in inner.split("\n")]
+        elif comment.startswith("=begin"):
+            lines += comment.split("\n")[1:-1]
+        elif not _DIRECTIVE.match(comment):
+            lines += [re.sub(r"^\s*(//+!?|#+)", "", line) for line in comment.split("\n")]
+    return first_paragraph(lines)
+
+
+def first_paragraph(lines: list[str]) -> str:
+    """The first paragraph of documentation on one line; "" where it has none."""
+    kept: list[str] = []
+    for line in lines:
+        words = re.sub(r"</?(p|br)\s*/?>", "\0", line, flags=re.IGNORECASE).strip()
+        if not words.strip("\0") or _SECTION.match(words.lstrip("\0")):
+            if kept or words.strip("\0"):
+                break
+            continue
+        if kept and words.startswith("\0"):
+            break
+        kept.append(words.strip("\0").split("\0")[0])
+        if "\0" in words.strip("\0"):
+            break
+    return " ".join(" ".join(kept).split())
+
+
+def _without_markup(text: str) -> str:
+    """Without Javadoc's inline tags, and without HTML's."""
+    text = re.sub(r"\{@(?:code|link|linkplain|literal)\s+([^{}]*)\}", r"\1", text)
+    return " ".join(re.sub(r"\{@\w+[^{}]*\}|</?[a-zA-Z][^<>]*>", "", text).split())
