@@ -63,13 +63,23 @@ _DIRECTIVE = re.compile(r"//(go:|export |line |\s*\+build\b|\s*nolint|\s*eslint-
 
 
 class Rules(NamedTuple):
-    """Why a documented function is left out; CodeSearchNet's by default.
+    r"""Why a documented function is left out; CodeSearchNet's by default.
 
     Attributes:
         min_words: Words that its documentation has, at least.
         min_lines: Lines that its code has, at least.
         tests: Whether functions are taken that have "test" in their name.
         standard: Whether constructors and methods such as `toString` are taken.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.mining import Rules, functions
+    >>> files = [("a.rb", "# Adds two numbers up.\ndef add(a, b) = a + b")]
+    >>> len(list(functions(files))), len(list(functions(files, rules=Rules(min_lines=1))))
+    (0, 1)
+
+    ```
     """
 
     min_words: int = 3
