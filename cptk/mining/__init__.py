@@ -2,6 +2,7 @@
 
 from cptk.mining.code import functions_in_source, mine_functions
 from cptk.mining.copies import deduplicate, exclude_copies, split_by_module
+from cptk.mining.folders import read_folder
 from cptk.mining.guide import guide_vectors
 from cptk.mining.hard_negatives import hard_negatives
 from cptk.mining.many_languages import Rules, functions
@@ -19,5 +20,6 @@ __all__ = [
     "hard_negatives",
     "mine_functions",
     "mine_halves",
+    "read_folder",
     "split_by_module",
 ]
