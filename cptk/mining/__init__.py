@@ -7,6 +7,7 @@ from cptk.mining.guide import guide_vectors
 from cptk.mining.hard_negatives import hard_negatives
 from cptk.mining.many_languages import Rules, functions
 from cptk.mining.negatives_report import NegativesReport
+from cptk.mining.neighbours import neighbouring_text
 from cptk.mining.text import mine_halves
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "hard_negatives",
     "mine_functions",
     "mine_halves",
+    "neighbouring_text",
     "read_folder",
     "split_by_module",
 ]

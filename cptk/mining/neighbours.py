@@ -1,0 +1,166 @@
+"""Neighbouring pieces of text, as the paper has them: what stands together is a pair."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from cptk import checks, optional
+from cptk.data.pairs import Pairs
+
+PROSE = 0.75
+"""Share of letters and spaces from which on text is prose, and no table, list of numbers or code.
+Ours."""
+_SCHEMA = pa.schema(
+    [*((name, pa.string()) for name in ("query", "document", "path")), ("line", pa.int64())]
+)
+
+
+class _Unit(NamedTuple):
+    """A sentence or paragraph, and where it begins."""
+
+    text: str
+    start: int
+
+
+def neighbouring_text(
+    files: Iterable[tuple[str, str]],
+    *,
+    unit: str = "sentence",
+    pieces: tuple[int, int] = (1, 3),
+    min_words: int = 5,
+    max_words: int = 256,
+    seed: int = 0,
+    counts: Counter[str] | None = None,
+) -> Iterator[Pairs]:
+    r"""Consecutive pieces of each document, two by two: the first is the query.
+
+    A piece is a few sentences or paragraphs in a row, their number drawn from a range for each. No
+    two pieces share text, and none goes beyond its document. What is drawn depends on the seed and
+    on the document's path and text alone, not on other documents nor on their order.
+
+    Args:
+        files: `(path, text)` of each document, as `read_folder` gives them. They are read one by
+            one, and none is held.
+        unit: "sentence", split by syntok, or "paragraph", at blank lines.
+        pieces: The fewest and the most units of a piece.
+        min_words: Words that each side has, at least.
+        max_words: The most.
+        seed: Of the lengths.
+        counts: Is told how many pairs were taken ("taken"), and by which rule others fell: "too
+            short", "too long", "not prose" (fewer than three quarters letters and spaces), "same
+            text".
+
+    Returns:
+        An iterator of `Pairs`, one for each document that has any: `query`, `document`, `path` and
+        `line` (where the query begins, from 1).
+
+    Raises:
+        TypeError: A file that is no tuple of two strings.
+        ValueError: An unknown unit, or limits that cross.
+        ImportError: syntok, for sentences, is not installed: `pip install "cptk[text]"`.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.mining import neighbouring_text
+    >>> text = "The first one says this.\n\nThe second one says more.\n\nAnd this is the third one."
+    >>> options = {"unit": "paragraph", "pieces": (1, 1), "min_words": 3}
+    >>> (pairs,) = neighbouring_text([("a.txt", text)], **options)
+    >>> pairs
+    Pairs(1 pair; query, document, path, line)
+      query='The first one says this.', document='The second one says more.', path='a.txt', line=1
+
+    ```
+
+    References:
+        Neelakantan et al., Text and Code Embeddings by Contrastive Pre-Training,
+        arXiv:2201.10005, section 2: neighbouring pieces of text on the internet are positives. How
+        long the pieces are it does not say: these lengths are ours.
+    """
+    checks.choice("unit", unit, ("sentence", "paragraph"))
+    if not isinstance(pieces, tuple | list) or len(pieces) != 2:
+        raise ValueError(f"`pieces` should be (least, most). Received: {checks.shown(pieces)}.")
+    least, most = (checks.integer("pieces", each, 1) for each in pieces)
+    min_words = checks.integer("min_words", min_words, 1)
+    max_words = checks.integer("max_words", max_words, 1)
+    if least > most or min_words > max_words:
+        raise ValueError(
+            "Limits should not cross. Received: "
+            f"pieces={(least, most)}, min_words={min_words}, max_words={max_words}."
+        )
+    if unit == "sentence":
+        optional.load("syntok", "Splitting text into sentences", "syntok", "text")
+    seed = checks.integer("seed", seed, 0)
+    counts = Counter() if counts is None else counts
+    return _pairs(files, unit, (least, most), (min_words, max_words), seed, counts)
+
+
+def _pairs(
+    files: Iterable[tuple[str, str]],
+    unit: str,
+    pieces: tuple[int, int],
+    words: tuple[int, int],
+    seed: int,
+    counts: Counter[str],
+) -> Iterator[Pairs]:
+    for file in checks.iterated(files, "files", "(path, text) of documents"):
+        if not isinstance(file, tuple) or len(file) != 2 or not all(type(x) is str for x in file):
+            raise TypeError(
+                f"`files` should be tuples of a path and a text. Received: {checks.shown(file)}."
+            )
+        path, text = file
+        units = list(_sentences(text) if unit == "sentence" else _paragraphs(text))
+        key = hashlib.blake2b(f"{seed}\0{path}\0{text}".encode(errors="surrogatepass")).digest()
+        draw = random.Random(key)
+        rows, place = [], 0
+        while place < len(units):
+            first, second = draw.randint(*pieces), draw.randint(*pieces)
+            query = units[place : place + first]
+            document = units[place + first : place + first + second]
+            place += first + second
+            if not document:
+                break
+            sides = [" ".join(each.text for each in side) for side in (query, document)]
+            rule = _rule(sides, words)
+            counts[rule or "taken"] += 1
+            if rule is None:
+                line = text.count("\n", 0, query[0].start) + 1
+                rows.append({"query": sides[0], "document": sides[1], "path": path, "line": line})
+        if rows:
+            yield Pairs._of(pa.Table.from_pylist(rows, schema=_SCHEMA))
+
+
+def _rule(sides: list[str], words: tuple[int, int]) -> str | None:
+    """The rule by which a pair falls."""
+    lengths = [len(side.split()) for side in sides]
+    if min(lengths) < words[0]:
+        return "too short"
+    if max(lengths) > words[1]:
+        return "too long"
+    if any(sum(c.isalpha() or c == " " for c in side) < PROSE * len(side) for side in sides):
+        return "not prose"
+    return "same text" if sides[0] == sides[1] else None
+
+
+def _paragraphs(text: str) -> Iterator[_Unit]:
+    """What stands between blank lines, each on one line."""
+    for found in re.finditer(r"\S(?:[^\n]|\n(?![ \t]*\n))*", text):
+        yield _Unit(" ".join(found[0].split()), found.start())
+
+
+def _sentences(text: str) -> Iterator[_Unit]:
+    """Sentences by syntok, each on one line."""
+    from syntok import segmenter
+
+    for paragraph in segmenter.analyze(text):
+        for tokens in paragraph:
+            if tokens:
+                words = "".join(token.spacing + token.value for token in tokens)
+                yield _Unit(" ".join(words.split()), tokens[0].offset)
