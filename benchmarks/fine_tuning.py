@@ -140,7 +140,6 @@ def begin(arguments, pairs):
         "temperature": arms.TEMPERATURE,
         "negatives": {**arms.NEGATIVES, "ranks": [*arms.NEGATIVES["ranks"]]},
         "dims": [*arms.DIMS[arguments.tiny]],
-        "weights": [*arms.WEIGHTS],
         "pairs_crc32": zlib.crc32(pairs),
     }
     return reporting.begin("fine_tuning", PACKAGES, setup, arguments)

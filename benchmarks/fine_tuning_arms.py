@@ -31,7 +31,6 @@ THEIRS = {"learning_rate": 2e-4, "weight_decay": 0.01, "clip_norm": 1.0}
 OURS = {"learning_rate": 2e-4, "weight_decay": 0.01, "clip_norm": 1.0}
 NEGATIVES = {"k": 1, "ranks": (0, 50), "ratio": 0.95}
 DIMS = {False: (384, 192, 96, 48), True: (64, 32, 16, 8)}  # by `tiny`
-WEIGHTS = (1, 1, 2, 4)  # of these in Matryoshka's loss: few numbers are the hardest to train
 
 
 class Arm(NamedTuple):
@@ -204,7 +203,7 @@ class Ours:
 
         loss = cptk.losses.InfoNCE()
         if matryoshka:
-            loss = cptk.losses.Matryoshka(loss, DIMS[self.task["tiny"]], WEIGHTS)
+            loss = cptk.losses.Matryoshka(loss, DIMS[self.task["tiny"]])
         rate, decay, norm = OURS.values()
         optimizer = keras.optimizers.AdamW(
             schedule or rate, weight_decay=decay, global_clipnorm=norm

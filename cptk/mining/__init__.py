@@ -6,11 +6,13 @@ from cptk.mining.folders import read_folder
 from cptk.mining.guide import guide_vectors
 from cptk.mining.hard_negatives import hard_negatives
 from cptk.mining.many_languages import Rules, functions
+from cptk.mining.mining_report import MiningReport
 from cptk.mining.negatives_report import NegativesReport
 from cptk.mining.neighbours import neighbouring_text
 from cptk.mining.text import mine_halves
 
 __all__ = [
+    "MiningReport",
     "NegativesReport",
     "Rules",
     "deduplicate",
