@@ -5,13 +5,14 @@ from cptk.mining.copies import deduplicate, exclude_copies, split_by_module
 from cptk.mining.folders import read_folder
 from cptk.mining.guide import guide_vectors
 from cptk.mining.hard_negatives import hard_negatives
-from cptk.mining.many_languages import Rules, functions
+from cptk.mining.many_languages import LANGUAGE_OF, Rules, functions
 from cptk.mining.mining_report import MiningReport
 from cptk.mining.negatives_report import NegativesReport
 from cptk.mining.neighbours import neighbouring_text
 from cptk.mining.text import mine_halves
 
 __all__ = [
+    "LANGUAGE_OF",
     "MiningReport",
     "NegativesReport",
     "Rules",

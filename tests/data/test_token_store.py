@@ -15,6 +15,7 @@ from cptk.data import Pairs, TokenStore
 from cptk.data.columns import SIDES
 from cptk.data.store_batches import StoreBatches
 from tests import toys
+from tests.tiers import FULL
 
 
 def pairs_of(count, distinct=None, seed=0, **columns):
@@ -147,6 +148,8 @@ def test_missing_shards_alone_are_written_again(tmp_path, reader):
     assert (folder / "shard-000002.arrow").stat().st_mtime_ns == stamp
 
 
+KILLS = 20 if FULL else 6  # each begins with an import of some seconds
+
 WRITER = """
 import sys
 from cptk.data import TokenStore
@@ -165,7 +168,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path, reader):
     rng = random.Random(0)
     command = [sys.executable, "-c", WRITER, str(tmp_path / "killed")]
     ended = 0
-    for _ in range(20):
+    for _ in range(KILLS):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
         process.stdout.readline()
         try:
@@ -175,7 +178,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path, reader):
             process.kill()
             process.wait()
         process.stdout.close()
-    assert ended < 20  # some were killed
+    assert ended < KILLS  # some were killed
     subprocess.run(command, check=True, cwd=Path(__file__).parents[2], capture_output=True)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
