@@ -7,6 +7,7 @@ from cptk.mining.guide import guide_vectors
 from cptk.mining.hard_negatives import hard_negatives
 from cptk.mining.many_languages import LANGUAGE_OF, Rules, functions
 from cptk.mining.mining_report import MiningReport
+from cptk.mining.near_duplicates import drop_near_duplicates
 from cptk.mining.negatives_report import NegativesReport
 from cptk.mining.neighbours import neighbouring_text
 from cptk.mining.text import mine_halves
@@ -17,6 +18,7 @@ __all__ = [
     "NegativesReport",
     "Rules",
     "deduplicate",
+    "drop_near_duplicates",
     "exclude_copies",
     "functions",
     "functions_in_source",
