@@ -2,6 +2,7 @@
 
 from cptk.mining.code import functions_in_source, mine_functions
 from cptk.mining.copies import deduplicate, exclude_copies, split_by_module
+from cptk.mining.decontamination import decontaminate
 from cptk.mining.folders import read_folder
 from cptk.mining.guide import guide_vectors
 from cptk.mining.hard_negatives import hard_negatives
@@ -17,6 +18,7 @@ __all__ = [
     "MiningReport",
     "NegativesReport",
     "Rules",
+    "decontaminate",
     "deduplicate",
     "drop_near_duplicates",
     "exclude_copies",
