@@ -20,6 +20,9 @@ SparseRows: TypeAlias = Any
 
 # Scores of this many pairs of query and document are held at a time.
 SCORES_AT_A_TIME = 1 << 22
+# Weights are whole multiples of 1 / STEPS, so that sums of them are exact, and two documents that
+# have the same ones of different words a tie.
+STEPS = 2.0**43
 
 
 def words(text: str) -> list[str]:
@@ -237,7 +240,8 @@ class BM25:
         """Each document's words with what one of them in a query adds to the score."""
         damping = self.k1 * (1 - self.b + self.b * lengths / fitted.mean_length)
         damping = np.repeat(damping, np.diff(counts.indptr))
-        counts.data = fitted.idf[counts.indices] * counts.data / (counts.data + damping)
+        weights = fitted.idf[counts.indices] * counts.data / (counts.data + damping)
+        counts.data = np.round(weights * STEPS) / STEPS
         return counts
 
     def _check_fitted(self) -> _Fitted:

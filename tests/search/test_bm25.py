@@ -40,11 +40,11 @@ def test_is_the_slow_loop(queries: Any, documents: Any, k: int, constants: Any) 
     assert indices.tolist() == ranked(expected, k)
     found = indices >= 0
     best = np.take_along_axis(expected, np.maximum(indices, 0), axis=1)
-    np.testing.assert_allclose(scores[found], best[found], rtol=1e-12)
+    np.testing.assert_allclose(scores[found], best[found], rtol=1e-12, atol=1e-12)
     assert np.all(scores[~found] == -np.inf)
     pairs = [(i, j) for i in range(len(queries)) for j in range(len(documents))]
     own = model.score([queries[i] for i, _ in pairs], [documents[j] for _, j in pairs])
-    np.testing.assert_allclose(own, expected.reshape(-1), rtol=1e-12)
+    np.testing.assert_allclose(own, expected.reshape(-1), rtol=1e-12, atol=1e-12)
 
 
 def test_blocks_of_any_size_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +108,19 @@ def test_bad_input(name: str) -> None:
     call, kind, message = BAD[name]
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_the_same_weights_of_other_words_are_a_tie() -> None:
+    """Whatever the order in which they are added up: the lower index comes first."""
+    rng = np.random.default_rng(0)
+    words = [f"w{number}" for number in range(12)]
+    documents = [" ".join(rng.permutation(words)[:7]) for _ in range(40)]
+    documents += [" ".join(words)] * 3  # each word stands in several
+    bm25 = BM25().fit(documents)
+    for _ in range(20):
+        query = " ".join(rng.permutation(words))
+        scores, indices = bm25.top_k([query], k=len(documents))
+        exact = [round(float(score), 9) for score in scores[0]]
+        assert indices[0].tolist() == [
+            index for _, index in sorted(zip([-x for x in exact], indices[0], strict=True))
+        ]
