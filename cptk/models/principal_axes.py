@@ -16,7 +16,6 @@ def rotate_to_principal_axes(embedder: TextEmbedder, vectors: ArrayLike) -> Text
     That is a rotation: cosines stay as they are, and of all rotations it is the one after which
     the first d numbers hold the most of the vectors' length, for each d. So embeddings may be cut
     with less loss, and `cptk.losses.Matryoshka` has a better beginning: do it before training.
-    (Measured in the docs, "Benchmarks", Fine-tuning.)
 
     Args:
         embedder: A `TextEmbedder`, before LoRA. Its backbone and preprocessor are shared.
