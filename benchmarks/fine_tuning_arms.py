@@ -169,8 +169,10 @@ class Ours:
         dtype = dtype or cptk.models.fastest_dtype()
         if embedder is None and self.task["tiny"]:
             embedder = quickstart_models.tiny_bert(self.task["longest"], dtype)
+        elif embedder is None:
+            embedder = quickstart_models.load_minilm(None, self.task["length"], dtype)
         return cptk.ContrastiveTrainer(
-            embedder or quickstart_models.load_minilm(None, self.task["length"], dtype),
+            embedder,
             head=cptk.layers.ContrastiveHead(temperature=TEMPERATURE),
             seed=self.task["seed"],
             **options,

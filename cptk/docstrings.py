@@ -48,6 +48,7 @@ class Node(Protocol):
     text: bytes
     start_byte: int
     end_byte: int
+    start_point: tuple[int, int]
     has_error: bool
     children: list[Node]
     named_children: list[Node]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -108,6 +109,51 @@ class Lock:
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)
+
+
+def sole_lock(path: Path, busy: str) -> Lock | None:
+    """A lock on a file or folder; None where the file system has none.
+
+    Args:
+        path: What is locked.
+        busy: What the error says.
+
+    Raises:
+        ValueError: Somebody else has it.
+
+    Example:
+
+    ```pycon
+    >>> from pathlib import Path
+    >>> from cptk.files import sole_lock
+    >>> Path("work").mkdir()
+    >>> lock = sole_lock(Path("work"), "Another process is at it.")
+    >>> sole_lock(Path("work"), "Another process is at it.")
+    Traceback (most recent call last):
+        ...
+    ValueError: Another process is at it.
+
+    ```
+    """
+    try:
+        return Lock(path)
+    except BlockingIOError:
+        raise ValueError(busy) from None
+    except OSError:
+        return None
+
+
+def clear_scratch(folder: Path) -> None:
+    """Remove what `replacing` left in a folder, in processes that were killed."""
+    for scratch in folder.glob(".scratch-*"):
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_free_space(folder: Path, size: int, what: str) -> None:

@@ -13,7 +13,7 @@ from cptk.data.columns import SIDES as SIDES
 from cptk.data.columns import as_columns, column, digest
 from cptk.data.negatives import Negatives, check_negatives, negative_tokens, width
 from cptk.data.numbers import check_guide, number_columns
-from cptk.data.order import OrderedBatches
+from cptk.data.order import OrderedBatches, count_batches, places_of
 from cptk.types import KerasBatch, TensorLike, TokenBatch
 
 Tokenize: TypeAlias = Callable[[Sequence[str], str], TokenBatch]
@@ -102,8 +102,7 @@ class PairDataset(OrderedBatches):
     @property
     def batches_per_pass(self) -> int:
         """Batches in one pass over the data."""
-        whole, rest = divmod(self.size, self.batch_size)
-        return whole + (rest > 1) or 1
+        return count_batches(self.size, self.batch_size)
 
     @cached_property
     def digest(self) -> str:
@@ -126,9 +125,8 @@ class PairDataset(OrderedBatches):
     def batch_at(self, place: int) -> KerasBatch:
         """The batch after so many others, from the first pass on."""
         number, batch = divmod(place, self.batches_per_pass)
-        last = batch == self.batches_per_pass - 1
-        end = self.size if last else (batch + 1) * self.batch_size
-        rows = self._pass_order(number)[batch * self.batch_size : end]
+        places = places_of(batch, self.size, self.batch_size)
+        rows = self._pass_order(number)[places.start : places.stop]
         x = {side: self._take(side, rows) for side in SIDES}
         x |= {name: numbers[rows] for name, numbers in self.numbers.items()}
         if self.negatives is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cptk import checks
+from cptk.types import Preprocessor
 
 SIDES = ("query", "document")
 #: Columns of one number a pair, or more, which a loss may read beside the two sides.
@@ -34,6 +35,11 @@ def is_pairs(data: object) -> bool:
     """Whether `data` holds pairs in memory in some form, right or wrong, and no batches of them."""
     rows = isinstance(data, Sequence | np.ndarray) and not isinstance(data, str | bytes)
     return rows or isinstance(data, Mapping) or _column_names(data) is not None
+
+
+def role_of(preprocessor: Preprocessor, side: str) -> str:
+    """The role named like the side, or the only role there is."""
+    return str(preprocessor.resolve_role(side if len(preprocessor.roles) > 1 else None))
 
 
 def as_columns(data: object, what: str = "Data") -> dict[str, Any]:

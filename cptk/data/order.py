@@ -74,6 +74,18 @@ class OrderedBatches(keras.utils.PyDataset):  # type: ignore[misc]
         return self.batch_at(self.start + self.epoch * len(self) + index)
 
 
+def count_batches(size: int, batch_size: int) -> int:
+    """Batches of a pass over `size` pairs; a last pair alone is put with the batch before."""
+    whole, rest = divmod(size, batch_size)
+    return whole + (rest > 1) or 1
+
+
+def places_of(batch: int, size: int, batch_size: int) -> range:
+    """The places of the order that a batch of a pass has."""
+    last = batch == count_batches(size, batch_size) - 1
+    return range(batch * batch_size, size if last else (batch + 1) * batch_size)
+
+
 def _at_least(name: str, value: object, least: int) -> int:
     if not checks.is_integer(value) or value < least:
         shown = checks.shown(value)

@@ -447,13 +447,14 @@ class Pairs:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        count = len(self)
         rows = [
             "\n  " + ", ".join(f"{name}={checks.shown(value, 60)}" for name, value in row.items())
             for row in self[:2]
         ]
-        pairs = "1 pair" if count == 1 else f"{count:,} pairs"
-        return f"{type(self).__name__}({pairs}; {', '.join(self.columns)})" + "".join(rows)
+        return (
+            f"{type(self).__name__}({tables.counted(len(self))}; {', '.join(self.columns)})"
+            + "".join(rows)
+        )
 
     @classmethod
     def _of(cls, table: pa.Table) -> Pairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from cptk.data.batching import check_batch_size, check_weights
 from cptk.data.columns import SIDES
-from cptk.data.order import OrderedBatches
+from cptk.data.order import OrderedBatches, count_batches, places_of
 from cptk.data.permutation import permuted
 from cptk.data.token_store import TokenStore
 from cptk.types import KerasBatch, TokenBatch
@@ -77,13 +78,11 @@ class StoreBatches(OrderedBatches):
     def batches_per_pass(self) -> int:
         if self._dealer is not None:
             return self._dealer.batches
-        return _batches(self.size, self.batch_size)
+        return count_batches(self.size, self.batch_size)
 
     @cached_property
     def digest(self) -> str:
         """What the pairs are: equal for stores of equal shards."""
-        import hashlib
-
         shards = [each["sha256"] for each in self.store.manifest["shards"]]
         return hashlib.blake2b("".join(shards).encode(), digest_size=16).hexdigest()
 
@@ -91,9 +90,7 @@ class StoreBatches(OrderedBatches):
         """The pairs of the batch after so many others."""
         number, batch = divmod(place, self.batches_per_pass)
         if self._dealer is None:
-            last = batch == self.batches_per_pass - 1
-            end = self.size if last else (batch + 1) * self.batch_size
-            return np.arange(batch * self.batch_size, end)
+            return np.array(places_of(batch, self.size, self.batch_size))
         key = (self.seed, number)
         dealt = self._dealt
         if dealt is None or dealt[0] != key:  # threads may race, harmlessly
@@ -102,7 +99,7 @@ class StoreBatches(OrderedBatches):
 
     def batch_at(self, place: int) -> KerasBatch:
         rows = self.rows_at(place)
-        x: dict[str, Any] = {side: self._tokens(side, rows) for side in SIDES}
+        x: dict[str, Any] = {side: self.store.tokens(side, rows, self.bucket) for side in SIDES}
         for name in self.columns:
             if name == "negatives":
                 x[name] = self._negatives(rows)
@@ -112,10 +109,6 @@ class StoreBatches(OrderedBatches):
             else:
                 x[name] = self.store.numbers(name, rows)
         return x if self.sample_weight is None else (x, None, self.sample_weight[rows])
-
-    def _tokens(self, side: str, rows: Rows) -> TokenBatch:
-        longest = int(self.store.lengths(side, rows).max())
-        return self.store.tokens(side, rows, self.bucket(longest))
 
     def _negatives(self, rows: Rows) -> TokenBatch:
         lists = self.store.negatives(rows)
@@ -155,10 +148,10 @@ class _Dealer:
         self.pairs_of_groups = list(zip(*(groups[side].tolist() for side in SIDES), strict=True))
         # Single pair number u is row u + (how many repeated rows stand before it).
         self.before = rows - np.arange(len(rows))
-        self.main = _batches(size, batch_size)
+        self.main = count_batches(size, batch_size)
         counts = [np.bincount(groups[side])[groups[side]] for side in SIDES] if len(rows) else []
         self.often = np.argsort(-np.maximum(*counts), kind="stable") if counts else rows
-        self.first = self._dealt(np.zeros(len(rows), np.int64), self.often)
+        self.first = self._dealt(np.zeros(len(rows), np.int64))
         self.batches = len(self.first.repeated)
 
     def deal(self, key: tuple[int, int]) -> _Deal:
@@ -167,7 +160,7 @@ class _Dealer:
             return self.first
         rng = np.random.default_rng(key)
         starts = rng.integers(self.main, size=len(self.rows_twice))
-        found = self._dealt(starts, self.often)
+        found = self._dealt(starts)
         return found if len(found.repeated) == self.batches else self.first
 
     def rows(self, deal: _Deal, batch: int, key: tuple[int, int]) -> Rows:
@@ -179,28 +172,23 @@ class _Dealer:
         np.random.default_rng((*key, batch)).shuffle(found)
         return found
 
-    def _dealt(self, starts: Rows, order: Rows) -> _Deal:
+    def _dealt(self, starts: Rows) -> _Deal:
         """The repeated pairs one by one into the first batch, from a start on, that they fit."""
-        full, rest = divmod(self.size, self.batch_size)
-        room = [self.batch_size] * full + ([rest] if rest else [])
-        if len(room) > self.main:  # a last pair alone goes with the batch before
-            last = room.pop()
-            room[-1] += last
+        room = [len(places_of(b, self.size, self.batch_size)) for b in range(self.main)]
         texts: list[set[tuple[int, int]]] = [set() for _ in room]
         into: list[list[int]] = [[] for _ in room]
-        for place in order.tolist():
+        for place in self.often.tolist():
             own = set(enumerate(self.pairs_of_groups[place]))
             begin = int(starts[place])
-            for step in range(len(texts)):
-                batch = (begin + step) % len(room) if step < len(room) else step
+            for step in range(len(room)):
+                batch = (begin + step) % len(room)
                 if len(into[batch]) < room[batch] and texts[batch].isdisjoint(own):
                     break
             else:
-                batch = len(texts)
-                if batch >= len(room):
-                    texts.append(set())
-                    into.append([])
-                    room.append(self.batch_size)
+                batch = len(room)
+                texts.append(set())
+                into.append([])
+                room.append(self.batch_size)
             texts[batch] |= own
             into[batch].append(place)
         self._keep_company(into, texts)
@@ -252,9 +240,3 @@ class _Dealer:
             shares[np.argmax(free - shares)] += 1
         needs[: self.main] = shares
         return needs
-
-
-def _batches(size: int, batch_size: int) -> int:
-    """Of a pass; a last pair alone is put with the batch before."""
-    whole, rest = divmod(size, batch_size)
-    return whole + (rest > 1) or 1

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from cptk import checks, files
 from cptk.data import tables, token_shards
-from cptk.data.columns import SIDES, is_pairs
+from cptk.data.columns import SIDES, is_pairs, role_of
 from cptk.data.pairs import Pairs
 from cptk.data.token_shards import Ragged
 from cptk.fingerprint import tokenizer_fingerprint
@@ -64,11 +64,6 @@ def settings_of(preprocessor: Preprocessor) -> Config:
         "sequence_length": int(preprocessor.sequence_length),
         "roles": roles,
     }
-
-
-def role_of(preprocessor: Preprocessor, side: str) -> str:
-    """The role named like the side, or the only one."""
-    return preprocessor.resolve_role(side if len(preprocessor.roles) > 1 else None)
 
 
 def write_shards(
@@ -123,9 +118,7 @@ def write_manifest(folder: Path, count: int) -> bool:
     paths = [folder / shard_name(number) for number in range(count)]
     if not all(path.exists() for path in paths):
         return False
-    for stale in folder.glob(".scratch-*"):  # of a process that was killed
-        with contextlib.suppress(OSError):
-            stale.unlink()
+    files.clear_scratch(folder)
     shards = [token_shards.Shard(path) for path in paths]
     rows, groups = repeated(shards)
     with files.replacing(folder / REPEATED) as file:
@@ -142,7 +135,7 @@ def write_manifest(folder: Path, count: int) -> bool:
         "repeated": len(rows),
         "shards": [
             {"file": path.name, "rows": len(shard), "bytes": path.stat().st_size,
-             "sha256": token_shards.sha256(path)}
+             "sha256": files.sha256_of(path)}
             for path, shard in zip(paths, shards, strict=True)
         ],
     }  # fmt: skip
@@ -305,33 +298,24 @@ def _digest(table: pa.Table) -> str:
     return found.hexdigest()
 
 
-class Writing:
-    """A folder that one process, or each of several for its own part, writes a store into."""
-
-    def __init__(self, folder: Path, part: tuple[int, int]) -> None:
-        try:
-            (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise ValueError(
-                f"`folder` should be a folder. Received: {str(folder)!r}, where a file stands."
-            ) from None
-        place = folder / LOCKS / f"part-{part[0]}-of-{part[1]}"
-        place.touch()
-        self._lock: files.Lock | None = None
-        try:
-            self._lock = files.Lock(place)
-        except BlockingIOError:
-            raise ValueError(
-                f"Another process writes part {part[0]} of {part[1]} of the store "
-                f"{str(folder)!r}. Wait for it, or give each process a `part` of its own."
-            ) from None
-        except OSError:  # the file system has no locks
-            pass
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *error: object) -> None:
-        if self._lock is not None:
-            with contextlib.suppress(OSError):
-                self._lock.release()
+@contextlib.contextmanager
+def writing(folder: Path, part: tuple[int, int]) -> Iterator[None]:
+    """One process, or each of several for its own part, writes a store into a folder."""
+    try:
+        (folder / LOCKS).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(
+            f"`folder` should be a folder. Received: {str(folder)!r}, where a file stands."
+        ) from None
+    place = folder / LOCKS / f"part-{part[0]}-of-{part[1]}"
+    place.touch()
+    lock = files.sole_lock(
+        place,
+        f"Another process writes part {part[0]} of {part[1]} of the store {str(folder)!r}. Wait "
+        "for it, or give each process a `part` of its own.",
+    )
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()

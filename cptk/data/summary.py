@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cptk.data.columns import SIDES
+from cptk.data.tables import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,12 +98,7 @@ class Summary:
         """
         if not self.pairs:
             raise ValueError("There are no pairs to draw.")
-        if ax is None:
-            from matplotlib import pyplot
-
-            ax = pyplot.subplots(figsize=(5.0, 3.5), layout="constrained")[1]
-        elif not hasattr(ax, "hist"):
-            raise TypeError(f"`ax` must be a matplotlib Axes. Received: {type(ax).__name__}.")
+        ax = axes_or_new(ax)
         longest = max(int(values.max(initial=1)) for values in self._counts.values())
         bins = np.geomspace(1, max(longest, 2), 41)
         for colour, (name, values) in zip(COLOURS, self._counts.items(), strict=False):
@@ -115,8 +111,7 @@ class Summary:
         return ax
 
     def __str__(self) -> str:
-        count = "1 pair" if self.pairs == 1 else f"{self.pairs:,} pairs"
-        lines = [f"{count}; {', '.join(self.columns)}"]
+        lines = [f"{counted(self.pairs)}; {', '.join(self.columns)}"]
         if self.pairs:
             lines.append("characters" + "".join(f"{name:>7}" for name in QUANTILES))
         for name, values in self.lengths.items():
@@ -128,6 +123,17 @@ class Summary:
         if self.negatives is not None:
             lines.append(f"Negatives: {self.negatives:.1f} a pair.")
         return "\n".join(lines)
+
+
+def axes_or_new(ax: Axes | None) -> Axes:
+    """The axes given, or new ones of `pyplot`'s; `TypeError` for something else."""
+    if ax is None:
+        from matplotlib import pyplot
+
+        return pyplot.subplots(figsize=(5.0, 3.5), layout="constrained")[1]
+    if not hasattr(ax, "hist"):
+        raise TypeError(f"`ax` must be a matplotlib Axes. Received: {type(ax).__name__}.")
+    return ax
 
 
 def _characters(column: pa.ChunkedArray) -> NDArray[np.int64]:

@@ -207,6 +207,11 @@ def cut(text: str, width: int = 200) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def counted(pairs: int) -> str:
+    """A number of pairs in words."""
+    return "1 pair" if pairs == 1 else f"{pairs:,} pairs"
+
+
 def large(table: pa.Table) -> pa.Table:
     """A table whose texts may have more than 2 GB in one column; they are not copied."""
     kinds = [pa.large_string() if pa.types.is_string(kind) else kind for kind in table.schema.types]

@@ -121,12 +121,6 @@ def write(path: Path, columns: Mapping[str, pa.Array], about: Config) -> None:
         writer.write_batch(batch.replace_schema_metadata(schema.metadata))
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _ragged(column: pa.ListArray) -> Ragged:
     return Ragged(_array(column.offsets), _array(column.values))
 

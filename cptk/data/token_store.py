@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -11,11 +11,12 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks, files
-from cptk.data import store_writing, token_shards
+from cptk.data import store_writing
 from cptk.data.columns import NUMBERS, SIDES
 from cptk.data.pairs import Pairs
+from cptk.data.tables import counted
 from cptk.data.token_shards import Shard
-from cptk.progress import progress
+from cptk.progress import Progress, is_terminal, progress
 from cptk.types import Config, Path, Preprocessor, TokenBatch
 
 _TOKENS = (*SIDES, "negatives")
@@ -156,9 +157,8 @@ class TokenStore:
             checks.switch("keep_text", keep_text),
         )
         part = _checked_part(part)
-        known = len(pairs) if isinstance(pairs, Sequence | Pairs) else None
-        bar = progress(known, "pair") if known and _shows(verbose) else None
-        with store_writing.Writing(place, part):
+        bar = _bar(pairs, verbose)
+        with store_writing.writing(place, part):
             count = store_writing.write_shards(place, pairs, preprocessor, plan, 0, part, bar)
             extra = place / store_writing.shard_name(count)
             if extra.exists():
@@ -207,9 +207,8 @@ class TokenStore:
         size = checks.integer("rows_per_shard", rows_per_shard, 1)
         plan = store_writing.Plan(settings, size, bool(self.manifest["text"]))
         first = len(self._shards)
-        known = len(pairs) if isinstance(pairs, Sequence | Pairs) else None
-        bar = progress(known, "pair") if known and _shows(verbose) else None
-        with store_writing.Writing(self.folder, (0, 1)):
+        bar = _bar(pairs, verbose)
+        with store_writing.writing(self.folder, (0, 1)):
             count = store_writing.write_shards(
                 self.folder, pairs, preprocessor, plan, first, (0, 1), bar
             )
@@ -281,13 +280,16 @@ class TokenStore:
             lengths[here] = self._shards[number].ragged(column).lengths(own[here])
         return lengths
 
-    def tokens(self, column: str, rows: ArrayLike, length: int | None = None) -> TokenBatch:
+    def tokens(
+        self, column: str, rows: ArrayLike, length: int | Callable[[int], int] | None = None
+    ) -> TokenBatch:
         """The ids of some texts, padded on the right.
 
         Args:
             column: "query" or "document".
             rows: (m,) numbers of pairs, from 0.
-            length: To pad to; by default that of the longest of them.
+            length: To pad to, or a function from that of the longest to it; by default that of the
+                longest.
 
         Returns:
             `{"token_ids": (m, length) int32, "padding_mask": the same shape, bool}`.
@@ -301,6 +303,8 @@ class TokenStore:
         lengths = self.lengths(column, wanted)
         shards, own = self._places(wanted)
         longest = int(lengths.max(initial=1))
+        if callable(length):
+            length = length(longest)
         if length is not None and length < longest:
             raise ValueError(f"`length` should be {longest} or more. Received: {length}.")
         mask = np.arange(length or longest) < lengths[:, None]
@@ -312,7 +316,7 @@ class TokenStore:
             token_ids[here] = some
         return TokenBatch(token_ids=token_ids, padding_mask=mask)
 
-    def negatives(self, rows: ArrayLike, width: int | None = None) -> list[list[NDArray[np.int32]]]:
+    def negatives(self, rows: ArrayLike) -> list[list[NDArray[np.int32]]]:
         """The ids of the hard negatives of some pairs: for each a list of 0 to k arrays."""
         if "negatives" not in self.columns:
             raise KeyError(f"The store has no negatives. Columns: {self.columns}.")
@@ -401,7 +405,7 @@ class TokenStore:
         damaged = [
             each["file"]
             for each in self.manifest["shards"]
-            if token_shards.sha256(self.folder / each["file"]) != each["sha256"]
+            if files.sha256_of(self.folder / each["file"]) != each["sha256"]
         ]
         if damaged:
             raise ValueError(
@@ -426,8 +430,7 @@ class TokenStore:
         }
 
     def __repr__(self) -> str:
-        count = "1 pair" if len(self) == 1 else f"{len(self):,} pairs"
-        return f"TokenStore({str(self.folder)!r}, {count}; {', '.join(self.columns)})"
+        return f"TokenStore({str(self.folder)!r}, {counted(len(self))}; {', '.join(self.columns)})"
 
     # === Rows ===
 
@@ -474,7 +477,8 @@ def _checked_part(part: object) -> tuple[int, int]:
     )
 
 
-def _shows(verbose: str | int) -> bool:
-    from cptk.progress import is_terminal
-
-    return is_terminal() if verbose == "auto" else bool(verbose)
+def _bar(pairs: object, verbose: str | int) -> Progress | None:
+    """What shows the progress; None where nobody looks on, or their number is not known."""
+    shows = is_terminal() if verbose == "auto" else bool(verbose)
+    known = len(pairs) if isinstance(pairs, Sequence | Pairs) else 0
+    return progress(known, "pair") if known and shows else None

@@ -20,11 +20,11 @@ from email.message import Message
 from pathlib import Path
 
 from cptk.checks import shown
-from cptk.datasets.hashes import compare, lacks_a_file, note_of, pinned, sha256_of, write_sums
+from cptk.datasets.hashes import compare, lacks_a_file, note_of, pinned, write_sums
 from cptk.datasets.hashes import verify as verify
 from cptk.datasets.progress import ProgressBar
 from cptk.datasets.unpack import unpack
-from cptk.files import check_free_space
+from cptk.files import check_free_space, sha256_of
 
 ATTEMPTS = 4  # at one address; each goes on where the last one broke off
 WAIT = 1.0  # seconds before the second attempt; doubled before each further one

@@ -7,12 +7,11 @@ those of the files that were unpacked into it.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from cptk.files import replacing
+from cptk.files import replacing, sha256_of
 
 
 def verify(path: Path, expected: str | None = None) -> None:
@@ -81,12 +80,6 @@ def lacks_a_file(folder: Path) -> bool:
     """Whether something was taken out of an unpacked folder."""
     there = note_of(folder).is_file()
     return there and not all((folder / name).is_file() for name in read_sums(folder))
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def note_of(path: Path) -> Path:

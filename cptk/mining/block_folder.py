@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,15 +59,11 @@ class BlockFolder:
                 f"`folder` should be a folder. Received: {str(self.path)!r}, where a file stands. "
                 "Choose another place."
             ) from None
-        try:
-            self._lock = files.Lock(self.path)
-        except BlockingIOError:
-            raise ValueError(
-                f"Another process works in {str(self.path)!r}. Wait for it, or choose another "
-                "`folder`."
-            ) from None
-        except OSError:  # the file system has no locks
-            pass
+        self._lock = files.sole_lock(
+            self.path,
+            f"Another process works in {str(self.path)!r}. Wait for it, or choose another "
+            "`folder`.",
+        )
         try:
             self._claim(self.path, dict(about))
         except BaseException:
@@ -121,9 +116,7 @@ class BlockFolder:
 
     def _claim(self, folder: Path, about: dict[str, str]) -> None:
         """Take a folder that is new, or is of the same work."""
-        for scratch in folder.glob(".scratch-*"):  # of a process that was killed while it wrote
-            with contextlib.suppress(OSError):
-                scratch.unlink()
+        files.clear_scratch(folder)
         path = folder / ABOUT
         if path.exists():
             there = files.read_json(path, "The folder's")

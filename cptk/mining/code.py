@@ -273,9 +273,14 @@ def _read(file: Path) -> str:
         raise _Skip(f"not readable: {error.strerror or error}") from error
     except (SyntaxError, UnicodeDecodeError) as error:
         raise _Skip(f"not text in its encoding: {error}") from error
-    if GENERATED.search("\n".join(source[:1000].split("\n")[:10])):
+    if is_generated(source):
         raise _Skip("a generated file by its first lines")
     return source
+
+
+def is_generated(text: str) -> bool:
+    """Whether a file says in its first lines that a tool has made it."""
+    return GENERATED.search("\n".join(text[:1000].split("\n")[:10])) is not None
 
 
 def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[FunctionNode, str]]:

@@ -179,7 +179,7 @@ def split_by_module(pairs: Pairs, size: int, *, seed: int = 0) -> tuple[Pairs, P
 
     ```
     """
-    _check(pairs, "pairs")
+    check_pairs(pairs, "pairs")
     if "path" not in pairs.columns:
         raise ValueError(
             f"`pairs` should have a column 'path', the module of each. Columns: {pairs.columns}."
@@ -210,13 +210,14 @@ def split_by_module(pairs: Pairs, size: int, *, seed: int = 0) -> tuple[Pairs, P
 
 
 def _rows(pairs: Pairs, what: str) -> Iterator[_Texts]:
-    _check(pairs, what)
+    check_pairs(pairs, what)
     names = pairs["name"] if "name" in pairs.columns else [""] * len(pairs)
     for query, document, name in zip(pairs["query"], pairs["document"], names, strict=True):
         yield _Texts(str(query), str(document), str(name or ""))
 
 
-def _check(pairs: object, what: str) -> None:
+def check_pairs(pairs: object, what: str) -> None:
+    """`TypeError` where these are no `Pairs`."""
     if not isinstance(pairs, Pairs):
         raise TypeError(
             f"`{what}` should be Pairs. Received: {checks.shown(pairs)}. Make them by "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
 from cptk import checks
 from cptk.data.pairs import Pairs
+from cptk.mining.copies import check_pairs
+from cptk.search.bm25 import words
 from cptk.types import Path
 
 NGRAM = 13
@@ -52,26 +53,25 @@ def decontaminate(
         Brown et al. 2020, Language Models are Few-Shot Learners, arXiv:2005.14165, appendix C,
         where 13 words count as an overlap.
     """
-    if not isinstance(pairs, Pairs):
-        raise TypeError(f"`pairs` should be Pairs. Received: {checks.shown(pairs)}.")
+    check_pairs(pairs, "pairs")
     n = checks.integer("n", n, 1)
     whole: set[int] = set()
     grams: set[int] = set()
     for text in checks.texts(texts):
-        words = _words(text)
-        whole.add(_number(words))
-        grams.update(number for number, _ in _grams(words, n))
+        own = words(text)
+        whole.add(_number(own))
+        grams.update(number for number, _ in _grams(own, n))
     kept, reasons, overlaps = [], [], []
     for query, document in zip(pairs["query"], pairs["document"], strict=True):
         found = None
         for side, text in (("query", str(query)), ("document", str(document))):
-            words = _words(text)
-            if words and _number(words) in whole:
-                found = f"{side}: exact match", " ".join(words)
+            own = words(text)
+            if own and _number(own) in whole:
+                found = f"{side}: exact match", " ".join(own)
                 break
-            place = next((p for number, p in _grams(words, n) if number in grams), None)
+            place = next((p for number, p in _grams(own, n) if number in grams), None)
             if place is not None:
-                found = f"{side}: {n}-gram", " ".join(words[place : place + n])
+                found = f"{side}: {n}-gram", " ".join(own[place : place + n])
                 break
         kept.append(found is None)
         if found is not None:
@@ -85,17 +85,13 @@ def decontaminate(
     return pairs.filter(kept)
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
-def _grams(words: Sequence[str], n: int) -> Iterator[tuple[int, int]]:
+def _grams(own: Sequence[str], n: int) -> Iterator[tuple[int, int]]:
     """The number of each run of n words, and where it begins."""
-    for place in range(len(words) - n + 1):
-        yield _number(words[place : place + n]), place
+    for place in range(len(own) - n + 1):
+        yield _number(own[place : place + n]), place
 
 
-def _number(words: Sequence[str]) -> int:
+def _number(run: Sequence[str]) -> int:
     """64 bits of some words: two different runs share them once in 10^19."""
-    key = " ".join(words).encode(errors="surrogatepass")
+    key = " ".join(run).encode(errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())

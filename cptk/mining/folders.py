@@ -11,11 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cptk import checks
-from cptk.mining.code import GENERATED, SKIPPED_FOLDERS
+from cptk.mining.code import LARGEST_FILE, SKIPPED_FOLDERS, is_generated
 from cptk.types import Path as StrPath
 
-LARGEST_FILE = 1_000_000
-"""Bytes; larger ones are mostly tables."""
 LONGEST_LINE = 5_000
 MEAN_LINE = 300
 """Letters of a line: files above either were written by no one, as minified scripts are. Ours."""
@@ -72,6 +70,16 @@ def read_folder(
     skipped = frozenset(_names(skipped_folders, "skipped_folders"))
     largest = checks.integer("largest", largest, 1)
     return _texts(root, ends, skipped, largest, Counter() if counts is None else counts)
+
+
+def each_file(files: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """`(path, text)` of each file, checked one by one; `TypeError` for something else."""
+    for file in checks.iterated(files, "files", "(path, text) of files"):
+        if not isinstance(file, tuple) or len(file) != 2 or not all(type(x) is str for x in file):
+            raise TypeError(
+                f"`files` should be tuples of a path and a text. Received: {checks.shown(file)}."
+            )
+        yield file
 
 
 def _names(values: Iterable[str], name: str) -> list[str]:
@@ -153,6 +161,6 @@ def _read(file: Path, largest: int) -> tuple[str | None, str | None]:
     lines = text.split("\n")
     if max(map(len, lines)) > LONGEST_LINE or len(text) > MEAN_LINE * len(lines):
         return None, "minified"
-    if GENERATED.search("\n".join(text[:1000].split("\n")[:10])):
+    if is_generated(text):
         return None, "generated"
     return text, None

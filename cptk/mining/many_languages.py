@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from cptk import checks
 from cptk.data.pairs import Pairs
 from cptk.docstrings import Node, parse, python_docstring, strip_docstring
+from cptk.mining.folders import each_file
 
 LANGUAGE_OF = {
     ".py": "python", ".java": "java", ".go": "go", ".php": "php", ".rb": "ruby",
@@ -150,12 +150,7 @@ def functions(
     """
     rules = Rules() if rules is None else rules
     counts = Counter() if counts is None else counts
-    for file in checks.iterated(files, "files", "(path, text) of files"):
-        if not isinstance(file, tuple) or len(file) != 2 or not all(type(x) is str for x in file):
-            raise TypeError(
-                f"`files` should be tuples of a path and a text. Received: {checks.shown(file)}."
-            )
-        path, text = file
+    for path, text in each_file(files):
         language = LANGUAGE_OF.get(Path(path).suffix.lower())
         if language is None:
             counts["no such language"] += 1
@@ -211,13 +206,18 @@ def _found_in(source: str, language: str, counts: Counter[str]) -> Iterator[_Fou
     while waiting:
         node, prefix, comments = waiting.pop()
         below = []
+        decorated: int | None = None  # where the decorators before a child begin
         for child in node.children:
+            if child.type == "decorator":
+                decorated = child.start_byte if decorated is None else decorated
+                continue
+            begin, decorated = child.start_byte if decorated is None else decorated, None
             if "comment" in child.type:
                 if comments and not _adjacent(data, comments[-1].end_byte, child.start_byte):
                     comments = []
                 comments.append(child)
                 continue
-            if child.type in ("decorator", "attribute_list"):
+            if child.type == "attribute_list":
                 continue
             found = _function(child, language)
             if found is None:
@@ -231,10 +231,6 @@ def _found_in(source: str, language: str, counts: Counter[str]) -> Iterator[_Fou
                 elif language == "python" and _only_declares(function):
                     counts["only declares"] += 1
                 else:
-                    begin = child.start_byte
-                    before = node.children[: node.children.index(child)]
-                    while before and before[-1].type == "decorator":
-                        begin = before.pop().start_byte
                     near = comments and _adjacent(data, comments[-1].end_byte, begin)
                     yield _read(data, begin, child, function, prefix + name,
                                 comments if near else [], language)  # fmt: skip
@@ -328,7 +324,7 @@ def _read(
 ) -> _Found:
     """Code and documentation of a function."""
     text = data[begin : node.end_byte].decode(errors="surrogatepass")
-    line = data.count(b"\n", 0, function.start_byte) + 1
+    line = function.start_point[0] + 1
     head = data.rfind(b"\n", 0, begin) + 1
     margin = data[head:begin].decode(errors="surrogatepass")
     if not margin.strip():
@@ -351,7 +347,7 @@ def _of_docstring(literal: str | None) -> str:
     if literal is None:
         return ""
     body = re.fullmatch(r"[rRuU]*('''|\"\"\"|'|\")(.*)\1", literal.strip(), re.DOTALL)
-    return first_paragraph(body[2].split("\n")) if body else ""
+    return _first_paragraph(body[2].split("\n")) if body else ""
 
 
 def _only_declares(function: Node) -> bool:
@@ -380,10 +376,10 @@ def _of_comments(comments: list[str]) -> str:
             lines += comment.split("\n")[1:-1]
         elif not _DIRECTIVE.match(comment):
             lines += [re.sub(r"^\s*(//+!?|#+)", "", line) for line in comment.split("\n")]
-    return first_paragraph(lines)
+    return _first_paragraph(lines)
 
 
-def first_paragraph(lines: list[str]) -> str:
+def _first_paragraph(lines: list[str]) -> str:
     """The first paragraph of documentation on one line; "" where it has none."""
     kept: list[str] = []
     for line in lines:

@@ -14,6 +14,9 @@ import pyarrow.compute as pc
 from cptk import checks
 from cptk.data.columns import SIDES
 from cptk.data.pairs import Pairs
+from cptk.data.summary import COLOURS, axes_or_new
+from cptk.data.tables import counted
+from cptk.mining.copies import check_pairs
 from cptk.tables import as_markdown, as_text
 
 if TYPE_CHECKING:
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
 EXAMPLES = 20
 EDGES = 2 ** np.arange(0, 21)
 """Of the histograms of lengths, in characters: 1, 2, 4, …, 1,048,576."""
-COLOURS = ("#0072B2", "#D55E00")  # Okabe & Ito 2008, Color Universal Design
 
 
 class _Example(NamedTuple):
@@ -80,8 +82,7 @@ class MiningReport:
     def watch(self, parts: Iterable[Pairs]) -> Iterator[Pairs]:
         """The same pairs, seen on their way."""
         for pairs in checks.iterated(parts, "parts", "Pairs"):
-            if not isinstance(pairs, Pairs):
-                raise TypeError(f"`parts` should be Pairs. Received: {checks.shown(pairs)}.")
+            check_pairs(pairs, "parts")
             self._note(pairs)
             yield pairs
 
@@ -110,7 +111,7 @@ class MiningReport:
         return [(each.query, each.document, each.path) for each in drawn]
 
     def __str__(self) -> str:
-        parts = [self._title()]
+        parts = [counted(self.pairs)]
         if self.counts:
             parts.append(as_text(["what", "number"], self._counted()))
         if self.pairs:
@@ -122,7 +123,7 @@ class MiningReport:
 
     def to_markdown(self) -> str:
         """The same as tables of GitHub's Markdown, with 300 characters of each text."""
-        parts = [f"{self._title()}."]
+        parts = [f"{counted(self.pairs)}."]
         if self.counts:
             parts.append(as_markdown(["what", "number"], self._counted()))
         if self.pairs:
@@ -149,31 +150,26 @@ class MiningReport:
         """
         if not self.pairs:
             raise ValueError("No pairs have passed through `watch`: there is nothing to draw.")
-        if ax is None:
-            from matplotlib import pyplot
-
-            ax = pyplot.subplots(figsize=(5.0, 3.5), layout="constrained")[1]
-        elif not hasattr(ax, "stairs"):
-            raise TypeError(f"`ax` must be a matplotlib Axes. Received: {type(ax).__name__}.")
+        ax = axes_or_new(ax)
         edges = [*EDGES.tolist(), 2 * int(EDGES[-1])]
-        for colour, (side, counts) in zip(COLOURS, self._lengths.items(), strict=True):
+        for colour, (side, counts) in zip(COLOURS, self._lengths.items(), strict=False):
             ax.stairs(counts, edges, color=colour, linewidth=1.5, label=side)
-        last = max(int(np.flatnonzero(counts)[-1]) for counts in self._lengths.values())
         ax.set(
-            xscale="log", xlim=(1, edges[last + 1]), xlabel="characters", ylabel="texts",
-            title=self._title(),
+            xscale="log", xlim=(1, edges[self._steps()]), xlabel="characters", ylabel="texts",
+            title=counted(self.pairs),
         )  # fmt: skip
         ax.legend(frameon=False)
         return ax
 
-    def _title(self) -> str:
-        return "1 pair" if self.pairs == 1 else f"{self.pairs:,} pairs"
+    def _steps(self) -> int:
+        """Steps of the histograms up to the longest text."""
+        return 1 + max(int(np.flatnonzero(counts)[-1]) for counts in self._lengths.values())
 
     def _counted(self) -> list[list[str]]:
         return [[name, f"{number:,}"] for name, number in self.counts.most_common()]
 
     def _histogram(self) -> tuple[list[str], list[list[str]]]:
-        last = max(int(np.flatnonzero(counts)[-1]) for counts in self._lengths.values()) + 2
+        last = self._steps() + 1
         header = ["characters", *(f"{edge:,}+" for edge in EDGES[:last].tolist())]
         rows = [
             [side, *(f"{count:,}" for count in counts[:last].tolist())]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cptk import checks, optional
 from cptk.data.pairs import Pairs
-from cptk.mining.copies import jaccard, shingles
+from cptk.mining.copies import check_pairs, jaccard, shingles
 
 BANDS, ROWS = 25, 5
 """Two texts are compared if all numbers of a band of their signatures agree: with a probability of
@@ -60,8 +60,7 @@ def drop_near_duplicates(pairs: Pairs, *, by: str = "document", similarity: floa
         Broder 1997, On the Resemblance and Containment of Documents; bands after Leskovec,
         Rajaraman & Ullman, Mining of Massive Datasets, section 3.4.
     """
-    if not isinstance(pairs, Pairs):
-        raise TypeError(f"`pairs` should be Pairs. Received: {checks.shown(pairs)}.")
+    check_pairs(pairs, "pairs")
     checks.choice("by", by, ("query", "document", "pair"))
     if not checks.is_number(similarity) or not 0.5 <= similarity <= 1:
         raise ValueError(

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from cptk import checks, optional
 from cptk.data.pairs import Pairs
+from cptk.mining.folders import each_file
 
 PROSE = 0.75
 """Share of letters and spaces from which on text is prose, and no table, list of numbers or code.
@@ -110,12 +111,7 @@ def _pairs(
     seed: int,
     counts: Counter[str],
 ) -> Iterator[Pairs]:
-    for file in checks.iterated(files, "files", "(path, text) of documents"):
-        if not isinstance(file, tuple) or len(file) != 2 or not all(type(x) is str for x in file):
-            raise TypeError(
-                f"`files` should be tuples of a path and a text. Received: {checks.shown(file)}."
-            )
-        path, text = file
+    for path, text in each_file(files):
         units = list(_sentences(text) if unit == "sentence" else _paragraphs(text))
         key = hashlib.blake2b(f"{seed}\0{path}\0{text}".encode(errors="surrogatepass")).digest()
         draw = random.Random(key)

@@ -133,6 +133,12 @@ def own_length(transformer: str, config: Config) -> int | None:
     return min((x for x in lengths if _is_length(x)), default=None)
 
 
+def get_projection(embedder: keras_hub.models.TextEmbedder) -> list[list[Vectors]]:
+    """The weights of each layer of the projection, as `set_projection` takes them."""
+    layers = (f"projection_{index}" for index in range(len(embedder.projection)))
+    return [embedder.get_layer(name).get_weights() for name in layers]
+
+
 def set_projection(embedder: keras_hub.models.TextEmbedder, kernels: list[list[Vectors]]) -> None:
     """Give the layers of the projection their weights.
 

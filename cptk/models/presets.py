@@ -332,7 +332,5 @@ def _with_overrides(
         attention=embedder.attention,
         trained_dims=embedder.trained_dims if num_layers is None else (),
     )
-    names = [f"projection_{index}" for index in range(len(embedder.projection))]
-    kernels = [embedder.get_layer(name).get_weights() for name in names]
-    preset_modules.set_projection(other, kernels)
+    preset_modules.set_projection(other, preset_modules.get_projection(embedder))
     return other

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cptk import checks
-from cptk.models.preset_sentence_transformers import set_projection
+from cptk.models.preset_sentence_transformers import get_projection, set_projection
 from cptk.models.text_embedder import TextEmbedder
 
 
@@ -59,10 +59,6 @@ def rotate_to_principal_axes(embedder: TextEmbedder, vectors: ArrayLike) -> Text
     if not np.isfinite(found).all():
         raise ValueError("`vectors` should be finite. Received some that are NaN or infinite.")
     _, _, axes = np.linalg.svd(found.astype("float64"), full_matrices=False)
-    kernels = [
-        embedder.get_layer(f"projection_{index}").get_weights()
-        for index in range(len(embedder.projection))
-    ]
     rotated = type(embedder)(
         embedder.backbone,
         embedder.preprocessor,
@@ -71,5 +67,5 @@ def rotate_to_principal_axes(embedder: TextEmbedder, vectors: ArrayLike) -> Text
         projection=[*embedder.projection, {"units": dim, "use_bias": False}],
         attention=embedder.attention,
     )
-    set_projection(rotated, [*kernels, [axes.T]])
+    set_projection(rotated, [*get_projection(embedder), [axes.T]])
     return rotated

@@ -18,7 +18,7 @@ from cptk.data.batching import (
     check_weights,
     pad_tokens,
 )
-from cptk.data.columns import EXPECTED, column, is_pairs
+from cptk.data.columns import EXPECTED, column, is_pairs, role_of
 from cptk.data.feeding import Feed
 from cptk.data.mixture import MixedBatches, Mixture, as_mixture
 from cptk.data.negatives import check_negatives, negative_tokens, width
@@ -156,7 +156,6 @@ class PairReader(NamedTuple):
         if self.preprocessor is not None:
             store.check_read_by(self.preprocessor)
         wanted = self.columns + tuple(name for name in self.optional if name in store.columns)
-        coarse = keras.config.backend() == "jax"  # as in `tokenize`
         return StoreBatches(
             store,
             32 if batch_size is None else batch_size,
@@ -165,7 +164,7 @@ class PairReader(NamedTuple):
             steps_per_epoch,
             training=least > 1,
             columns=tuple(dict.fromkeys(wanted)),
-            bucket=lambda length: bucket_length(length, store.sequence_length, coarse),
+            bucket=lambda length: _bucket(length, store.sequence_length),
         )
 
     def _mixture(self, x: object) -> Mixture | None:
@@ -290,16 +289,12 @@ class PairReader(NamedTuple):
             )
         rows = preprocessor.tokenize(texts, self.role(side))
         longest = preprocessor.sequence_length
-        coarse = keras.config.backend() == "jax"  # It compiles a step for each pair of lengths.
-        length = longest if full_length else bucket_length(max(map(len, rows)), longest, coarse)
+        length = longest if full_length else _bucket(max(map(len, rows)), longest)
         return pad_tokens(rows, length)
 
     def role(self, side: str) -> str:
         """The role named like the side, or the only role there is."""
-        preprocessor = self.preprocessor
-        if preprocessor is None:
-            return side
-        return str(preprocessor.resolve_role(side if len(preprocessor.roles) > 1 else None))
+        return side if self.preprocessor is None else role_of(self.preprocessor, side)
 
     def _prepared(self, batch: object) -> object:
         """One batch of somebody's own dataset, its strings made tokens of the full length."""
@@ -308,6 +303,11 @@ class PairReader(NamedTuple):
         tokens, weights = self.batch(x, sample_weight, full_length=True, least=1)
         typed = {**tokens, **{side: checked_tokens(tokens[side], side) for side in SIDES}}
         return typed if weights is None else (typed, None, weights)
+
+
+def _bucket(length: int, longest: int) -> int:
+    """What a batch is padded to; JAX compiles a step for each pair of lengths."""
+    return bucket_length(length, longest, coarse=keras.config.backend() == "jax")
 
 
 def _any_text(negatives: object) -> bool:
