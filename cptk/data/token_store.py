@@ -202,8 +202,8 @@ class TokenStore:
 
         ```
         """
-        self.check_read_by(preprocessor)
         settings = store_writing.settings_of(preprocessor)
+        self._check_settings(settings)
         size = checks.integer("rows_per_shard", rows_per_shard, 1)
         plan = store_writing.Plan(settings, size, bool(self.manifest["text"]))
         first = len(self._shards)
@@ -244,9 +244,13 @@ class TokenStore:
     def check_read_by(self, preprocessor: Preprocessor) -> None:
         """Raise `ValueError` where the ids are not those that a preprocessor gives."""
         wanted = store_writing.settings_of(preprocessor)
+        if wanted["sequence_length"] > self.sequence_length:  # a shorter store is only shorter
+            wanted["sequence_length"] = self.sequence_length
+        self._check_settings(wanted)
+
+    def _check_settings(self, wanted: Config) -> None:
+        """Raise `ValueError` where what decides on the ids differs from the store's."""
         differing = [name for name, value in wanted.items() if self.manifest.get(name) != value]
-        if wanted["sequence_length"] >= self.sequence_length and "sequence_length" in differing:
-            differing.remove("sequence_length")  # a shorter store is only shorter
         if differing:
             parts = [
                 f"{name} (of the store {checks.shown(self.manifest.get(name), 60)}, of the "

@@ -189,6 +189,9 @@ def test_more_pairs_after_its_own(tmp_path, reader):
     more = store.append(second, reader, rows_per_shard=16, verbose=0)
     assert more.pairs() == Pairs.concat([first, second])
     assert len(more) == len(TokenStore(tmp_path / "s")) == 50
+    longer = toys.preprocessor(sequence_length=64)  # may read the store, and not write into it
+    with pytest.raises(ValueError, match=r"differ in sequence_length \(of the store 24, of the"):
+        more.append(second, longer, verbose=0)
     with pytest.raises(ValueError, match="Nothing was added"):
         more.append(pairs_of(3, score=lambda n: [0.5] * n), reader, verbose=0)
     assert len(TokenStore(tmp_path / "s")) == 50
