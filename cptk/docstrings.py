@@ -49,6 +49,7 @@ class Node(Protocol):
     start_byte: int
     end_byte: int
     start_point: tuple[int, int]
+    end_point: tuple[int, int]
     has_error: bool
     children: list[Node]
     named_children: list[Node]

@@ -3,6 +3,7 @@
 from cptk.mining.code import functions_in_source, mine_functions
 from cptk.mining.copies import deduplicate, exclude_copies, split_by_module
 from cptk.mining.decontamination import decontaminate
+from cptk.mining.documents import Document
 from cptk.mining.folders import read_folder
 from cptk.mining.guide import guide_vectors
 from cptk.mining.hard_negatives import hard_negatives
@@ -15,6 +16,7 @@ from cptk.mining.text import mine_halves
 
 __all__ = [
     "LANGUAGE_OF",
+    "Document",
     "MiningReport",
     "NegativesReport",
     "Rules",

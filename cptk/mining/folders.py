@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cptk import checks
 from cptk.mining.code import LARGEST_FILE, SKIPPED_FOLDERS, is_generated
+from cptk.mining.documents import Document
 from cptk.types import Path as StrPath
 
 LONGEST_LINE = 5_000
@@ -26,7 +27,7 @@ def read_folder(
     skipped_folders: Iterable[str] = SKIPPED_FOLDERS,
     largest: int = LARGEST_FILE,
     counts: Counter[str] | None = None,
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[Document]:
     r"""The text files below a folder, one after another, in the order of their names.
 
     Hidden files and folders are passed over, links are followed, and each file is read once,
@@ -44,7 +45,8 @@ def read_folder(
         counts: Is told how many files were read ("files"), and by which rule others fell.
 
     Returns:
-        An iterator of `(path, text)`, the path below the folder, with forward slashes.
+        An iterator of `Document`s: the path below the folder, with forward slashes; the text; the
+        name of the folder as `source`.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -56,7 +58,7 @@ def read_folder(
     ```pycon
     >>> import json
     >>> from cptk.mining import read_folder
-    >>> [path for path, text in read_folder(json.__path__[0], [".py"])][:2]
+    >>> [each.path for each in read_folder(json.__path__[0], [".py"])][:2]
     ['__init__.py', 'decoder.py']
 
     ```
@@ -70,16 +72,6 @@ def read_folder(
     skipped = frozenset(_names(skipped_folders, "skipped_folders"))
     largest = checks.integer("largest", largest, 1)
     return _texts(root, ends, skipped, largest, Counter() if counts is None else counts)
-
-
-def each_file(files: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """`(path, text)` of each file, checked one by one; `TypeError` for something else."""
-    for file in checks.iterated(files, "files", "(path, text) of files"):
-        if not isinstance(file, tuple) or len(file) != 2 or not all(type(x) is str for x in file):
-            raise TypeError(
-                f"`files` should be tuples of a path and a text. Received: {checks.shown(file)}."
-            )
-        yield file
 
 
 def _names(values: Iterable[str], name: str) -> list[str]:
@@ -96,7 +88,7 @@ def _texts(
     skipped: frozenset[str],
     largest: int,
     counts: Counter[str],
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[Document]:
     any_file = False
     for file, path in _files(root, skipped, counts):
         if endings is not None and not path.lower().endswith(endings):
@@ -105,7 +97,7 @@ def _texts(
         text, rule = _read(file, largest)
         counts[rule or "files"] += 1
         if text is not None:
-            yield path, text
+            yield Document(path, text, root.resolve().name)
     if not any_file:
         wanted = "" if endings is None else f" that ends in {', '.join(endings)}"
         raise ValueError(f"`folder` holds no file{wanted} to read. Received: {str(root)!r}.")

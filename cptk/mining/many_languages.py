@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from cptk.data.pairs import Pairs
 from cptk.docstrings import Node, parse, python_docstring, strip_docstring
-from cptk.mining.folders import each_file
+from cptk.mining.documents import Document, each_document, provenance
 
 LANGUAGE_OF = {
     ".py": "python", ".java": "java", ".go": "go", ".php": "php", ".rb": "ruby",
@@ -95,14 +95,17 @@ class _Found(NamedTuple):
     documentation: str
     code: str
     line: int
+    end_line: int
 
 
-_TEXT_COLUMNS = ("query", "document", "name", "path", "language")
-_SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXT_COLUMNS), ("line", pa.int64())])
+_TEXTS = ("query", "document", "name", "language", "path", "source", "license")
+_SCHEMA = pa.schema(
+    [*((name, pa.string()) for name in _TEXTS), ("line", pa.int64()), ("end_line", pa.int64())]
+)
 
 
 def functions(
-    files: Iterable[tuple[str, str]],
+    files: Iterable[tuple[str, ...]],
     *,
     rules: Rules | None = None,
     counts: Counter[str] | None = None,
@@ -116,14 +119,16 @@ def functions(
     but the common indentation. Of a file that does not parse, what does parse is taken.
 
     Args:
-        files: `(path, text)` of each file. They are read one by one, and none is held.
+        files: `Document`s, as the readers give them, or tuples of a path and a text. They are read
+            one by one, and none is held.
         rules: What is left out. Default: `Rules()`, CodeSearchNet's.
         counts: Is told how many functions were taken ("taken"), by which rule the others fell, and
             how many files were in no such language.
 
     Returns:
         An iterator of `Pairs`, one for each file that has any: `query`, `document`, `name` (with
-        the classes around it), `path`, `language` and `line` (where the function begins, from 1).
+        the classes around it), `language`, the file's `path`, `source` and `license`, `line` (where
+        the function begins, from 1) and `end_line`.
 
     Raises:
         TypeError: A file that is no tuple of two strings.
@@ -150,24 +155,25 @@ def functions(
     """
     rules = Rules() if rules is None else rules
     counts = Counter() if counts is None else counts
-    for path, text in each_file(files):
-        language = LANGUAGE_OF.get(Path(path).suffix.lower())
+    for file in each_document(files):
+        language = LANGUAGE_OF.get(Path(file.path).suffix.lower())
         if language is None:
             counts["no such language"] += 1
             continue
-        pairs = _pairs_in(text, language, path, rules, counts)
+        pairs = _pairs_in(file, language, rules, counts)
         if len(pairs):
             yield pairs
 
 
-def _pairs_in(source: str, language: str, path: str, rules: Rules, counts: Counter[str]) -> Pairs:
+def _pairs_in(file: Document, language: str, rules: Rules, counts: Counter[str]) -> Pairs:
     rows = []
-    for found in _found_in(source, language, counts):
+    for found in _found_in(file.text, language, counts):
         reason = _refused(found, language, rules)
         counts[reason or "taken"] += 1
         if reason is None:
-            texts = (found.documentation, found.code, found.name, path, language)
-            rows.append({**dict(zip(_TEXT_COLUMNS, texts, strict=True)), "line": found.line})
+            texts = {"query": found.documentation, "document": found.code, "name": found.name}
+            rows.append({**texts, "language": language, **provenance(file),
+                         "line": found.line, "end_line": found.end_line})  # fmt: skip
     return Pairs._of(pa.Table.from_pylist(rows, schema=_SCHEMA))
 
 
@@ -324,7 +330,7 @@ def _read(
 ) -> _Found:
     """Code and documentation of a function."""
     text = data[begin : node.end_byte].decode(errors="surrogatepass")
-    line = function.start_point[0] + 1
+    line, end_line = function.start_point[0] + 1, node.end_point[0] + 1
     head = data.rfind(b"\n", 0, begin) + 1
     margin = data[head:begin].decode(errors="surrogatepass")
     if not margin.strip():
@@ -334,7 +340,7 @@ def _read(
     else:
         marked = _of_comments([c.text.decode(errors="surrogatepass") for c in comments])
         documentation = _without_markup(marked)
-    return _Found(name, documentation, strip_docstring(text, language), line)
+    return _Found(name, documentation, strip_docstring(text, language), line, end_line)
 
 
 def _dedented(text: str, margin: str) -> str:

@@ -13,25 +13,28 @@ import pyarrow as pa
 
 from cptk import checks, optional
 from cptk.data.pairs import Pairs
-from cptk.mining.folders import each_file
+from cptk.mining.documents import each_document, provenance
 
 PROSE = 0.75
 """Share of letters and spaces from which on text is prose, and no table, list of numbers or code.
 Ours."""
+_TEXTS = ("query", "document", "path", "source", "license")
+_LINES = ("line", "end_line")
 _SCHEMA = pa.schema(
-    [*((name, pa.string()) for name in ("query", "document", "path")), ("line", pa.int64())]
+    [*((name, pa.string()) for name in _TEXTS), *((name, pa.int64()) for name in _LINES)]
 )
 
 
 class _Unit(NamedTuple):
-    """A sentence or paragraph, and where it begins."""
+    """A sentence or paragraph, where it begins and where it ends."""
 
     text: str
     start: int
+    end: int
 
 
 def neighbouring_text(
-    files: Iterable[tuple[str, str]],
+    files: Iterable[tuple[str, ...]],
     *,
     unit: str = "sentence",
     pieces: tuple[int, int] = (1, 3),
@@ -47,8 +50,8 @@ def neighbouring_text(
     on the document's path and text alone, not on other documents nor on their order.
 
     Args:
-        files: `(path, text)` of each document, as `read_folder` gives them. They are read one by
-            one, and none is held.
+        files: `Document`s, as the readers give them, or tuples of a path and a text. They are read
+            one by one, and none is held.
         unit: "sentence", split by syntok, or "paragraph", at blank lines.
         pieces: The fewest and the most units of a piece.
         min_words: Words that each side has, at least.
@@ -59,8 +62,9 @@ def neighbouring_text(
             text".
 
     Returns:
-        An iterator of `Pairs`, one for each document that has any: `query`, `document`, `path` and
-        `line` (where the query begins, from 1).
+        An iterator of `Pairs`, one for each document that has any: `query`, `document`, the
+        document's `path`, `source` and `license`, `line` (where the query begins, from 1) and
+        `end_line` (where the document of the pair ends).
 
     Raises:
         TypeError: A file that is no tuple of two strings.
@@ -104,14 +108,15 @@ def neighbouring_text(
 
 
 def _pairs(
-    files: Iterable[tuple[str, str]],
+    files: Iterable[tuple[str, ...]],
     unit: str,
     pieces: tuple[int, int],
     words: tuple[int, int],
     seed: int,
     counts: Counter[str],
 ) -> Iterator[Pairs]:
-    for path, text in each_file(files):
+    for file in each_document(files):
+        path, text = file.path, file.text
         units = list(_sentences(text) if unit == "sentence" else _paragraphs(text))
         key = hashlib.blake2b(f"{seed}\0{path}\0{text}".encode(errors="surrogatepass")).digest()
         draw = random.Random(key)
@@ -127,8 +132,10 @@ def _pairs(
             rule = _rule(sides, words)
             counts[rule or "taken"] += 1
             if rule is None:
-                line = text.count("\n", 0, query[0].start) + 1
-                rows.append({"query": sides[0], "document": sides[1], "path": path, "line": line})
+                ends = (query[0].start, document[-1].end)
+                lines = [text.count("\n", 0, place) + 1 for place in ends]
+                texts = {"query": sides[0], "document": sides[1], **provenance(file)}
+                rows.append({**texts, **dict(zip(_LINES, lines, strict=True))})
         if rows:
             yield Pairs._of(pa.Table.from_pylist(rows, schema=_SCHEMA))
 
@@ -148,7 +155,7 @@ def _rule(sides: list[str], words: tuple[int, int]) -> str | None:
 def _paragraphs(text: str) -> Iterator[_Unit]:
     """What stands between blank lines, each on one line."""
     for found in re.finditer(r"\S(?:[^\n]|\n(?![ \t]*\n))*", text):
-        yield _Unit(" ".join(found[0].split()), found.start())
+        yield _Unit(" ".join(found[0].split()), found.start(), found.end())
 
 
 def _sentences(text: str) -> Iterator[_Unit]:
@@ -159,4 +166,5 @@ def _sentences(text: str) -> Iterator[_Unit]:
         for tokens in paragraph:
             if tokens:
                 words = "".join(token.spacing + token.value for token in tokens)
-                yield _Unit(" ".join(words.split()), tokens[0].offset)
+                end = tokens[-1].offset + len(tokens[-1].value)
+                yield _Unit(" ".join(words.split()), tokens[0].offset, end)

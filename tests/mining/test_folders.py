@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 def test_what_is_read_and_what_is_not(folder):
     counts = Counter()
-    found = dict(read_folder(folder, largest=1000, counts=counts))
+    found = {each.path: each.text for each in read_folder(folder, largest=1000, counts=counts)}
     assert found["a/c.py"].endswith("x = 'é'\n")
     assert found["a/bom.txt"] == "with a mark\n"
     assert found["b.md"] == "two\nlines\n"
@@ -48,13 +48,16 @@ def test_links_lead_to_each_file_once_and_loops_end(folder):
     os.symlink(folder / "b.md", folder / "z.md")
     os.symlink(folder / "nowhere", folder / "dangling.md")
     counts = Counter()
-    assert [path for path, _ in read_folder(folder, [".md"], counts=counts)] in (["b.md"], ["z.md"])
+    assert [each.path for each in read_folder(folder, [".md"], counts=counts)] in (
+        ["b.md"],
+        ["z.md"],
+    )
     assert counts["not readable"] == 1
 
 
 def test_a_pipe_is_not_waited_for(folder):
     os.mkfifo(folder / "pipe.md")
-    assert [path for path, _ in read_folder(folder, [".md"])] == ["b.md"]
+    assert [each.path for each in read_folder(folder, [".md"])] == ["b.md"]
 
 
 def test_it_is_read_one_by_one_into_functions(folder):

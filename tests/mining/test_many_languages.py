@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cptk.mining import Rules, functions, functions_in_source
+from cptk.mining import Document, Rules, functions, functions_in_source
 
 ALL = Rules(min_words=1, min_lines=1, tests=True, standard=True)
 
@@ -414,3 +414,10 @@ def test_a_file_that_is_no_tuple_of_texts():
     for wrong in (["a.py"], [("a.py", b"x")], [("a.py",)], [("a.py", "x", "y")]):
         with pytest.raises(TypeError, match="a path and a text"):
             list(functions(wrong))
+
+
+def test_functions_say_where_they_come_from():
+    text = "package a\n\n// Area gives the area.\nfunc Area(a int) int {\n\treturn a * a\n}\n"
+    (pairs,) = functions([Document("a.go", text, source="shapes", license="BSD-3-Clause")])
+    names = ("path", "source", "license", "line", "end_line")
+    assert [pairs[0][name] for name in names] == ["a.go", "shapes", "BSD-3-Clause", 4, 6]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cptk.mining import neighbouring_text
+from cptk.mining import Document, neighbouring_text
 
 WORDS = "snow rain wind river lake hill stone leaf field cloud".split()
 
@@ -93,3 +93,12 @@ def test_bad_input():
     with pytest.raises(TypeError):
         list(neighbouring_text("only text"))
     assert list(neighbouring_text([])) == []
+
+
+def test_pairs_say_where_they_come_from():
+    text = "The first one says this.\nAnd that.\n\nThe second one says more.\nOn two lines."
+    document = Document("a.txt", text, source="notes", license="MIT")
+    options = {"unit": "paragraph", "pieces": (1, 1), "min_words": 3}
+    (pairs,) = neighbouring_text([document], **options)
+    names = ("path", "source", "license", "line", "end_line")
+    assert [pairs[0][name] for name in names] == ["a.txt", "notes", "MIT", 1, 5]
