@@ -150,15 +150,18 @@ def jaccard(one: Set[str], other: Set[str]) -> float:
     return shared / max(1, len(one) + len(other) - shared)
 
 
-def split_by_module(pairs: Pairs, size: int, *, seed: int = 0) -> tuple[Pairs, Pairs]:
+def split_by_module(
+    pairs: Pairs, size: int, *, by: str = "path", seed: int = 0
+) -> tuple[Pairs, Pairs]:
     """Holds out `size` pairs of whole modules; the rest shares no module, text or code with them.
 
     Modules are drawn at random until they hold `size` pairs. What the last one holds beyond that
     is in neither part, and neither are copies of what was held out (`exclude_copies`).
 
     Args:
-        pairs: `Pairs` whose column `path` names the module.
+        pairs: `Pairs` with a column that names the module.
         size: number of pairs to hold out.
+        by: that column: "path" for files, "source" for packages or repositories.
         seed: of the draw.
 
     Returns:
@@ -166,7 +169,7 @@ def split_by_module(pairs: Pairs, size: int, *, seed: int = 0) -> tuple[Pairs, P
 
     Raises:
         TypeError: Something else than `Pairs`.
-        ValueError: if `size` is not between 1 and `len(pairs) - 1`, or there is no column `path`.
+        ValueError: if `size` is not between 1 and `len(pairs) - 1`, or there is no such column.
 
     Example:
 
@@ -180,16 +183,17 @@ def split_by_module(pairs: Pairs, size: int, *, seed: int = 0) -> tuple[Pairs, P
     ```
     """
     check_pairs(pairs, "pairs")
-    if "path" not in pairs.columns:
+    if by not in pairs.columns:
         raise ValueError(
-            f"`pairs` should have a column 'path', the module of each. Columns: {pairs.columns}."
+            f"`pairs` should have a column {shown(by)}, the module of each. Columns: "
+            f"{pairs.columns}."
         )
     if not is_integer(size) or not 0 < size < len(pairs):
         raise ValueError(
             f"`size` must be between 1 and the number of pairs less one ({len(pairs) - 1}). "
             f"Received: size={shown(size)}."
         )
-    paths = pairs["path"]
+    paths = pairs[by]
     members: dict[str, list[int]] = {}
     for index, path in enumerate(paths):
         members.setdefault(str(path), []).append(index)

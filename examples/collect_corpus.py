@@ -1,0 +1,244 @@
+"""Real pairs of code without a data set to download: from Debian's packages, and Python's.
+
+    python examples/collect_corpus.py FOLDER [--languages go java …] [--packages 200] [--workers 2]
+
+Each package is fetched by `apt-get download`, read without being installed or run, and mined by
+`cptk.mining.functions`; Python's are those that are installed. FOLDER/go/NAME.parquet and so on
+hold the pairs of a package each, with path, lines and licence. Started again, it goes on with the
+packages that are missing. Nothing outside of FOLDER is changed; apt's own sources are read, and
+asked for source packages too.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import cptk
+
+
+class Language(NamedTuple):
+    """Where code of a language is found."""
+
+    endings: tuple[str, ...]
+    packages: str = ""
+    """A pattern of Debian's binary packages that hold code as it was written."""
+    first: tuple[str, ...] = ()
+    """Packages that come before those of the pattern: the language's own library."""
+    sources: tuple[str, ...] = ()
+    """Source packages, of languages whose binary packages are compiled."""
+
+
+LANGUAGES = {
+    "go": Language((".go",), r"golang-.*-dev", ("golang-1.19-src",)),
+    "java": Language((".java",), first=("openjdk-17-source",), sources=tuple("""
+        libcommons-lang3-java libcommons-collections4-java commons-io guava-libraries
+        jackson-databind jackson-core netty httpcomponents-client libspring-java tomcat9 jetty9
+        apache-log4j2 libcommons-compress-java libcommons-codec-java libcommons-net-java jsoup
+        libpdfbox2-java junit5 mockito bouncycastle ant maven
+    """.split())),
+    "javascript": Language((".js", ".mjs", ".jsx", ".ts"), r"(node|libjs)-.*(?<!-doc)"),
+    "php": Language((".php",), r"php-.*"),
+    "python": Language((".py",)),
+    "ruby": Language((".rb",), r"ruby-.*(?<!-doc)", ("libruby3.1",)),
+}  # fmt: skip
+SIZES = 15_000, 3_000_000
+"""Bytes of a package: smaller ones hold little, larger ones are pictures and tables."""
+
+
+# === Packages ===
+
+
+class Apt:
+    """Debian's package lists and packages, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("sources", "lists/partial", "cache/archives/partial", "downloads"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self._options = [
+            f"-oDir::Etc::sourcelist={os.devnull}", f"-oDir::Etc::sourceparts={folder}/sources",
+            f"-oDir::State::lists={folder}/lists", f"-oDir::Cache={folder}/cache",
+            "-oAcquire::Languages=en", "-oAPT::Sandbox::User=root",
+        ]  # fmt: skip
+
+    def update(self, system: Path = Path("/etc/apt")) -> None:
+        """Fetch the lists of what the system's sources have, source packages among it."""
+        for file in [system / "sources.list", *(system / "sources.list.d").glob("*")]:
+            text = file.read_text(encoding="utf-8") if file.is_file() else ""
+            if file.suffix == ".sources":
+                text = re.sub(r"^Types:.*$", "Types: deb deb-src", text, flags=re.MULTILINE)
+            elif file.suffix == ".list":
+                text += re.sub(r"^deb\b", "deb-src", text, flags=re.MULTILINE)
+            if text.strip():
+                name = file.name if file.suffix else f"{file.name}.list"
+                (self.folder / "sources" / name).write_text(text, encoding="utf-8")
+        self._run("apt-get", "update")
+
+    def matching(self, pattern: str) -> list[str]:
+        """The names of binary packages of a pattern and of a likely size, in order."""
+        known = self._run("apt-cache", "dumpavail")
+        found = re.findall(r"^Package: (\S+)$.*?^Size: (\d+)$", known, re.MULTILINE | re.DOTALL)
+        fits = {name for name, size in found if SIZES[0] <= int(size) <= SIZES[1]}
+        return sorted(name for name in fits if re.fullmatch(pattern, name))
+
+    def fetch(self, name: str, source: bool = False) -> Path | None:
+        """The file of a package, fetched if it is not there; None where there is none."""
+        folder = self.folder / "downloads" / name
+        pattern = "*.orig.tar.*" if source else "*.deb"
+        if not folder.is_dir():
+            scratch = folder.with_name(f".{name}-{os.getpid()}")
+            scratch.mkdir(exist_ok=True)
+            asked = ["source", "--download-only"] if source else ["download"]
+            # Where there is no such package, an empty folder says so.
+            with contextlib.suppress(subprocess.CalledProcessError):
+                self._run("apt-get", *asked, name, folder=scratch)
+            scratch.replace(folder)
+        files = [file for file in sorted(folder.glob(pattern)) if file.suffix != ".asc"]
+        return files[0] if files else None
+
+    def _run(self, *command: str, folder: Path | None = None) -> str:
+        tool, *arguments = command
+        done = subprocess.run(
+            [tool, "-q", *self._options, *arguments], cwd=folder, check=True, text=True,
+            capture_output=True,
+        )  # fmt: skip
+        return done.stdout
+
+
+# === Pairs ===
+
+
+class Task(NamedTuple):
+    """A package whose pairs are wanted."""
+
+    language: str
+    name: str
+    place: Path
+    file: Path
+
+
+def mine(task: Task) -> tuple[int, Counter[str]]:
+    """Write the pairs of a package; how many there are, and what was left out."""
+    counts: Counter[str] = Counter()
+    documents = read(task.place, LANGUAGES[task.language].endings, counts)
+    named = (each._replace(source=task.name) for each in documents)
+    parts = list(cptk.mining.functions(named, counts=counts))
+    if parts:
+        pairs = cptk.mining.deduplicate(cptk.data.Pairs.concat(parts))
+        pairs.to_parquet(task.file)
+    else:
+        task.file.with_suffix(".none").touch()
+    return counts["taken"], counts
+
+
+def read(place: Path, endings: Sequence[str], counts: Counter[str]) -> Iterator[Any]:
+    """The code of a folder or of a package."""
+    try:
+        yield from cptk.mining.read(place, endings, counts=counts)
+    except ValueError:  # nothing to read in it
+        counts["packages without such files"] += 1
+
+
+def tasks(options: argparse.Namespace) -> Iterator[Task]:
+    """The packages of each language that were not mined yet, fetched one by one."""
+    apt = None
+    for language in options.languages:
+        folder = options.folder / language
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, place in places(language, options, apt):
+            file = folder / f"{name}.parquet"
+            if not file.exists() and not file.with_suffix(".none").exists():
+                yield Task(language, name, place, file)
+
+
+def places(language: str, options: argparse.Namespace, apt: Apt | None) -> Iterator[Any]:
+    """`(name, file or folder)` of each package of a language."""
+    if language == "python":
+        yield "python", Path(sysconfig.get_path("stdlib"))
+        packages = Path(sysconfig.get_path("purelib"))
+        found = sorted(each for each in packages.iterdir() if (each / "__init__.py").is_file())
+        yield from ((each.name, each) for each in found)
+        return
+    apt = apt or Apt(options.folder / "apt")
+    about = LANGUAGES[language]
+    names = [(name, False) for name in about.first] + [(name, True) for name in about.sources]
+    if about.packages:
+        names += [(name, False) for name in spread(apt.matching(about.packages), options.packages)]
+    for name, source in names:
+        file = apt.fetch(name, source)
+        if file is not None:
+            yield name, file
+
+
+def spread(names: list[str], most: int) -> list[str]:
+    """So many of the names, evenly from first to last: neighbours are often of one project."""
+    step = max(1.0, len(names) / most)
+    return [names[int(i * step)] for i in range(min(most, len(names)))]
+
+
+# === The command line ===
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fetch, mine and count."""
+    options = parse(arguments)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if set(options.languages) != {"python"}:
+        Apt(options.folder / "apt").update()
+    counts: Counter[str] = Counter()
+    with concurrent.futures.ProcessPoolExecutor(options.workers) as pool:
+        waiting = {}
+        for task in tasks(options):
+            waiting[pool.submit(mine, task)] = task
+            report(waiting, counts, wait=len(waiting) >= 4 * options.workers)
+        while waiting:
+            report(waiting, counts, wait=True)
+    for language in options.languages:
+        files = sorted((options.folder / language).glob("*.parquet"))
+        pairs = sum(len(cptk.data.Pairs.read_parquet(file)) for file in files)
+        print(f"{language}: {pairs:,} pairs of {len(files)} packages", flush=True)
+    left_out = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+    print(f"this time: {left_out or 'nothing to do'}")
+
+
+def report(waiting: dict[Any, Task], counts: Counter[str], wait: bool) -> None:
+    """Say what is done of what was handed out; wait for one of them if asked."""
+    if wait:
+        concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
+    for future in [each for each in waiting if each.done()]:
+        task = waiting.pop(future)
+        taken, own = future.result()
+        counts.update(own)
+        print(f"{task.language} {task.name}: {taken:,} functions", flush=True)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("folder", type=Path, help="where pairs and packages go")
+    add("--languages", nargs="+", choices=[*LANGUAGES], default=[*LANGUAGES])
+    add("--packages", type=int, default=200, help="Debian packages of a language, at most (200)")
+    add("--workers", type=int, default=os.cpu_count(), help="processes")
+    options = parser.parse_args(arguments)
+    if options.packages < 1 or options.workers < 1:
+        parser.error("--packages and --workers should be 1 or more.")
+    return options
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
