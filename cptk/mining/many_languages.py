@@ -329,17 +329,19 @@ def _read(
     language: str,
 ) -> _Found:
     """Code and documentation of a function."""
-    text = data[begin : node.end_byte].decode(errors="surrogatepass")
     line, end_line = function.start_point[0] + 1, node.end_point[0] + 1
-    head = data.rfind(b"\n", 0, begin) + 1
-    margin = data[head:begin].decode(errors="surrogatepass")
-    if not margin.strip():
-        text = _dedented(text, margin)
     if language == "python":
         documentation = _of_docstring(python_docstring(function))
     else:
         marked = _of_comments([c.text.decode(errors="surrogatepass") for c in comments])
         documentation = _without_markup(marked)
+    if not documentation:  # it falls, whatever its code: most functions do
+        return _Found(name, "", "", line, end_line)
+    text = data[begin : node.end_byte].decode(errors="surrogatepass")
+    head = data.rfind(b"\n", 0, begin) + 1
+    margin = data[head:begin].decode(errors="surrogatepass")
+    if not margin.strip():
+        text = _dedented(text, margin)
     return _Found(name, documentation, strip_docstring(text, language), line, end_line)
 
 
