@@ -13,6 +13,7 @@ from cptk.mining.near_duplicates import drop_near_duplicates
 from cptk.mining.negatives_report import NegativesReport
 from cptk.mining.neighbours import neighbouring_text
 from cptk.mining.text import mine_halves
+from cptk.mining.titles import titled_text
 
 __all__ = [
     "LANGUAGE_OF",
@@ -33,4 +34,5 @@ __all__ = [
     "neighbouring_text",
     "read_folder",
     "split_by_module",
+    "titled_text",
 ]

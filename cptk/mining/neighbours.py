@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -20,9 +21,11 @@ PROSE = 0.75
 Ours."""
 _TEXTS = ("query", "document", "path", "source", "license")
 _LINES = ("line", "end_line")
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [*((name, pa.string()) for name in _TEXTS), *((name, pa.int64()) for name in _LINES)]
 )
+"""The columns of pairs of text."""
+_PIECES = {"sentence": (1, 3), "paragraph": (1, 3), "token": (16, 128)}
 
 
 class _Unit(NamedTuple):
@@ -37,7 +40,7 @@ def neighbouring_text(
     files: Iterable[tuple[str, ...]],
     *,
     unit: str = "sentence",
-    pieces: tuple[int, int] = (1, 3),
+    pieces: tuple[int, int] | None = None,
     min_words: int = 5,
     max_words: int = 256,
     seed: int = 0,
@@ -45,15 +48,17 @@ def neighbouring_text(
 ) -> Iterator[Pairs]:
     r"""Consecutive pieces of each document, two by two: the first is the query.
 
-    A piece is a few sentences or paragraphs in a row, their number drawn from a range for each. No
-    two pieces share text, and none goes beyond its document. What is drawn depends on the seed and
-    on the document's path and text alone, not on other documents nor on their order.
+    A piece is a few sentences, paragraphs or tokens in a row, their number drawn from a range for
+    each. No two pieces share text, and none goes beyond its document. What is drawn depends on the
+    seed and on the document's path and text alone, not on other documents nor on their order.
 
     Args:
         files: `Document`s, as the readers give them, or tuples of a path and a text. They are read
             one by one, and none is held.
-        unit: "sentence", split by syntok, or "paragraph", at blank lines.
-        pieces: The fewest and the most units of a piece.
+        unit: "sentence", split by syntok; "paragraph", at blank lines; or "token", at white space:
+            a window of words that begins and ends anywhere.
+        pieces: The fewest and the most units of a piece; by default one to three sentences or
+            paragraphs, or 16 to 128 tokens.
         min_words: Words that each side has, at least.
         max_words: The most.
         seed: Of the lengths.
@@ -89,7 +94,8 @@ def neighbouring_text(
         arXiv:2201.10005, section 2: neighbouring pieces of text on the internet are positives. How
         long the pieces are it does not say: these lengths are ours.
     """
-    checks.choice("unit", unit, ("sentence", "paragraph"))
+    checks.choice("unit", unit, _PIECES)
+    pieces = _PIECES[unit] if pieces is None else pieces
     if not isinstance(pieces, tuple | list) or len(pieces) != 2:
         raise ValueError(f"`pieces` should be (least, most). Received: {checks.shown(pieces)}.")
     least, most = (checks.integer("pieces", each, 1) for each in pieces)
@@ -117,7 +123,8 @@ def _pairs(
 ) -> Iterator[Pairs]:
     for file in each_document(files):
         path, text = file.path, file.text
-        units = list(_sentences(text) if unit == "sentence" else _paragraphs(text))
+        units = list(_SPLIT[unit](text))
+        ends_of_lines = [found.start() for found in re.finditer("\n", text)]
         key = hashlib.blake2b(f"{seed}\0{path}\0{text}".encode(errors="surrogatepass")).digest()
         draw = random.Random(key)
         rows, place = [], 0
@@ -133,11 +140,11 @@ def _pairs(
             counts[rule or "taken"] += 1
             if rule is None:
                 ends = (query[0].start, document[-1].end)
-                lines = [text.count("\n", 0, place) + 1 for place in ends]
+                lines = [bisect_left(ends_of_lines, end) + 1 for end in ends]
                 texts = {"query": sides[0], "document": sides[1], **provenance(file)}
                 rows.append({**texts, **dict(zip(_LINES, lines, strict=True))})
         if rows:
-            yield Pairs._of(pa.Table.from_pylist(rows, schema=_SCHEMA))
+            yield Pairs._of(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def _rule(sides: list[str], words: tuple[int, int]) -> str | None:
@@ -147,9 +154,24 @@ def _rule(sides: list[str], words: tuple[int, int]) -> str | None:
         return "too short"
     if max(lengths) > words[1]:
         return "too long"
-    if any(sum(c.isalpha() or c == " " for c in side) < PROSE * len(side) for side in sides):
+    if not all(map(is_prose, sides)):
         return "not prose"
     return "same text" if sides[0] == sides[1] else None
+
+
+def is_prose(text: str) -> bool:
+    """Whether three quarters of a text are letters and spaces.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.mining.neighbours import is_prose
+    >>> is_prose("It is so, they say."), is_prose("x[0] = (1, 2)")
+    (True, False)
+
+    ```
+    """
+    return sum(c.isalpha() or c == " " for c in text) >= PROSE * len(text)
 
 
 def _paragraphs(text: str) -> Iterator[_Unit]:
@@ -168,3 +190,16 @@ def _sentences(text: str) -> Iterator[_Unit]:
                 words = "".join(token.spacing + token.value for token in tokens)
                 end = tokens[-1].offset + len(tokens[-1].value)
                 yield _Unit(" ".join(words.split()), tokens[0].offset, end)
+
+
+def _tokens(text: str) -> Iterator[_Unit]:
+    """What stands between white space."""
+    for found in re.finditer(r"\S+", text):
+        yield _Unit(found[0], found.start(), found.end())
+
+
+_SPLIT: dict[str, Callable[[str], Iterator[_Unit]]] = {
+    "sentence": _sentences,
+    "paragraph": _paragraphs,
+    "token": _tokens,
+}
