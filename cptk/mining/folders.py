@@ -103,7 +103,9 @@ def _texts(
         raise ValueError(f"`folder` holds no file{wanted} to read. Received: {str(root)!r}.")
 
 
-def files_below(root: Path, skipped: frozenset[str], counts: Counter[str]) -> Iterator[tuple[Path, str]]:
+def files_below(
+    root: Path, skipped: frozenset[str], counts: Counter[str]
+) -> Iterator[tuple[Path, str]]:
     """(file, path below the root), sorted by name; no recursion, and each inode once."""
     seen: set[tuple[int, int]] = set()
     waiting = [(root, "")]
