@@ -29,7 +29,6 @@ from pyarrow import fs
 
 import cptk
 from cptk import files
-from cptk.data import store_writing
 from cptk.mining import minhash
 
 sys.path.append(str(Path(__file__).parent))
@@ -58,6 +57,7 @@ def drop_near_duplicates(job: Job, pairs: dict[int, int]) -> dict[int, int]:
     buckets = 1 + sum(pairs.values()) * minhash.BANDS // work.RECORDS_PER_BUCKET
     parts = {"num_partitions": min(buckets, work.MOST_TASKS)}
     arrow = {"batch_format": "pyarrow"}
+    own = {**arrow, "fn_kwargs": {"job": job}}
     units = [{"unit": unit} for unit, count in pairs.items() if count]
     found: dict[int, int] = {}
     if units:
@@ -66,7 +66,6 @@ def drop_near_duplicates(job: Job, pairs: dict[int, int]) -> dict[int, int]:
         made = made.map_batches(work.keyed, batch_size=1, fn_kwargs=options)
         made = made.groupby("bucket", **parts).map_groups(work.met, **arrow).materialize()
         if made.count():  # no text meets another: Ray cannot group nothing
-            own = {**arrow, "fn_kwargs": {"job": job}}
             made = made.groupby("unit", **parts).map_groups(work.with_texts, **own)
             made = made.groupby("bucket", **parts).map_groups(work.decided, **own).materialize()
         if made.count():
@@ -116,6 +115,8 @@ def claim(job: Job, paths: Sequence[str]) -> None:
 
 def collect(job: Job, output: Path, count: int) -> Any:
     """Copy the shards into the store, and write its manifest."""
+    from cptk.data import store_writing  # brings Keras
+
     with store_writing.writing(output, (0, 1)):
         for number in range(count):
             name = store_writing.shard_name(number)

@@ -15,7 +15,7 @@ from pyarrow import fs
 
 import cptk
 from cptk import files
-from cptk.data import store_writing, tables
+from cptk.data import tables
 from cptk.mining import folders, minhash
 
 ENDINGS = {"code": tuple(cptk.mining.LANGUAGE_OF), "text": (".txt", ".md", ".rst")}
@@ -265,6 +265,9 @@ class Tokenise:
     """Writes shards of the store: an actor, that has loaded the preset."""
 
     def __init__(self, job: Job) -> None:
+        from cptk.data import store_writing  # brings Keras, of which the other steps need nothing
+
+        self.writing = store_writing
         self.job = job
         embedder = cptk.models.TextEmbedder.from_preset(job.preset, load_weights=False)
         self.reader = embedder.preprocessor
@@ -273,13 +276,13 @@ class Tokenise:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         for number, parts in zip(batch["shard"].tolist(), batch["parts"], strict=True):
-            address = below(self.job.work, "shards", store_writing.shard_name(number))
+            address = below(self.job.work, "shards", self.writing.shard_name(number))
             if not is_there(address):
                 table = pa.concat_tables([self._stay(*part) for part in json.loads(parts)])
                 with tempfile.TemporaryDirectory() as folder:
-                    path = Path(folder) / store_writing.shard_name(number)
+                    path = Path(folder) / self.writing.shard_name(number)
                     table = tables.large(table.combine_chunks())
-                    store_writing.write_shard(path, table, self.reader, self.plan)
+                    self.writing.write_shard(path, table, self.reader, self.plan)
                     put(address, pa.memory_map(str(path)).read_buffer())
         return {"shard": batch["shard"]}
 
