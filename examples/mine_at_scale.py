@@ -120,21 +120,14 @@ def collect(job: Job, output: Path, count: int) -> Any:
     with store_writing.writing(output, (0, 1)):
         for number in range(count):
             name = store_writing.shard_name(number)
+            place = output / name
             system, path = opened(below(job.work, "shards", name))
             with system.open_input_stream(path, compression=None) as stream:
-                digest = hashlib.sha256()
-                while data := stream.read(1 << 24):
-                    digest.update(data)
-            place = output / name
-            if place.exists():
-                if files.sha256_of(place) != digest.hexdigest():
+                if not place.exists():
+                    with files.replacing(place) as file:
+                        shutil.copyfileobj(stream, file, 1 << 24)
+                elif hashlib.file_digest(stream, "sha256").hexdigest() != files.sha256_of(place):
                     raise SystemExit(f"OUTPUT holds another store: {str(place)!r} differs.")
-                continue
-            with (
-                system.open_input_stream(path, compression=None) as stream,
-                files.replacing(place) as file,
-            ):
-                shutil.copyfileobj(stream, file, 1 << 24)
         store_writing.write_manifest(output, count)
     return cptk.data.TokenStore(output)
 

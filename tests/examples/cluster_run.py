@@ -2,8 +2,8 @@
 
     python cluster_run.py FOLDER PRESET
 
-On a cluster of nodes of one core: survivors with 1, 2 and 4 of them, for `survivors.json`; then all
-of the example on two, of which one is killed while mining, for the store `killed`.
+On a cluster of two nodes, of one and three workers: survivors with 1, 2 and 4 workers at a
+time, for `survivors.json`; then all of the example, with the larger node killed while mining, for `killed`.
 """
 
 import json
@@ -16,8 +16,9 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 import mine_at_scale as script
 import mine_at_scale_parts as work
-import ray
+import ray.data
 from ray.cluster_utils import Cluster
+from ray.data import ExecutionResources
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
 JOB = work.Job("", "", "text", "paragraph", "document", 0.8, "", 8, False)
@@ -26,9 +27,10 @@ JOB = work.Job("", "", "text", "paragraph", "document", 0.8, "", 8, False)
 def survivors(folder: Path) -> dict[int, dict[str, list[int]]]:
     """The rows of each unit that fall, by the number of workers."""
     found = {}
+    options = ray.data.DataContext.get_current().execution_options
     for workers in (1, 2, 4):
-        while len(ray.nodes()) < workers:
-            cluster.add_node(**NODE)
+        options.resource_limits = ExecutionResources.for_limits(cpu=workers)
+        (folder / f"on-{workers}").mkdir()
         os.symlink(folder / "planted" / "mined", folder / f"on-{workers}" / "mined")
         job = JOB._replace(work=str(folder / f"on-{workers}"))
         pairs = {n: work.got_table(work.mined(job, n)).num_rows for n in range(6)}
@@ -51,14 +53,10 @@ if __name__ == "__main__":
     place, preset = Path(sys.argv[1]), sys.argv[2]
     ray.cloudpickle.register_pickle_by_value(work)
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "temp_dir": sys.argv[3]})
+    victim = cluster.add_node(**{**NODE, "num_cpus": 3})
     ray.init(address=cluster.address)
-    for workers in (1, 2, 4):
-        (place / f"on-{workers}").mkdir()
     (place / "survivors.json").write_text(json.dumps(survivors(place)))
     ray.shutdown()
-    *others, victim = list(cluster.worker_nodes)
-    for node in others:
-        cluster.remove_node(node)
     threading.Thread(target=kill_in_the_middle, args=[place], daemon=True).start()
     script.main(
         [str(place / "project"), str(place / "killed"), "--address", cluster.address, "--kind",

@@ -176,7 +176,9 @@ def test_a_cluster_that_loses_a_node_writes_the_bytes_of_one_process(tmp_path):
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
-        "RAY_raylet_start_wait_time_s": "120",
+        # Machines that have other things to do.
+        "RAY_raylet_start_wait_time_s": "300",
+        "RAY_agent_register_timeout_ms": "300000",
     }
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="r") as short:  # for names of sockets
         command = [str(Path(__file__).parent / "cluster_run.py"), tmp_path, tmp_path / "toy", short]
