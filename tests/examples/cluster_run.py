@@ -3,7 +3,8 @@
     python cluster_run.py FOLDER PRESET
 
 On a cluster of two nodes, of one and three workers: survivors with 1, 2 and 4 workers at a
-time, for `survivors.json`; then all of the example, with the larger node killed while mining, for `killed`.
+time, for `survivors.json`; then all of the example, with the larger node killed
+while mining, for `killed`.
 """
 
 import json
