@@ -90,7 +90,7 @@ def _texts(
     counts: Counter[str],
 ) -> Iterator[Document]:
     any_file = False
-    for file, path in _files(root, skipped, counts):
+    for file, path in files_below(root, skipped, counts):
         if endings is not None and not path.lower().endswith(endings):
             continue
         any_file = True
@@ -103,7 +103,9 @@ def _texts(
         raise ValueError(f"`folder` holds no file{wanted} to read. Received: {str(root)!r}.")
 
 
-def _files(root: Path, skipped: frozenset[str], counts: Counter[str]) -> Iterator[tuple[Path, str]]:
+def files_below(
+    root: Path, skipped: frozenset[str], counts: Counter[str]
+) -> Iterator[tuple[Path, str]]:
     """(file, path below the root), sorted by name; no recursion, and each inode once."""
     seen: set[tuple[int, int]] = set()
     waiting = [(root, "")]
@@ -138,11 +140,30 @@ def _read(file: Path, largest: int) -> tuple[str | None, str | None]:
         data = file.read_bytes()
     except OSError:
         return None, "not readable"
+    return text_of(data, file.suffix)
+
+
+def text_of(data: bytes, suffix: str) -> tuple[str | None, str | None]:
+    r"""The text that stands in the bytes of a file, or the rule by which it falls.
+
+    Args:
+        data: The file's bytes.
+        suffix: How its name ends; Python files may declare their encoding.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.mining.folders import text_of
+    >>> text_of(b"Words.\r\n", ".txt"), text_of(b"\xff", ".txt")
+    (('Words.\n', None), (None, 'wrong encoding'))
+
+    ```
+    """
     if b"\0" in data:
         return None, "binary"
     encoding = "utf-8-sig"
     try:
-        if file.suffix == ".py":
+        if suffix == ".py":
             encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         text = data.decode(encoding)
     except (SyntaxError, ValueError, LookupError):

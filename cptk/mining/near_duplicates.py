@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cptk import checks, optional
+from cptk import checks
 from cptk.data.pairs import Pairs
-from cptk.mining.copies import check_pairs, jaccard, shingles
-
-BANDS, ROWS = 25, 5
-"""Two texts are compared if all numbers of a band of their signatures agree: with a probability of
-1 - (1 - s^5)^25 at a Jaccard index of s, 99.995% at 0.8 and 98% at 0.68. Ours."""
-SEED = 42
-TEXTS_AT_ONCE = 4096
-SLACK = 0.15
-"""A signature of 125 numbers tells the index to a standard deviation of 0.045 at most."""
+from cptk.mining import minhash
+from cptk.mining.copies import check_pairs
 
 
 def drop_near_duplicates(pairs: Pairs, *, by: str = "document", similarity: float = 0.8) -> Pairs:
@@ -32,7 +23,8 @@ def drop_near_duplicates(pairs: Pairs, *, by: str = "document", similarity: floa
     how many workers look. Of equal pairs the first stays.
 
     Candidates come from MinHash in bands, so that few of all pairs are compared; those are compared
-    exactly.
+    exactly. `examples/mine_at_scale.py` does the same on a cluster, by the same functions
+    (`cptk.mining.minhash`).
 
     Args:
         pairs: `Pairs`.
@@ -67,60 +59,25 @@ def drop_near_duplicates(pairs: Pairs, *, by: str = "document", similarity: floa
             f"`similarity` should be from 0.5 to 1. Received: {checks.shown(similarity)}."
         )
     queries, documents = [[str(x) for x in pairs[side]] for side in ("query", "document")]
-    both = list(zip(queries, documents, strict=True))
-    texts = {"query": queries, "document": documents, "pair": ["\n".join(x) for x in both]}[by]
-    ids = [hashlib.blake2b("\0".join(x).encode(errors="surrogatepass")).digest() for x in both]
+    texts = minhash.compared(queries, documents, by)
+    ids = minhash.content_ids(queries, documents)
+    return pairs.filter(~_fallen(texts, ids, float(similarity)))
+
+
+def _fallen(texts: Sequence[str], ids: NDArray[np.uint64], similarity: float) -> NDArray[np.bool_]:
+    """(n,) whether each text is one, or nearly one, of a smaller id."""
     # Equal pairs have one id; the first of them counts as the smallest.
-    rank = np.empty(len(ids), np.int64)
-    rank[sorted(range(len(ids)), key=lambda i: (ids[i], i))] = np.arange(len(ids))
-    return pairs.filter(~_fallen(texts, rank, float(similarity)))
-
-
-def _fallen(texts: Sequence[str], rank: NDArray[np.int64], similarity: float) -> NDArray[np.bool_]:
-    """(n,) whether each text is nearly one of a smaller rank."""
-    fallen = np.zeros(len(texts), bool)
-    signatures = _signatures(texts)
-    different: set[tuple[int, int]] = set()
-    for band in range(BANDS):
-        keys = _keys(signatures[:, band * ROWS : (band + 1) * ROWS])
-        order = np.lexsort((rank, keys))
-        begins = np.flatnonzero(np.concatenate([[True], np.diff(keys[order]) != 0, [True]]))
-        for begin, end in pairwise(begins.tolist()):
-            group = order[begin:end]
-            for place in range(1, len(group)):
-                own = int(group[place])
-                if fallen[own]:
-                    continue
-                smaller = group[:place]
-                near = (signatures[smaller] == signatures[own]).mean(1) >= similarity - SLACK
-                for other in map(int, smaller[near]):
-                    if (own, other) in different:
-                        continue
-                    if jaccard(_parts(texts[own]), _parts(texts[other])) >= similarity:
-                        fallen[own] = True
-                        break
-                    different.add((own, other))
+    order = np.argsort(ids, kind="stable")
+    _, first = np.unique(minhash.text_keys(texts)[order], return_index=True)
+    fallen = np.ones(len(texts), bool)
+    # Of equal texts the smallest stands for all: the others fall, and what is near them is near it.
+    left = order[np.sort(first)]
+    fallen[left] = False
+    signatures = minhash.signatures([texts[i] for i in left])
+    for band, keys in enumerate(minhash.band_keys(signatures).T):
+        for group in minhash.groups_of(keys):
+            rows = left[group]
+            fallen[rows] = minhash.near_smaller(
+                [texts[i] for i in rows], signatures[group], band, similarity, fallen[rows]
+            )
     return fallen
-
-
-def _parts(text: str) -> frozenset[str]:
-    return shingles(" ".join(text.lower().split()))
-
-
-def _signatures(texts: Sequence[str]) -> NDArray[np.uint32]:
-    """(n, 125) MinHash signatures."""
-    rensa = optional.load("rensa", "Finding near duplicates", "rensa", "clean")
-    blocks = []
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        sets = [list(_parts(text)) for text in texts[start : start + TEXTS_AT_ONCE]]
-        found = rensa.RMinHash.digest_matrix_from_token_sets(sets, BANDS * ROWS, SEED)
-        blocks.append(np.asarray(found.to_rows(), np.uint32))
-    return np.concatenate(blocks)
-
-
-def _keys(numbers: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """(n,) a number of each row, equal for equal rows."""
-    found = np.zeros(len(numbers), np.uint64)
-    for column in numbers.T:  # FNV-1a, a column at a time
-        found = (found ^ column.astype(np.uint64)) * np.uint64(0x100000001B3)
-    return found
