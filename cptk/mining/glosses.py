@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from cptk.mining.outline import Line, Titled, headings
@@ -93,7 +93,7 @@ def _of_run(run: list[_Entry]) -> Iterator[Titled]:
         yield from (each.titled for each in run)
 
 
-def _entry(lines: list[str], place: int, stops: dict[int, object]) -> _Entry | None:
+def _entry(lines: list[str], place: int, stops: Mapping[int, object]) -> _Entry | None:
     """The entry that begins at a line, if one does."""
     inline = _INLINE.fullmatch(lines[place])
     if inline and (term := _term(inline["term"])):
@@ -116,9 +116,9 @@ def _entry(lines: list[str], place: int, stops: dict[int, object]) -> _Entry | N
     return _indented(lines, place, stops)
 
 
-def _indented(lines: list[str], place: int, stops: dict[int, object]) -> _Entry | None:
+def _indented(lines: list[str], place: int, stops: Mapping[int, object]) -> _Entry | None:
     """One to three terms, a line each, and what is indented below them."""
-    terms = []
+    terms: list[str] = []
     first = place
     while first < len(lines) and lines[first].strip() and not lines[first][0].isspace():
         text = lines[first].rstrip()
@@ -135,7 +135,7 @@ def _indented(lines: list[str], place: int, stops: dict[int, object]) -> _Entry 
     return _Entry(Titled(", ".join(terms), place, body), "indented", end)
 
 
-def _end(lines: list[str], start: int, stops: dict[int, object]) -> int:
+def _end(lines: list[str], start: int, stops: Mapping[int, object]) -> int:
     """The first line from `start` on that is not indented, nor blank."""
     for place in range(start, len(lines)):
         if place in stops or (lines[place].strip() and not lines[place][0].isspace()):

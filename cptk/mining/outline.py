@@ -61,9 +61,9 @@ def written_lines(text: str) -> list[str]:
     lines, fence = [], ""
     for line in text.split("\n"):
         found = _FENCE.match(line)
-        own = bool(found) and fence in ("", found[1])
+        own = found is not None and fence in ("", found[1])
         lines.append("" if own or fence else line)
-        if own:
+        if found is not None and own:
             fence = "" if fence else found[1]
     return lines
 
@@ -91,7 +91,7 @@ def headings(lines: list[str]) -> Iterator[Heading]:
         under = _UNDERLINE.fullmatch(line) if place else None
         above = lines[place - 1].strip()
         if (
-            under
+            under is not None
             and 2 < len(above) <= len(line.rstrip())
             and above[0] != "#"
             and any(c.isalpha() for c in above)
