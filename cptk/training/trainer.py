@@ -213,7 +213,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         """
         if self.micro_batches is not None and not training:
             return gradient_cache.embed(self, inputs)
-        if training and self.micro_batches is None and self.slices > 1:
+        on_jax = keras.config.backend() == "jax"  # There the step itself cuts.
+        if training and self.micro_batches is None and self.slices > 1 and not on_jax:
             return gradient_cache.embed_by_length(self, inputs)
         texts = text_columns(inputs)
         return {name: embed(self.embedder, tokens, training) for name, tokens in texts.items()}
@@ -339,6 +340,8 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             self.embedder.trained_dims = self.loss.trained_dims
         if self._trained.is_stale(self._step_variables()) or force or self.train_function is None:
             super().make_train_function(force=True)
+            if keras.config.backend() == "jax" and self.slices > 1:
+                self.train_function = self._make_function(gradient_cache.sliced_step(self))
             self.train_function = guarded(self.train_function, self, self._trained)
 
     def make_predict_function(self, force: bool = False) -> Callable[..., Tree]:
@@ -759,7 +762,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             return
         own = None if pairs is None else 2 * pairs // distribution.replicas(self).total
         strategy = getattr(self, "distribute_strategy", None)  # There is none but on TensorFlow.
-        static = bool(self.jit_compile) or "TPU" in type(strategy).__name__
+        static = bool(self.jit_compile and not self.run_eagerly) or "TPU" in type(strategy).__name__
         if self._sliced_for == (own, static):
             return
         slices = gradient_cache.slices(self.embedder, own, static)

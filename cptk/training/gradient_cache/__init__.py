@@ -17,7 +17,8 @@ One module a backend holds the loops; README.md beside this file says what holds
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 
 import keras
 
@@ -32,7 +33,7 @@ from cptk.training.gradient_cache.options import (
     without_xla,
 )
 from cptk.training.gradient_cache.step import CachedTrainable
-from cptk.types import Tensor, TokenBatch, Tree
+from cptk.types import KerasBatch, Tensor, TokenBatch, Tree
 
 __all__ = [
     "MicroBatches",
@@ -43,6 +44,7 @@ __all__ = [
     "choose_micro_batch_size",
     "embed",
     "embed_by_length",
+    "sliced_step",
     "slices",
     "train_step",
     "without_xla",
@@ -72,3 +74,9 @@ def embed_by_length(trainer: CachedTrainable, x: Mapping[str, TokenBatch]) -> di
     the same embeddings to rounding, and little work goes into padding.
     """
     return backend().embed_by_length(trainer.embedder, x, trainer.slices)  # type: ignore[no-any-return]
+
+
+def sliced_step(trainer: CachedTrainable) -> Callable[[Tree, KerasBatch], Tree]:
+    """On JAX, the compiled plain step in slices: `logs, state = step(state, data)`."""
+    module = import_module("cptk.training.gradient_cache.jax_slices")
+    return module.sliced_step(trainer)  # type: ignore[no-any-return]

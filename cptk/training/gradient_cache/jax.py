@@ -82,7 +82,7 @@ def attempt(trainer: CachedTrainable, tokens: TokenBatch) -> Callable[[], Tree]:
             token_ids=jnp.array(tokens["token_ids"]),
             padding_mask=jnp.array(tokens["padding_mask"]),
         )
-        vectors, _ = _forward(trainer, weights, others, on_device)
+        vectors, _ = forward_pass(trainer, weights, others, on_device)
         return jnp.sum(vectors)
 
     slope = jax.jit(jax.grad(total))
@@ -168,7 +168,7 @@ def _embed(
     trainer: CachedTrainable, weights: Tree, others: Tree, cut: MicroBatchPlan
 ) -> tuple[Tree, Tree]:
     """Embeddings `(n, dim)` of a side, and the state they leave."""
-    return _vectors(cut, lambda tokens, now: _forward(trainer, weights, now, tokens), others)
+    return _vectors(cut, lambda tokens, now: forward_pass(trainer, weights, now, tokens), others)
 
 
 def _vectors(
@@ -206,7 +206,7 @@ def _add_gradients(
         sums, others = carry
 
         def vectors_of(weights: Tree) -> Tree:
-            return _forward(trainer, weights, others, tokens)
+            return forward_pass(trainer, weights, others, tokens)
 
         vectors, vjp, others = jax.vjp(vectors_of, weights, has_aux=True)
         own = lax.dynamic_slice(upstream, (start, 0), vectors.shape)
@@ -215,7 +215,7 @@ def _add_gradients(
     return cut.loop(body, (gradients, others))  # type: ignore[no-any-return]
 
 
-def _forward(
+def forward_pass(
     trainer: CachedTrainable, weights: Tree, others: Tree, tokens: TokenBatch
 ) -> tuple[Tree, Tree]:
     """Embeddings of a micro-batch, and the state after it: dropout's seeds have moved on."""

@@ -79,13 +79,26 @@ def without_xla(jit_compile: object) -> bool:
 def slices(embedder: Model, texts: int | None, jit_compile: bool) -> int:
     """In how many slices by length the plain step embeds so many texts; None is an unknown number.
 
-    In one, and with its padding, on JAX and with XLA, which compile each length anew, and where a
-    forward pass leaves more behind than vectors.
+    In one, and with its padding, with XLA on TensorFlow, which compiles each length anew, and where
+    a forward pass leaves more behind than vectors. On JAX there are slices in compiled steps on one
+    CPU alone: on an accelerator they were not measured.
     """
     count = SLICES if texts is None else max(min(texts // SLICE, SLICES), 1)
-    if count == 1 or jit_compile or keras.config.backend() == "jax":
+    if keras.config.backend() == "jax":
+        jit_compile = not (jit_compile and _on_one_cpu()) or _sums_in_16_bits(embedder)
+    if count == 1 or jit_compile:
         return 1
     return 1 if _fault_in_parts(embedder) else count
+
+
+def _on_one_cpu() -> bool:
+    alone = keras.distribution.distribution() is None
+    return alone and import_module("jax").default_backend() == "cpu"
+
+
+def _sums_in_16_bits(embedder: Model) -> bool:
+    """Whether gradients of slices would be added up with fewer digits than the plain step's."""
+    return any(weight.dtype in ("bfloat16", "float16") for weight in embedder.trainable_weights)
 
 
 def check_first_pass(
