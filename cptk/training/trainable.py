@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from cptk.types import Layer, Model, Optimizer, Strategy, Tensor, TokenBatch, Variable
@@ -13,6 +14,9 @@ class Steps(Protocol):
 
     def update_state(self, values: Tensor, sample_weight: Tensor = None) -> None:
         """Add a step."""
+
+    def weighed(self, pairs: Callable[[], Tensor]) -> AbstractContextManager[None]:
+        """Within it, a step counts by its pairs."""
 
 
 class Trainable(Protocol):

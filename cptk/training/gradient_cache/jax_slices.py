@@ -44,15 +44,13 @@ def sliced_step(trainer: CachedTrainable) -> Callable[[Tree, KerasBatch], Tree]:
         weights, of_optimizer = update(of_optimizer, gradients, weights)
         return logs, (weights, others, of_optimizer, of_metrics)
 
-    @jax.jit
-    def forward(weights: Tree, others: Tree, tokens: TokenBatch) -> Tree:
+    def forward_with_vjp(weights: Tree, others: Tree, tokens: TokenBatch) -> Tree:
         def vectors_of(weights: Tree) -> Tree:
             return forward_pass(trainer, weights, others, tokens)
 
         return jax.vjp(vectors_of, weights, has_aux=True)
 
-    @jax.jit
-    def loss(
+    def loss_and_slopes(
         weights: Tree, state: Tree, vectors: list[Tensor], places: Tensor, data: KerasBatch
     ) -> Tree:
         others, of_optimizer, of_metrics = state
@@ -81,6 +79,7 @@ def sliced_step(trainer: CachedTrainable) -> Callable[[Tree, KerasBatch], Tree]:
     def apply(of_optimizer: Tree, gradients: Tree, weights: Tree) -> Tree:
         return trainer.optimizer.stateless_apply(of_optimizer, gradients, weights)
 
+    forward, loss = jax.jit(forward_with_vjp), jax.jit(loss_and_slopes)
     carry_back = jax.jit(add, donate_argnums=0)
     update = jax.jit(apply, donate_argnums=(0, 2))
     return step
