@@ -73,7 +73,7 @@ def held_out_and_rest(pairs: Any, size: int) -> tuple[Any, Any]:
 
 def tests() -> Iterator[tuple[str, str]]:
     """Names and splits of the public sets of code search that are here."""
-    known = cptk.datasets.list_datasets()
+    known = cptk.datasets.list()
     for name in ["cosqa", *(each for each in known if each.startswith("codesearchnet_"))]:
         for split in cptk.datasets.available_splits(name):
             if split != "train":
