@@ -16,7 +16,9 @@ from pyarrow import fs
 import cptk
 from cptk import files
 from cptk.data import tables
-from cptk.mining import folders, minhash
+from cptk.mining import file_rules, folders, minhash
+from cptk.mining.code import SKIPPED_FOLDERS
+from cptk.mining.documents import LeftOut
 
 ENDINGS = {"code": tuple(cptk.mining.LANGUAGE_OF), "text": (".txt", ".md", ".rst")}
 WHOLE_ON_CLOSE = ("s3", "gcs", "abfs")
@@ -107,13 +109,14 @@ def listed(source: str, endings: tuple[str, ...]) -> list[str]:
     """Paths below a folder in the order of `read_folder`, which leaves out the same."""
     system, root = opened(source)
     if isinstance(system, fs.LocalFileSystem):
-        found = (p for _, p in folders.files_below(Path(root), folders.SKIPPED_FOLDERS, Counter()))
-        return [path for path in found if path.lower().endswith(endings)]
+        names = file_rules.Names(endings, SKIPPED_FOLDERS, plain=False)
+        found = (path for _, path in folders.files_below(Path(root), names, Counter()))
+        return [path for path in found if names.takes(path)]
     paths = []
     for info in system.get_file_info(fs.FileSelector(root, recursive=True)):
         path = info.path.removeprefix(root.rstrip("/") + "/")
         names = path.split("/")
-        hidden = any(name.startswith(".") or name in folders.SKIPPED_FOLDERS for name in names)
+        hidden = any(name.startswith(".") or name in SKIPPED_FOLDERS for name in names)
         if info.type == fs.FileType.File and path.lower().endswith(endings) and not hidden:
             paths.append(path)
     return sorted(paths, key=lambda path: path.split("/"))
@@ -151,18 +154,17 @@ def read(job: Job, paths: Sequence[str], counts: Counter[str]) -> Iterator[Any]:
     """Files as documents, one by one; what `read_folder` leaves out is left out and counted."""
     system, root = opened(job.source)
     for path in paths:
-        text, rule = None, "not readable"
+        source = file_rules.Source(PurePosixPath(root).name)
         try:
             with system.open_input_file(below(root, path)) as file:
-                if file.size() > folders.LARGEST_FILE:
-                    rule = "too large"
-                else:
-                    text, rule = folders.text_of(file.read(), PurePosixPath(path).suffix)
+                found = file_rules.document(file.read(source.largest + 1), path, source)
         except OSError:
-            pass
-        counts[rule or "files"] += 1
-        if text is not None:
-            yield cptk.mining.Document(path, text, PurePosixPath(root).name)
+            counts["not readable"] += 1
+        except LeftOut as rule:
+            counts[str(rule)] += 1
+        else:
+            counts["files"] += 1
+            yield found
 
 
 # === Near duplicates ===

@@ -1,5 +1,6 @@
 """Pairs out of what is there without labels, and hard negatives and a guide for them."""
 
+from cptk.mining.archives import read_archive
 from cptk.mining.code import functions_in_source, mine_functions
 from cptk.mining.copies import deduplicate, exclude_copies, split_by_module
 from cptk.mining.decontamination import decontaminate
@@ -12,6 +13,9 @@ from cptk.mining.mining_report import MiningReport
 from cptk.mining.near_duplicates import drop_near_duplicates
 from cptk.mining.negatives_report import NegativesReport
 from cptk.mining.neighbours import neighbouring_text
+from cptk.mining.readers import read
+from cptk.mining.records import read_records
+from cptk.mining.repositories import read_git
 from cptk.mining.text import mine_halves
 from cptk.mining.titles import titled_text
 
@@ -32,7 +36,11 @@ __all__ = [
     "mine_functions",
     "mine_halves",
     "neighbouring_text",
+    "read",
+    "read_archive",
     "read_folder",
+    "read_git",
+    "read_records",
     "split_by_module",
     "titled_text",
 ]

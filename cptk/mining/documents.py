@@ -38,6 +38,10 @@ class Document(NamedTuple):
     title: str = ""
 
 
+class LeftOut(Exception):
+    """The rule by which a file, a record or a message gives no document."""
+
+
 def each_document(documents: Iterable[tuple[str, ...]]) -> Iterator[Document]:
     """Each document, or tuple of a path and a text, checked; `TypeError` for something else."""
     expected = "documents, or tuples of a path and a text"
