@@ -153,17 +153,16 @@ def read(place: Path, endings: Sequence[str], counts: Counter[str]) -> Iterator[
 
 def tasks(options: argparse.Namespace) -> Iterator[Task]:
     """The packages of each language that were not mined yet, fetched one by one."""
-    apt = None
     for language in options.languages:
         folder = options.folder / language
         folder.mkdir(parents=True, exist_ok=True)
-        for name, place in places(language, options, apt):
+        for name, place in places(language, options):
             file = folder / f"{name}.parquet"
             if not file.exists() and not file.with_suffix(".none").exists():
                 yield Task(language, name, place, file)
 
 
-def places(language: str, options: argparse.Namespace, apt: Apt | None) -> Iterator[Any]:
+def places(language: str, options: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     """`(name, file or folder)` of each package of a language."""
     if language == "python":
         yield "python", Path(sysconfig.get_path("stdlib"))
@@ -171,7 +170,7 @@ def places(language: str, options: argparse.Namespace, apt: Apt | None) -> Itera
         found = sorted(each for each in packages.iterdir() if (each / "__init__.py").is_file())
         yield from ((each.name, each) for each in found)
         return
-    apt = apt or Apt(options.folder / "apt")
+    apt = Apt(options.folder / "apt")
     about = LANGUAGES[language]
     names = [(name, False) for name in about.first] + [(name, True) for name in about.sources]
     if about.packages:
@@ -179,7 +178,17 @@ def places(language: str, options: argparse.Namespace, apt: Apt | None) -> Itera
     for name, source in names:
         file = apt.fetch(name, source)
         if file is not None:
-            yield name, file
+            yield name, inner_archive(file) if name == "openjdk-17-source" else file
+
+
+def inner_archive(package: Path) -> Path:
+    """The zip file in a package that holds nothing else: OpenJDK's sources."""
+    folder = package.parent / "unpacked"
+    if not folder.is_dir():
+        scratch = folder.with_name(f".unpacked-{os.getpid()}")
+        subprocess.run(["dpkg-deb", "-x", str(package), str(scratch)], check=True)
+        scratch.replace(folder)
+    return next(file for file in folder.rglob("*.zip") if not file.is_symlink())
 
 
 def spread(names: list[str], most: int) -> list[str]:
@@ -207,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             report(waiting, counts, wait=True)
     for language in options.languages:
         files = sorted((options.folder / language).glob("*.parquet"))
-        pairs = sum(len(cptk.data.Pairs.read_parquet(file)) for file in files)
+        pairs = sum(len(cptk.data.Pairs.from_parquet(file)) for file in files)
         print(f"{language}: {pairs:,} pairs of {len(files)} packages", flush=True)
     left_out = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
     print(f"this time: {left_out or 'nothing to do'}")

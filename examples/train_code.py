@@ -139,8 +139,8 @@ def average(embedder: Any, before: Sequence[np.ndarray], share: float) -> None:
 # === What is measured ===
 
 
-def measure(embedder: Any, held_out: dict[str, Any]) -> dict[str, float]:
-    """MRR of each source's held-out functions by their documentation, and of CoSQA's queries."""
+def measure(embedder: Any, held_out: dict[str, Any], public: bool) -> dict[str, float]:
+    """MRR of each source's held-out functions by their documentation, and of the public sets'."""
     embedder.preprocessor.sequence_length = LENGTH["search"]
     trainer = cptk.ContrastiveTrainer(embedder)
 
@@ -153,7 +153,7 @@ def measure(embedder: Any, held_out: dict[str, Any]) -> dict[str, float]:
         ranks = cptk.evaluation.retrieval_ranks(encode(pairs["query"]), encode(pairs["document"]))
         found[name] = cptk.evaluation.mrr(ranks)
     found["mean"] = float(np.mean(list(found.values())))
-    for name, split in tests():
+    for name, split in tests() if public else ():
         report = cptk.evaluation.evaluate(encode, [name], split=split, n_bootstrap=0)
         found[f"{name}, {split}"] = report[name].score
     return found
@@ -178,16 +178,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(f"{name}: {len(training[name]):,} pairs, and {len(held_out[name])} held out")
     dtype = cptk.models.fastest_dtype()
     if options.tiny:
-        embedder = quickstart_models.tiny_bert(LENGTH["search"], dtype)
+        embedder = quickstart_models.tiny_bert(LENGTH["search"], "float32")
     else:
         embedder = quickstart_models.load_minilm(options.preset, LENGTH["search"], dtype)
     begun = [np.asarray(weight) for weight in embedder.trainable_weights]
-    report = {"before": measure(embedder, held_out)}
+    report = {"before": measure(embedder, held_out, not options.tiny)}
     say(shown(report))
     record = train(embedder, training, options)
-    report["trained"] = measure(embedder, held_out)
+    report["trained"] = measure(embedder, held_out, not options.tiny)
     average(embedder, begun, options.share)
-    report["averaged"] = measure(embedder, held_out)
+    report["averaged"] = measure(embedder, held_out, not options.tiny)
     embedder.save_to_preset(str(options.output / "embedder"))
     text = json.dumps({**record, "share": options.share, "scores": report}, indent=1)
     (options.output / "report.json").write_text(text + "\n", encoding="utf-8")
