@@ -62,8 +62,8 @@ def serve(tiny):
     plain, cached = trainer(seed=0), trainer(seed=0, micro_batch_size=sizes["micro"])
     batch, large, many = pairs(sizes["batch"]), pairs(sizes["cached"]), texts(sizes["texts"])
     work = {
-        "train step": lambda: float(plain.train_on_batch(batch, return_dict=True)["loss"]),
-        "cached step": lambda: float(cached.train_on_batch(large, return_dict=True)["loss"]),
+        "train step": lambda: reporting.take_step(plain, batch),
+        "cached step": lambda: reporting.take_step(cached, large),
         "encode": lambda: float(plain.embedder.encode_text(many, verbose=0).sum()),
     }
     for name in sys.stdin:

@@ -21,6 +21,18 @@ def timed(step):
     return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
+def take_step(model, batch):
+    """A step of a Keras model to its end, and its loss: JAX gives the loss before the weights."""
+    import keras
+
+    loss = float(model.train_on_batch(batch, return_dict=True)["loss"])
+    if keras.config.backend() == "jax":
+        import jax
+
+        jax.block_until_ready([variable.value for variable in model.trainable_variables])
+    return loss
+
+
 def alternate(first, second, rounds):
     """Call two functions in turn, so that drift of the machine hits both alike.
 

@@ -113,9 +113,7 @@ def compare_keras(config, steps):
 
     def step(name):
         model = models[name]
-        return lambda i: reporting.timed(
-            lambda: float(model.train_on_batch(batches[i % FIT_STEPS], return_dict=True)["loss"])
-        )
+        return lambda i: reporting.timed(lambda: reporting.take_step(model, batches[i % FIT_STEPS]))
 
     def fit(name):
         model, clock = models[name], StepClock()

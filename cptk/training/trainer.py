@@ -340,9 +340,16 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             self.embedder.trained_dims = self.loss.trained_dims
         if self._trained.is_stale(self._step_variables()) or force or self.train_function is None:
             super().make_train_function(force=True)
-            if keras.config.backend() == "jax" and self.slices > 1:
+            if self._cuts_the_step():
                 self.train_function = self._make_function(gradient_cache.sliced_step(self))
             self.train_function = guarded(self.train_function, self, self._trained)
+
+    def _cuts_the_step(self) -> bool:
+        """Whether the step on JAX goes in slices, which passes what a subclass may have changed."""
+        names = ("train_step", "call", "compute_loss_and_updates")
+        own = all(getattr(type(self), each) is getattr(ContrastiveTrainer, each) for each in names)
+        on_jax = keras.config.backend() == "jax"
+        return on_jax and own and self.micro_batches is None and self.slices > 1
 
     def make_predict_function(self, force: bool = False) -> Callable[..., Tree]:
         """Called by Keras."""

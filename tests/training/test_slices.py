@@ -140,3 +140,21 @@ def test_on_jax_slices_draw_dropout_and_train_loras_factors(monkeypatch):
         assert all(np.array_equal(a, b) for a, b in zip(frozen, after, strict=True))
     assert losses[0] == losses[1]  # the same draws for the same seed
     assert len(set(losses[0])) == 3  # and others at each step
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of the compiled step on JAX")
+def test_on_jax_a_subclass_of_another_step_is_not_passed_over(monkeypatch):
+    monkeypatch.setattr(gradient_cache, "slices", lambda *_: 3)
+    seen = []
+
+    class Mine(cptk.ContrastiveTrainer):
+        def train_step(self, *args):
+            seen.append(1)
+            return super().train_step(*args)
+
+    keras.utils.set_random_seed(3)
+    embedder = cptk.models.TextEmbedder(toys.backbone("GPT2", 1), toys.preprocessor("gpt2"))
+    trainer = Mine(embedder, seed=1)
+    trainer.compile("sgd")
+    trainer.train_on_batch(pairs(12))
+    assert seen
