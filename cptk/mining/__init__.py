@@ -8,6 +8,7 @@ from cptk.mining.documents import Document
 from cptk.mining.folders import read_folder
 from cptk.mining.guide import guide_vectors
 from cptk.mining.hard_negatives import hard_negatives
+from cptk.mining.mail import read_mail
 from cptk.mining.many_languages import LANGUAGE_OF, Rules, functions
 from cptk.mining.mining_report import MiningReport
 from cptk.mining.near_duplicates import drop_near_duplicates
@@ -18,6 +19,7 @@ from cptk.mining.records import read_records
 from cptk.mining.repositories import read_git
 from cptk.mining.text import mine_halves
 from cptk.mining.titles import titled_text
+from cptk.mining.web import read_web
 
 __all__ = [
     "LANGUAGE_OF",
@@ -40,7 +42,9 @@ __all__ = [
     "read_archive",
     "read_folder",
     "read_git",
+    "read_mail",
     "read_records",
+    "read_web",
     "split_by_module",
     "titled_text",
 ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
@@ -62,11 +62,9 @@ def is_tar(file: IO[bytes]) -> bool:
     """Whether a file is a tar file, packed or not; an empty one counts. Afterwards it is at 0."""
     try:
         head = unpacked(file).read(512)
-        return len(head) == 512 and (
-            head[257:262] == b"ustar"
-            or not any(head)
-            or tarfile.TarInfo.frombuf(head, "utf-8", "replace").chksum > 0
-        )
+        if any(head):
+            tarfile.TarInfo.frombuf(head, "utf-8", "replace")  # which checks its sum
+        return len(head) == 512
     except DAMAGED:
         return False
     finally:
@@ -124,8 +122,7 @@ def _of_tar(stream: IO[bytes], largest: int, most: int, within: str = "") -> Ite
                 break
             archive.members.clear()  # type: ignore[attr-defined]  # it would hold all of them
             if not info.isdir():
-                own = functools.partial(read, info)
-                yield Member(within + info.name, not info.isreg(), own)
+                yield Member(within + info.name, not info.isreg(), partial(read, info))
     while forward.read(1 << 16):  # so that a checksum behind the last member is looked at
         pass
 
@@ -150,6 +147,3 @@ def _of_deb(file: IO[bytes], largest: int, most: int) -> Iterator[Member]:
             section = io.BufferedReader(Section(file, start, int(size)), 1 << 16)
             within = "DEBIAN/" if name.startswith(b"control") else ""
             yield from _of_tar(unpacked(section), largest, most, within)
-
-
-__all__ = ["Member", "is_tar", "members"]

@@ -97,6 +97,8 @@ def _documents(
         for member in _members(file, largest):
             path = _path(member.path)
             own = _INSTALLED.sub("", path or "", count=1)
+            if member.path.startswith("DEBIAN/"):  # of a package's `control.tar`
+                continue
             if path is not None and not names.takes_below(own):
                 continue
             any_file = True

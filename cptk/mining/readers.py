@@ -9,8 +9,10 @@ from cptk import checks
 from cptk.mining.archives import read_archive
 from cptk.mining.documents import Document
 from cptk.mining.folders import read_folder
+from cptk.mining.mail import read_mail
 from cptk.mining.records import kind_of, read_records
 from cptk.mining.repositories import read_git
+from cptk.mining.web import is_web_archive, read_web
 from cptk.types import Path as StrPath
 
 
@@ -21,12 +23,14 @@ def read(
     plain: bool = False,
     counts: Counter[str] | None = None,
 ) -> Iterator[Document]:
-    r"""The texts of a folder, a package or archive, a bare git repository or a file of records.
+    r"""The texts of a folder, an archive, a repository, a mailbox or a file of records.
 
     | what lies there | read by |
     |---|---|
     | a folder | `read_folder` |
+    | a maildir, or a file `.mbox` | `read_mail` |
     | a bare git repository, `tool.git` | `read_git` |
+    | `.warc`, `.wet`, packed by gzip or not | `read_web` |
     | `.jsonl`, `.csv`, `.tsv`, `.parquet`, packed or not, with a column `text` | `read_records` |
     | any other file | `read_archive` |
 
@@ -34,7 +38,8 @@ def read(
 
     Args:
         place: The folder or file.
-        endings: Endings of files that are read, `[".py", ".md"]`; of records of no use.
+        endings: Endings of files that are read, `[".py", ".md"]`, of folders, archives and
+            repositories.
         plain: Make plain text of web pages, Markdown, reStructuredText and manual pages.
         counts: Is told how many were read, and by which rule others fell.
 
@@ -58,6 +63,11 @@ def read(
         raise FileNotFoundError(f"There is nothing at {str(file)!r}.")
     if file.is_file() and kind_of(file) is not None:
         return read_records(file, counts=counts)
+    if file.is_file() and is_web_archive(file):
+        return read_web(file, counts=counts)
+    maildir = all((file / name).is_dir() for name in ("cur", "new", "tmp"))
+    if maildir or file.name.lower().endswith(".mbox"):
+        return read_mail(file, counts=counts)
     bare = all((file / name).exists() for name in ("HEAD", "objects", "refs"))
     reader = read_git if bare else read_folder if file.is_dir() else read_archive
     return reader(file, endings, plain=plain, counts=counts)
