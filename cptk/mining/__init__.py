@@ -2,9 +2,11 @@
 
 from cptk.mining.archives import read_archive
 from cptk.mining.code import functions_in_source, mine_functions
+from cptk.mining.consistency import consistent
 from cptk.mining.copies import deduplicate, exclude_copies, split_by_module
 from cptk.mining.decontamination import decontaminate
 from cptk.mining.documents import Document
+from cptk.mining.filters import keep_clean
 from cptk.mining.folders import read_folder
 from cptk.mining.guide import guide_vectors
 from cptk.mining.hard_negatives import hard_negatives
@@ -27,6 +29,7 @@ __all__ = [
     "MiningReport",
     "NegativesReport",
     "Rules",
+    "consistent",
     "decontaminate",
     "deduplicate",
     "drop_near_duplicates",
@@ -35,6 +38,7 @@ __all__ = [
     "functions_in_source",
     "guide_vectors",
     "hard_negatives",
+    "keep_clean",
     "mine_functions",
     "mine_halves",
     "neighbouring_text",
