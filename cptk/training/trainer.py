@@ -346,10 +346,10 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def _cuts_the_step(self) -> bool:
         """Whether the step on JAX goes in slices, which passes what a subclass may have changed."""
+        if keras.config.backend() != "jax" or self.micro_batches is not None or self.slices < 2:
+            return False
         names = ("train_step", "call", "compute_loss_and_updates")
-        own = all(getattr(type(self), each) is getattr(ContrastiveTrainer, each) for each in names)
-        on_jax = keras.config.backend() == "jax"
-        return on_jax and own and self.micro_batches is None and self.slices > 1
+        return all(getattr(type(self), each) is getattr(ContrastiveTrainer, each) for each in names)
 
     def make_predict_function(self, force: bool = False) -> Callable[..., Tree]:
         """Called by Keras."""
