@@ -41,8 +41,7 @@ SHARE = 0.6  # of the trained weights in what is saved
 LENGTH = {"training": 112, "search": 160}
 HELD_OUT = 500  # pairs of a source
 STEPS_PER_BACKUP = 8
-"""Rate, batch and temperature are the quickstart's; the others were chosen by this script's own
-report (docs/mining-at-scale.md)."""
+"""Rate, batch and temperature are the quickstart's; the others are first choices, not tuned."""
 
 
 # === Pairs ===
@@ -173,7 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: held_out_and_rest(pairs, HELD_OUT) for name, pairs in sources(options.input).items()
     }
     held_out = {name: own for name, (own, _) in parts.items()}
-    training = {name: rest for name, (_, rest) in parts.items()}
+    training = {
+        name: rest.sample(min(len(rest), options.pairs), seed=options.seed)
+        for name, (_, rest) in parts.items()
+    }
     for name in parts:
         say(f"{name}: {len(training[name]):,} pairs, and {len(held_out[name])} held out")
     dtype = cptk.models.fastest_dtype()
