@@ -12,7 +12,7 @@ from cptk.mining.folders import read_folder
 from cptk.mining.mail import read_mail
 from cptk.mining.records import kind_of, read_records
 from cptk.mining.repositories import read_git
-from cptk.mining.web import is_web_archive, read_web
+from cptk.mining.web import read_web
 from cptk.types import Path as StrPath
 
 
@@ -30,7 +30,7 @@ def read(
     | a folder | `read_folder` |
     | a maildir, or a file `.mbox` | `read_mail` |
     | a bare git repository, `tool.git` | `read_git` |
-    | `.warc`, `.wet`, packed by gzip or not | `read_web` |
+    | `.warc`, `.wet`, packed by gzip or not, or a page, `.html` | `read_web` |
     | `.jsonl`, `.csv`, `.tsv`, `.parquet`, packed or not, with a column `text` | `read_records` |
     | any other file | `read_archive` |
 
@@ -63,11 +63,12 @@ def read(
         raise FileNotFoundError(f"There is nothing at {str(file)!r}.")
     if file.is_file() and kind_of(file) is not None:
         return read_records(file, counts=counts)
-    if file.is_file() and is_web_archive(file):
+    name = file.name.lower().removesuffix(".gz")
+    if file.is_file() and name.endswith((".warc", ".wet", ".html", ".htm")):
         return read_web(file, counts=counts)
-    maildir = all((file / name).is_dir() for name in ("cur", "new", "tmp"))
-    if maildir or file.name.lower().endswith(".mbox"):
+    maildir = all((file / each).is_dir() for each in ("cur", "new"))
+    if maildir or (file.is_file() and name.endswith(".mbox")):
         return read_mail(file, counts=counts)
-    bare = all((file / name).exists() for name in ("HEAD", "objects", "refs"))
+    bare = all((file / each).exists() for each in ("HEAD", "objects", "refs"))
     reader = read_git if bare else read_folder if file.is_dir() else read_archive
     return reader(file, endings, plain=plain, counts=counts)

@@ -149,10 +149,17 @@ def _records(
         return
     with file.open("rb") as opened:
         lines = _lines(unpacked(opened), largest)
-        yield from _json(lines) if kind == "json" else _table(file, lines, kind, names)
+        yield from (
+            _json(file, lines, names)
+            if kind == "json"
+            else _table(file, lines, kind, names, largest)
+        )
 
 
-def _json(lines: Iterator[str | LeftOut]) -> Iterator[Mapping[str, object] | LeftOut]:
+def _json(
+    file: Path, lines: Iterator[str | LeftOut], names: Mapping[str, str]
+) -> Iterator[Mapping[str, object] | LeftOut]:
+    first = True
     for line in lines:
         if isinstance(line, LeftOut):
             yield line
@@ -164,11 +171,18 @@ def _json(lines: Iterator[str | LeftOut]) -> Iterator[Mapping[str, object] | Lef
         except (ValueError, RecursionError):
             yield LeftOut("not readable")
             continue
+        if isinstance(record, dict) and first:  # later ones may lack what others have
+            _check_columns(file, {"text": names["text"]}, [*record])
+            first = False
         yield record if isinstance(record, dict) else LeftOut("not readable")
 
 
 def _table(
-    file: Path, lines: Iterator[str | LeftOut], delimiter: str, names: Mapping[str, str]
+    file: Path,
+    lines: Iterator[str | LeftOut],
+    delimiter: str,
+    names: Mapping[str, str],
+    largest: int,
 ) -> Iterator[Mapping[str, object] | LeftOut]:
     left_out: list[LeftOut] = []
 
@@ -179,19 +193,32 @@ def _table(
             else:
                 yield line
 
-    # Python's own limit of a field is below that of a line.
-    csv.field_size_limit(max(csv.field_size_limit(), 1 << 30))
     rows = csv.reader(good(), delimiter=delimiter)
-    header = next(rows, [])
+    header = _row(rows, largest) or []
+    if isinstance(header, LeftOut):
+        raise ValueError(f"The first line of {str(file)!r}, the names of its columns, never ends.")
     _check_columns(file, names, header)
-    for row in rows:
+    while (row := _row(rows, largest)) is not None:
         yield from left_out
         left_out.clear()
-        if len(row) == len(header):
+        if isinstance(row, LeftOut):
+            yield row
+        elif len(row) == len(header):
             yield dict(zip(header, row, strict=True))
         elif row:
             yield LeftOut("not readable")
     yield from left_out
+
+
+def _row(rows: Iterator[list[str]], largest: int) -> list[str] | LeftOut | None:
+    """The next row, of whose fields, which may never be closed, no more is held than is taken."""
+    usual = csv.field_size_limit(largest)
+    try:
+        return next(rows, None)
+    except csv.Error:
+        return LeftOut("too large")
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _check_columns(file: Path, names: Mapping[str, str], columns: list[str]) -> None:

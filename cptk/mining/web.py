@@ -1,121 +1,174 @@
-"""Pages of web archives as documents: WARC, and WET, which holds their text."""
+"""Pages of web archives and of folders as documents: their main text, one by one."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 from cptk import checks, optional
-from cptk.mining import file_rules, plain_text
+from cptk.mining import plain_text
 from cptk.mining.documents import Document, LeftOut
-from cptk.mining.streams import DAMAGED
+from cptk.mining.file_rules import Source, check_text, decoded, document
+from cptk.mining.folders import read_folder
+from cptk.mining.streams import DAMAGED, unpacked
 from cptk.types import Path as StrPath
 
-LARGEST_PAGE = 5_000_000
-"""Bytes. Ours."""
-_HTML = ("text/html", "application/xhtml+xml")
-
-
-def is_web_archive(path: Path) -> bool:
-    """Whether a file is a web archive, by its name."""
-    return path.name.lower().removesuffix(".gz").endswith((".warc", ".wet"))
+LARGEST_PAGE: Final = 10_000_000
+_PAGES: Final = (".html", ".htm", ".xhtml")
+_ARCHIVE_NEEDS: Final = ("warcio.archiveiterator", "Reading web archives", "warcio", "web")
 
 
 def read_web(
     path: StrPath, *, largest: int = LARGEST_PAGE, counts: Counter[str] | None = None
 ) -> Iterator[Document]:
-    r"""The pages of a web archive, one after another: `.warc`, `.wet`, packed by gzip or not.
+    r"""The pages of a web archive, of a folder or of one HTML file, as main text.
 
-    Of a page (a response in HTML) it gives the main text, without navigation, with headings as `# `
-    lines, by trafilatura; of a WET file its texts as they are. What is something else is counted as
-    "no page"; a page falls that is larger than `largest` ("too large"), holds no main text ("no
-    main text"), or is no text ("binary", "empty", "lone surrogate", "wrong encoding").
+    Of a WARC, packed or not, pages that were answered with 200 are read, and the texts of a WET as
+    they are. Main text is found by trafilatura, with headings as `# ` lines. A page is left out,
+    and counted, that is larger than `largest` bytes when unpacked ("too large"), was answered with
+    an error or is no HTML ("no page"), has none ("no main text"), or falls by the rules of
+    `read_folder` ("binary", "empty", "wrong encoding", "not readable").
 
     Args:
-        path: The file.
+        path: The archive, the folder, or the `.html` file.
         largest: Bytes of a page.
-        counts: Is told how many pages were read ("pages"), and by which rule others fell.
+        counts: Is told how many pages were read ("files"), and by which rule others fell.
 
     Returns:
-        An iterator of `Document`s, with the page's address as path and the file's name as source.
+        An iterator of `Document`s. Those of an archive have their URL as `path`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no web archive, or is damaged or cut short.
-        ImportError: warcio or trafilatura is not installed: `pip install "cptk[web]"`.
+        FileNotFoundError: There is nothing.
+        ValueError: It is neither; an archive that is cut short or holds no page at all.
+        ImportError: trafilatura or warcio is not installed: `pip install "cptk[web]"`.
 
     Example:
 
     ```pycon
     >>> import pathlib
     >>> from cptk.mining import read_web
-    >>> text = "The page says this.\n"
-    >>> head = "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: https://example.org/a\r\n"
-    >>> record = f"{head}Content-Length: {len(text)}\r\n\r\n{text}\r\n\r\n"
-    >>> _ = pathlib.Path("pages.wet").write_text(record, newline="")
-    >>> list(read_web("pages.wet"))[0][:2]
-    ('https://example.org/a', 'The page says this.\n')
+    >>> record = "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://a.example/\r\n"
+    >>> record += "Content-Length: 10\r\n\r\nPlain text\r\n\r\n"
+    >>> _ = pathlib.Path("crawl.wet").write_text(record, newline="")
+    >>> [(each.path, each.text) for each in read_web("crawl.wet")]
+    [('http://a.example/', 'Plain text')]
 
     ```
     """
-    file = checks.path(path, "path")
-    if not file.exists():
-        raise FileNotFoundError(f"There is no file {str(file)!r}.")
-    if not file.is_file() or not is_web_archive(file):
-        raise ValueError(
-            f"`path` should be a file that ends in .warc, .wet or the same with .gz. Received: "
-            f"{str(file)!r}."
-        )
+    place = checks.path(path, "path")
     largest = checks.integer("largest", largest, 1)
-    records = _warcio("archiveiterator").ArchiveIterator
-    return _pages(file, records, largest, Counter() if counts is None else counts)
+    counts = Counter() if counts is None else counts
+    if not place.exists():
+        raise FileNotFoundError(f"There is nothing at {str(place)!r}.")
+    if place.is_dir():
+        return read_folder(place, _PAGES, largest=largest, plain=True, counts=counts)
+    if place.name.lower().endswith(_PAGES):
+        return _page(place, largest, counts)
+    with place.open("rb") as file:
+        try:
+            known = unpacked(file).read(5) == b"WARC/"
+        except DAMAGED:
+            known = False
+    if not known:
+        raise ValueError(
+            f"`path` should be a WARC or WET file, an HTML file, or a folder of them. "
+            f"{str(place)!r} begins with something else, or is damaged."
+        )
+    optional.load(*_ARCHIVE_NEEDS)
+    return _archive(place, largest, counts)
 
 
-def _warcio(module: str) -> Any:
-    return optional.load(f"warcio.{module}", "Reading web archives", "warcio", "web")
-
-
-def _pages(file: Path, records: Any, largest: int, counts: Counter[str]) -> Iterator[Document]:
-    any_record = False
+def _page(file: Path, largest: int, counts: Counter[str]) -> Iterator[Document]:
+    with file.open("rb") as opened:
+        data = opened.read(largest + 1)
     try:
-        with file.open("rb") as stream:
-            for record in records(stream):
-                any_record = True
+        found = document(data, file.name, Source(file.name, "", largest, True))
+    except LeftOut as rule:
+        counts[str(rule)] += 1
+        return
+    counts["files"] += 1
+    yield found
+
+
+class _Whole:
+    """A packed stream whose early end is an error: warcio takes it for the end of the archive."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._place = 0
+
+    def tell(self) -> int:
+        return self._place
+
+    def read(self, size: int) -> bytes:
+        try:
+            data = self._stream.read(size)
+        except EOFError as error:
+            raise OSError(str(error)) from None
+        self._place += len(data)
+        return data
+
+
+def _archive(place: Path, largest: int, counts: Counter[str]) -> Iterator[Document]:
+    warcio: Any = optional.load(*_ARCHIVE_NEEDS)
+    failed: Any = optional.load("warcio.exceptions", *_ARCHIVE_NEEDS[1:]).ArchiveLoadFailed
+    any_page = False
+    try:
+        with place.open("rb") as file:
+            for record in warcio.ArchiveIterator(_Whole(unpacked(file))):
+                if record.rec_type not in ("response", "resource", "conversion"):
+                    continue
+                any_page = True
                 try:
-                    found = _page(record, file.name, largest)
+                    text, title = _content(record, largest)
                 except LeftOut as rule:
                     counts[str(rule)] += 1
-                else:
-                    counts["pages"] += 1
-                    yield found
-    except (_warcio("exceptions").ArchiveLoadFailed, *DAMAGED) as error:
+                    _check_whole(record)
+                    continue
+                _check_whole(record)
+                counts["files"] += 1
+                url = record.rec_headers.get_header("WARC-Target-URI") or ""
+                yield Document(_one_line(url), text, place.name, "", title)
+    except (*DAMAGED, failed) as error:
         raise ValueError(
-            f"The web archive {str(file)!r} is damaged or cut short ({checks.shown(str(error))})."
+            f"The file {str(place)!r} is damaged or cut short ({checks.shown(str(error))})."
         ) from None
-    if not any_record:
-        raise ValueError(f"`path` holds no record of a web archive. Received: {str(file)!r}.")
+    if not any_page:
+        raise ValueError(f"`path` holds no page. Received: {str(place)!r}.")
 
 
-def _page(record: Any, source: str, largest: int) -> Document:
-    """A record's text; `record` is warcio's, which is untyped."""
-    address = record.rec_headers.get_header("WARC-Target-URI") or ""
-    if record.rec_type not in ("response", "conversion", "resource"):
+def _content(record: Any, largest: int) -> tuple[str, str]:
+    """(text, title) of a record, or the rule by which it falls."""
+    headers = record.http_headers if record.rec_type == "response" else record.rec_headers
+    kind = (headers.get_header("Content-Type") or "") if headers is not None else ""
+    is_text = record.rec_type == "conversion"
+    answered = record.rec_type != "response" or (
+        headers is not None and headers.get_statuscode() == "200"
+    )
+    if not is_text and not (answered and "html" in kind.lower()):
         raise LeftOut("no page")
-    if record.rec_type == "response":
-        headers = record.http_headers
-        kind = headers and headers.get_header("Content-Type", "").split(";")[0].strip().lower()
-        if not headers or headers.get_statuscode() != "200" or kind not in _HTML:
-            raise LeftOut("no page")
-    data = record.content_stream().read(largest + 1)
+    stream, data = record.content_stream(), bytearray()
+    try:
+        while len(data) <= largest and (piece := stream.read(min(1 << 16, largest + 1))):
+            data += piece
+    except DAMAGED:  # its own packing, gzip or Brotli: the archive's goes on
+        raise LeftOut("not readable") from None
     if len(data) > largest:
         raise LeftOut("too large")
-    if getattr(record.raw_stream, "limit", 0) > 0:  # what the header says is still to come
-        raise EOFError("it ends within a record")
-    if record.rec_type == "response":
-        text, title = plain_text.of_html(data)
-    else:
-        text, title = file_rules.decoded(data), ""
-    file_rules.check_text(text)
-    return Document(address, text, source, title=title)
+    text, title = (decoded(bytes(data)), "") if is_text else plain_text.of_html(bytes(data))
+    check_text(text)
+    return text, title
+
+
+def _check_whole(record: Any) -> None:
+    """Read a record to its end, which the archive may lack."""
+    while record.raw_stream.read(1 << 16):
+        pass
+    if getattr(record.raw_stream, "limit", 0) > 0:
+        raise OSError("the last record ends early")
+
+
+def _one_line(url: str) -> str:
+    return "".join(each for each in url if each.isprintable())

@@ -22,9 +22,7 @@ from cptk.mining import (
     read_archive,
     read_folder,
     read_git,
-    read_mail,
     read_records,
-    read_web,
 )
 
 MIT = "Permission is hereby granted, free of charge, to any person … without restriction, …"
@@ -302,91 +300,6 @@ def test_prose_becomes_plain_text_with_headings(tmp_path):
     assert written == {"b.md": files["b.md"].decode()}
 
 
-# === Web archives and mailboxes ===
-
-
-def warc_of(records, packed):
-    """A web archive, each record packed by itself."""
-    found = b""
-    for number, (kind, content_type, data) in enumerate(records):
-        if kind == "response":
-            data = f"HTTP/1.0 200 OK\r\nContent-Type: {content_type}\r\n\r\n".encode() + data
-        head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: https://example.org/{number}\r\n"
-        written_as = "application/http; msgtype=response" if kind == "response" else "text/plain"
-        head += f"Content-Type: {written_as}\r\nContent-Length: {len(data)}\r\n\r\n"
-        record = head.encode() + data + b"\r\n\r\n"
-        found += gzip.compress(record) if packed else record
-    return found
-
-
-@pytest.mark.parametrize("packed", [True, False])
-def test_pages_of_a_web_archive(tmp_path, packed):
-    said = "It reads the files of a folder, one after another, and says how many there are. " * 3
-    page = (
-        f"<html><head><title>T</title></head><body><article><p>{said}</p></article></body></html>"
-    )
-    records = [
-        ("response", "text/html; charset=utf-8", page.encode()),
-        ("response", "image/png", b"\x89PNG"),
-        ("request", "", b"GET / HTTP/1.0\r\n\r\n"),
-        ("conversion", "text/plain", "Größe\n".encode()),
-        ("response", "text/html", b"x" * 3000),
-        ("conversion", "text/plain", b"\xff"),
-    ]
-    place = tmp_path / ("a.warc.gz" if packed else "a.warc")
-    place.write_bytes(warc_of(records, packed))
-    counts = Counter()
-    first, second = read_web(place, largest=2000, counts=counts)
-    assert (first.path, first.title) == ("https://example.org/0", "T")
-    assert first.text == said.strip()
-    assert (second.text, second.source) == ("Größe\n", place.name)
-    assert counts == {"pages": 2, "no page": 2, "too large": 1, "wrong encoding": 1}
-
-
-def test_what_is_no_web_archive(tmp_path):
-    (tmp_path / "a.warc").write_text("Words, and no record.\n")
-    (tmp_path / "b.warc").write_text("")
-    for name in ("a.warc", "b.warc"):
-        with pytest.raises(ValueError, match=r"damaged or cut short|holds no record"):
-            list(read_web(tmp_path / name))
-    data = warc_of([("conversion", "text/plain", os.urandom(9000).hex().encode())] * 3, True)
-    (tmp_path / "c.warc.gz").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match="damaged or cut short"):
-        list(read_web(tmp_path / "c.warc.gz"))
-    with pytest.raises(ValueError, match=r"ends in \.warc"):
-        read_web(tmp_path)
-
-
-def test_messages_of_a_mailbox(tmp_path):
-    import mailbox
-
-    messages = [
-        "Message-ID: <1@a>\nSubject: [list] Re: It\n\nB wrote:\n> no?\n\nIt does.\n-- \nA\n",
-        "Message-ID: <2@a>\nSubject: =?utf-8?q?Gr=C3=B6=C3=9Fe?=\n"
-        "Content-Type: text/plain; charset=latin-1\n\nGr\xf6\xdfe\n",
-        "Message-ID: <3@a>\n\n> all of it quoted\n",
-        "Message-ID: <4@a>\nContent-Type: text/html\n\n<p>x</p>\n",
-        "Message-ID: <5@a>\n\n" + "x" * 3000,
-    ]
-    box, folder = mailbox.mbox(tmp_path / "a.mbox"), mailbox.Maildir(tmp_path / "dir")
-    for text in messages:
-        box.add(text.encode("latin-1"))
-        folder.add(text.encode("latin-1"))
-    box.close()
-    for place in (tmp_path / "a.mbox", tmp_path / "dir"):
-        counts = Counter()
-        found = list(read_mail(place, largest=2000, counts=counts))
-        read_again = {each.path: (each.title, each.text) for each in found}
-        assert read_again == {"1@a": ("It", "It does."), "2@a": ("Größe", "Größe")}
-        assert counts == {"messages": 2, "no text": 2, "too large": 1}
-        assert [each.text for each in read(place)][:2] != []
-    with pytest.raises(ValueError, match="should be an mbox file or a maildir"):
-        read_mail(tmp_path)
-    (tmp_path / "b.mbox").write_text("no message\n")
-    with pytest.raises(ValueError, match="holds no message"):
-        list(read_mail(tmp_path / "b.mbox"))
-
-
 # === One door ===
 
 
@@ -397,5 +310,24 @@ def test_what_lies_there_says_how_it_is_read(tmp_path):
     assert [each.text for each in read(tmp_path, [".py"])] == [CODE]
     assert [each.text for each in read(tmp_path / "a.tar", [".py"])] == [CODE]
     assert [each.text for each in read(tmp_path / "b.jsonl")] == ["one"]
+    mail = "From a Mon Jan  1 00:00:00 2024\nMessage-ID: <1@a>\n\nWords of a message.\n"
+    (tmp_path / "a.mbox").write_text(mail)
+    assert [each.text.strip() for each in read(tmp_path / "a.mbox")] == ["Words of a message."]
+    head = "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: x\r\nContent-Length: 6\r\n\r\n"
+    (tmp_path / "a.wet").write_text(f"{head}Words.\r\n\r\n", newline="")
+    assert [each.text for each in read(tmp_path / "a.wet")] == ["Words."]
     with pytest.raises(FileNotFoundError, match="nothing at"):
         read(tmp_path / "none")
+
+
+def test_records_without_the_column_and_quotes_that_never_end(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"body": "one"}\n' * 3)
+    with pytest.raises(ValueError, match=r"no column 'text'.*'body'"):
+        list(read_records(tmp_path / "a.jsonl"))
+    rows = ["first", '"never closed', *("x" * 50 for _ in range(2000)), "last"]
+    (tmp_path / "a.csv").write_text("text\n" + "\n".join(rows) + "\n")
+    counts = Counter()
+    found = [each.text for each in read_records(tmp_path / "a.csv", largest=1000, counts=counts)]
+    assert found[0] == "first"
+    assert found[-1] == "last"
+    assert counts["too large"] == 1
