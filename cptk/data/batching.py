@@ -104,6 +104,11 @@ class PairDataset(OrderedBatches):
         """Batches in one pass over the data."""
         return count_batches(self.size, self.batch_size)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each number column `()`, or `(k,)` where each pair has k numbers."""
+        return {name: numbers.shape[1:] for name, numbers in self.numbers.items()}
+
     @cached_property
     def digest(self) -> str:
         """What the pairs are, as 32 digits: equal for equal pairs in equal order."""

@@ -7,7 +7,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from cptk.data.batching import PairDataset, of_one_type
 from cptk.data.columns import ROLES, SIDES, column, is_pairs
 from cptk.data.order import OrderedBatches
 from cptk.data.pairs import Pairs
+from cptk.data.store_batches import StoreBatches
+from cptk.data.token_store import TokenStore
 from cptk.types import KerasBatch, TokenBatch
 
 
@@ -36,7 +38,8 @@ class Mixture(Mapping[str, object]):
     the mixture is one over each source.
 
     Args:
-        sources: Pairs of any form that `fit` takes, by name; or pairs with a column `source`.
+        sources: Pairs of any form that `fit` takes, or `TokenStore`s, by name; or pairs with a
+            column `source`.
         alpha: 1 draws large sources more often, as they are; 0 draws all equally often.
 
     Raises:
@@ -94,6 +97,8 @@ def as_mixture(data: object) -> Mixture | None:
 
 def _is_set(values: object) -> bool:
     """Whether these are pairs, right or wrong, and no column of texts or of tokens."""
+    if isinstance(values, TokenStore):
+        return True
     if isinstance(values, Mapping):
         return "token_ids" not in values
     if isinstance(values, list | tuple):
@@ -104,6 +109,11 @@ def _is_set(values: object) -> bool:
 def _sources(sources: object) -> dict[str, object]:
     if isinstance(sources, Mixture):
         return dict(sources)
+    if isinstance(sources, TokenStore):
+        raise TypeError(
+            '`sources` should be {"name": pairs, …}. Received a TokenStore: write one for each '
+            'source, and pass {"name": store, …}.'
+        )
     if is_pairs(sources) and (found := column(sources, "source")) is not None:
         names = checks.texts(found, "source")
         pairs = Pairs(sources)
@@ -130,6 +140,10 @@ def _sources(sources: object) -> dict[str, object]:
     return dict(sources)
 
 
+Part: TypeAlias = PairDataset | StoreBatches
+"""The batches of a source."""
+
+
 class MixedBatches(OrderedBatches):
     """Batches of several sources, all of one structure.
 
@@ -148,7 +162,7 @@ class MixedBatches(OrderedBatches):
 
     def __init__(
         self,
-        parts: Mapping[str, PairDataset],
+        parts: Mapping[str, Part],
         alpha: float,
         shuffle: bool,
         seed: int,
@@ -252,30 +266,29 @@ def _of_rank(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
     return (*shape, *(1 for _ in range(rank - len(shape))))
 
 
-def _shapes(
-    parts: Mapping[str, PairDataset], columns: tuple[str, ...]
-) -> dict[str, tuple[int, ...]]:
+def _shapes(parts: Mapping[str, Part], columns: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """For each column what holds those of all sources: `()` of numbers, `(most,)` of lists."""
     each = max(part.negatives_each for part in parts.values())
-    names = dict.fromkeys([*columns, *(name for part in parts.values() for name in part.numbers)])
+    own = {name: part.shapes for name, part in parts.items()}
+    names = dict.fromkeys([*columns, *(name for shapes in own.values() for name in shapes)])
     found: dict[str, tuple[int, ...]] = {}
     if each or "negatives" in names:
         found["negatives"] = (max(1, each),)
     for name in names:
         if name in ("negatives", "source"):
             continue
-        shapes = [part.numbers[name].shape[1:] for part in parts.values() if name in part.numbers]
-        rank = max(map(len, shapes), default=0)
-        alike = [_of_rank(shape, rank) for shape in shapes]
+        having = [shapes[name] for shapes in own.values() if name in shapes]
+        rank = max(map(len, having), default=0)
+        alike = [_of_rank(shape, rank) for shape in having]
         found[name] = tuple(map(max, zip(*alike, strict=True)))
     for name, part in parts.items():
-        teacher = part.numbers.get("teacher")
+        teacher = own[name].get("teacher", ())
         expected = 1 + part.negatives_each
-        if teacher is None or teacher.ndim == 1 or expected in (1, teacher.shape[1]):
+        if not teacher or expected in (1, teacher[0]):
             continue
         raise ValueError(
             f"Source {name!r}: `teacher` should hold a score of the document and one of each "
-            f"negative, {expected} a pair. Received: {teacher.shape[1]}."
+            f"negative, {expected} a pair. Received: {teacher[0]}."
         )
     # As the loss reads them, filled up alike.
     (each,) = found.get("negatives", (0,))

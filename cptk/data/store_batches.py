@@ -86,6 +86,22 @@ class StoreBatches(OrderedBatches):
         shards = [each["sha256"] for each in self.store.manifest["shards"]]
         return hashlib.blake2b("".join(shards).encode(), digest_size=16).hexdigest()
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each number column `()`, or `(k,)` where each pair has k numbers."""
+        found = {}
+        for name in self.columns:
+            if name != "negatives":
+                # A group is a number in its batch, whatever it is in the store.
+                numbers = [0] if name == "group" else self.store.numbers(name, [0])
+                found[name] = np.shape(numbers)[1:]
+        return found
+
+    @cached_property
+    def negatives_each(self) -> int:
+        """The most negatives of a pair."""
+        return self.store.most_negatives() if "negatives" in self.columns else 0
+
     def rows_at(self, place: int) -> Rows:
         """The pairs of the batch after so many others."""
         number, batch = divmod(place, self.batches_per_pass)

@@ -96,16 +96,37 @@ def write_shards(
     number = first
     for table in chunks(pairs, plan.rows_per_shard):
         if (number - first) % part[1] == part[0]:
-            about = {**plan.settings, "pairs": _digest(table), "text": plan.keep_text}
-            path = folder / shard_name(number)
-            if not _is_there(path, about):
-                token_shards.write(path, _columns(table, preprocessor, plan, bar), about)
-            elif bar is not None:
-                bar.add(table.num_rows)
+            write_shard(folder / shard_name(number), table, preprocessor, plan, bar)
         number += 1
     if number == first:
         raise ValueError("There are no pairs to write. Received: an empty iterable.")
     return number
+
+
+def write_shard(
+    path: Path,
+    table: pa.Table,
+    preprocessor: Preprocessor,
+    plan: Plan,
+    bar: Progress | None = None,
+) -> None:
+    """Write a shard of some pairs, if it is missing.
+
+    Args:
+        path: Its file.
+        table: The pairs, as `cptk.data.tables.large` gives them.
+        preprocessor: What tokenises.
+        plan: See there.
+        bar: Is told of each pair.
+
+    Raises:
+        ValueError: There is a shard of other pairs, or of another tokenizer.
+    """
+    about = {**plan.settings, "pairs": _digest(table), "text": plan.keep_text}
+    if not _is_there(path, about):
+        token_shards.write(path, _columns(table, preprocessor, plan, bar), about)
+    elif bar is not None:
+        bar.add(table.num_rows)
 
 
 def shard_name(number: int) -> str:

@@ -334,6 +334,13 @@ class TokenStore:
             )
         return found
 
+    def most_negatives(self) -> int:
+        """The most hard negatives that a pair has; 0 without such a column."""
+        if "negatives" not in self.columns:
+            return 0
+        begins = (shard.nested("negatives")[0] for shard in self._shards)
+        return max(int(np.diff(each).max(initial=0)) for each in begins)
+
     def numbers(self, column: str, rows: ArrayLike) -> NDArray[np.float32]:
         """A column of numbers of some pairs, float32: `(m,)`, or `(m, k)` of lists of k each."""
         if column not in NUMBERS or column not in self.columns:

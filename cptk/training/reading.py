@@ -20,7 +20,7 @@ from cptk.data.batching import (
 )
 from cptk.data.columns import EXPECTED, column, is_pairs, role_of
 from cptk.data.feeding import Feed
-from cptk.data.mixture import MixedBatches, Mixture, as_mixture
+from cptk.data.mixture import MixedBatches, Mixture, Part, as_mixture
 from cptk.data.negatives import check_negatives, negative_tokens, width
 from cptk.data.numbers import check_guide, number_columns
 from cptk.data.store_batches import StoreBatches
@@ -69,7 +69,17 @@ class PairReader(NamedTuple):
             ValueError: Something that is given twice, or bad pairs.
         """
         if isinstance(x, TokenStore):
-            return self._stored(x, sample_weight, batch_size, shuffle, seed, steps_per_epoch, least)
+            if sample_weight is not None:
+                raise ValueError(
+                    "Pairs of a store have their weights in its column `weight`: leave "
+                    "`sample_weight` out."
+                )
+            if self.of_source is not None:
+                raise ValueError(
+                    "A loss for each source takes named pairs or stores: pass "
+                    '{"name": store, …}, or give `compile` one loss.'
+                )
+            return self._stored(x, batch_size, shuffle, seed, steps_per_epoch, least > 1)
         on_tf = is_tf_dataset(x)
         batched = on_tf or isinstance(x, keras.utils.PyDataset | Iterator)
         mixture = None if batched else self._mixture(x)
@@ -135,24 +145,13 @@ class PairReader(NamedTuple):
     def _stored(
         self,
         store: TokenStore,
-        sample_weight: object,
         batch_size: int | None,
         shuffle: bool,
         seed: int,
         steps_per_epoch: int | None,
-        least: int,
+        training: bool,
     ) -> StoreBatches:
         """Batches of pairs that were tokenised before, for this embedder."""
-        if sample_weight is not None:
-            raise ValueError(
-                "Pairs of a store have their weights in its column `weight`: leave `sample_weight` "
-                "out."
-            )
-        if self.of_source is not None:
-            raise ValueError(
-                "A loss for each source takes pairs in memory, and no store. Give `compile` one "
-                "loss."
-            )
         if self.preprocessor is not None:
             store.check_read_by(self.preprocessor)
         wanted = self.columns + tuple(name for name in self.optional if name in store.columns)
@@ -162,7 +161,7 @@ class PairReader(NamedTuple):
             shuffle,
             seed,
             steps_per_epoch,
-            training=least > 1,
+            training,
             columns=tuple(dict.fromkeys(wanted)),
             bucket=lambda length: _bucket(length, store.sequence_length),
         )
@@ -192,15 +191,19 @@ class PairReader(NamedTuple):
                 f"`loss` has objectives for the sources {checks.shown(names)}, and the pairs are "
                 f"of {checks.shown(list(mixture))}. Give each source one."
             )
-        parts = {}
+        parts: dict[str, Part] = {}
         for name, pairs in mixture.items():
             own = self.columns, self.optional
             if self.of_source is not None:
                 own = self.of_source[name]
-            columns = PairReader(self.preprocessor, *own).columns_of(pairs)
-            if "negatives" not in own[0] and not _any_text(column(pairs, "negatives")):
-                columns = tuple(other for other in columns if other != "negatives")
+            reader = PairReader(self.preprocessor, *own)
             try:
+                if isinstance(pairs, TokenStore):
+                    parts[name] = reader._stored(pairs, batch_size, shuffle, 0, None, training)
+                    continue
+                columns = reader.columns_of(pairs)
+                if "negatives" not in own[0] and not _any_text(column(pairs, "negatives")):
+                    columns = tuple(other for other in columns if other != "negatives")
                 parts[name] = PairDataset(
                     pairs,
                     self.tokenize,

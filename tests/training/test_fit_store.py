@@ -82,3 +82,85 @@ def test_what_does_not_go_with_a_store(store):
     scored.compile("sgd", loss=cptk.losses.CoSENT())
     with pytest.raises(ValueError, match=r"columns \['score'\]"):
         scored.fit(store, verbose=0)
+
+
+def rows_of(tokens):
+    """The texts of a batch, by which its pairs are told."""
+    rows = zip(tokens["token_ids"], tokens["padding_mask"], strict=True)
+    return sorted(tuple(ids[mask].tolist()) for ids, mask in rows)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Two sources as text, and each as a store: one with negatives, one with weights."""
+    folder = tmp_path_factory.mktemp("sources")
+    words = [f"{number} {'the ' * (number % 4)}word" for number in range(24)]
+    first = {"query": words[:16], "document": words[1:17]}
+    first["negatives"] = [[words[number - 5]] * (number % 3) for number in range(16)]
+    second = {"query": words[10:20], "document": words[12:22], "weight": [1.0, 2.0] * 5}
+    pairs = {"first": Pairs(first), "second": Pairs(second)}
+    options = {"rows_per_shard": 6, "verbose": 0}
+    write = TokenStore.write
+    stores = {k: write(folder / k, x, toys.preprocessor(), **options) for k, x in pairs.items()}
+    return pairs, stores
+
+
+def test_stores_mix_as_their_pairs_do(sources):
+    pairs, stores = sources
+    half = {"first": stores["first"], "second": pairs["second"]}
+    found = []
+    for data in (pairs, stores, half):
+        model = trainer()
+        options = {"batch_size": 6, "shuffle": False, "epochs": 2, "verbose": 0}
+        model.fit(data, **options)
+        found.append(weights(model))
+        found[-1] = np.append(found[-1], model.evaluate(data, batch_size=6, verbose=0))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+    np.testing.assert_allclose(found[0], found[2], atol=1e-5)
+
+
+def test_a_pass_of_mixed_stores_is_each_of_them_once(sources):
+    _, stores = sources
+    model = trainer()
+    reader = model._reader()
+    data = reader.batches(
+        cptk.data.Mixture(stores), None, 6, shuffle=True, seed=3, replicas=1, least=2
+    )
+    seen = [rows_of(x["query"]) for x, _, _ in (data.batch_at(i) for i in range(len(data)))]
+    assert len({len(batch) for batch in seen}) > 1  # the last of a source is smaller
+    expected = []
+    for store in stores.values():
+        expected += rows_of(store.tokens("query", np.arange(len(store))))
+    assert sorted(row for batch in seen for row in batch) == sorted(expected)
+
+
+def test_a_killed_run_on_mixed_stores_goes_on(sources, tmp_path):
+    x = cptk.data.Mixture(sources[1], alpha=0.5)
+    options = {"batch_size": 4, "steps_per_epoch": 3, "verbose": 0}
+    whole = trainer()
+    whole.fit(x, epochs=4, **options)
+    backup = cptk.training.ExactBackupAndRestore
+    trainer().fit(x, epochs=2, callbacks=[backup(tmp_path, delete_checkpoint=False)], **options)
+    again = trainer()
+    again.fit(x, epochs=4, callbacks=[backup(tmp_path)], **options)
+    np.testing.assert_allclose(weights(again), weights(whole), atol=1e-6)
+
+
+def test_each_stored_source_may_have_its_objective(sources):
+    loss = {"first": cptk.losses.InfoNCE(), "second": cptk.losses.InfoNCE(symmetric=False)}
+    values = []
+    for data in sources:
+        model = trainer()
+        model.compile("sgd", loss=loss)
+        values.append(model.evaluate(data, batch_size=6, verbose=0, return_dict=True)["loss"])
+    assert values[0] == pytest.approx(values[1], abs=1e-5)
+
+
+def test_another_embedders_store_among_the_sources_is_named(sources):
+    keras.utils.set_random_seed(0)
+    other = cptk.ContrastiveTrainer(toys.embedder("Llama3"))
+    other.compile("sgd")
+    with pytest.raises(ValueError, match=r"Source 'first'.*written for another embedder"):
+        other.fit(sources[1], verbose=0)
+    with pytest.raises(TypeError, match="write one for each source"):
+        cptk.data.Mixture(sources[1]["first"])
