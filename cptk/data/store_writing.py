@@ -123,7 +123,7 @@ def write_shard(
         ValueError: There is a shard of other pairs, or of another tokenizer.
     """
     about = {**plan.settings, "pairs": _digest(table), "text": plan.keep_text}
-    if not _is_there(path, about):
+    if not is_there(path, about):
         token_shards.write(path, _columns(table, preprocessor, plan, bar), about)
     elif bar is not None:
         bar.add(table.num_rows)
@@ -236,7 +236,7 @@ def _tables(pairs: object) -> Iterator[pa.Table]:
         )
 
 
-def _is_there(path: Path, about: Config) -> bool:
+def is_there(path: Path, about: Config) -> bool:
     """Whether a shard is written already; an error if it is another one."""
     try:
         found = token_shards.Shard(path).about
