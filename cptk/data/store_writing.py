@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +30,7 @@ LOCKS = "locks"
 FORMAT, VERSION = "cptk token store", 1
 PAIRS_AT_ONCE = 2048
 """Pairs whose ids are held as lists of Python's integers, thirty times as large as in the store."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 BUCKETS = 16
 """Parts in which texts that occur several times are looked for, each by itself in memory."""
 
@@ -123,7 +126,7 @@ def write_shard(
         ValueError: There is a shard of other pairs, or of another tokenizer.
     """
     about = {**plan.settings, "pairs": _digest(table), "text": plan.keep_text}
-    if not _is_there(path, about):
+    if not is_there(path, about):
         token_shards.write(path, _columns(table, preprocessor, plan, bar), about)
     elif bar is not None:
         bar.add(table.num_rows)
@@ -139,6 +142,12 @@ def write_manifest(folder: Path, count: int) -> bool:
     paths = [folder / shard_name(number) for number in range(count)]
     if not all(path.exists() for path in paths):
         return False
+    with _alone(folder):
+        _write_manifest(folder, paths)
+    return True
+
+
+def _write_manifest(folder: Path, paths: Sequence[Path]) -> None:
     files.clear_scratch(folder)
     shards = [token_shards.Shard(path) for path in paths]
     rows, groups = repeated(shards)
@@ -162,7 +171,6 @@ def write_manifest(folder: Path, count: int) -> bool:
     }  # fmt: skip
     with files.replacing(folder / MANIFEST) as file:
         file.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
-    return True
 
 
 def repeated(
@@ -236,7 +244,7 @@ def _tables(pairs: object) -> Iterator[pa.Table]:
         )
 
 
-def _is_there(path: Path, about: Config) -> bool:
+def is_there(path: Path, about: Config) -> bool:
     """Whether a shard is written already; an error if it is another one."""
     try:
         found = token_shards.Shard(path).about
@@ -335,6 +343,49 @@ def writing(folder: Path, part: tuple[int, int]) -> Iterator[None]:
         f"Another process writes part {part[0]} of {part[1]} of the store {str(folder)!r}. Wait "
         "for it, or give each process a `part` of its own.",
     )
+    try:
+        _refuse_other_parts(folder, part[1])
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise OSError(
+            error.errno,
+            f"The disk is full ({error.strerror}). Every shard that was written is kept: make "
+            "room and call again, and it goes on",
+            str(folder),
+        ) from error
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _refuse_other_parts(folder: Path, count: int) -> None:
+    """Raise `ValueError` where a process is at it that counts on another number of parts."""
+    for place in folder.glob(f"{LOCKS}/part-*-of-*"):
+        if place.name.endswith(f"-of-{count}"):
+            continue
+        others = files.sole_lock(
+            place,
+            f"Another process writes {place.name.replace('-', ' ')} of the store {str(folder)!r}, "
+            f"and this one counts on {count} in all. Wait for it.",
+        )
+        if others is not None:
+            others.release()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Processes that end at the same time write the manifest one after the other."""
+    place = folder / LOCKS / MANIFEST
+    place.parent.mkdir(exist_ok=True)
+    place.touch()
+    while True:
+        try:
+            lock = files.sole_lock(place, "")
+            break
+        except ValueError:
+            time.sleep(0.05)
     try:
         yield
     finally:

@@ -95,6 +95,10 @@ class Shard:
             ) from None
         self._ragged: dict[str, Ragged] = {}
 
+    def __reduce__(self) -> tuple[type[Shard], tuple[Path]]:
+        """Another process maps the file; the ids themselves are not sent there."""
+        return Shard, (self.path,)
+
     def __len__(self) -> int:
         return int(self.batch.num_rows)
 

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Self
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from cptk import checks, files
-from cptk.data import store_writing
-from cptk.data.columns import NUMBERS, SIDES
+from cptk.data import store_parts, store_writing
+from cptk.data.columns import SIDES
 from cptk.data.pairs import Pairs
+from cptk.data.stored_pairs import StoredPairs
 from cptk.data.tables import counted
 from cptk.data.token_shards import Shard
 from cptk.progress import Progress, is_terminal, progress
-from cptk.types import Config, Path, Preprocessor, TokenBatch
+from cptk.types import Path, Preprocessor
 
-_TOKENS = (*SIDES, "negatives")
-"""Columns that hold ids."""
+if TYPE_CHECKING:
+    pass
 
 
-class TokenStore:
+class TokenStore(StoredPairs):
     """Pairs tokenised once, in a folder of Arrow IPC shards, read without being loaded.
 
     A folder holds `manifest.json` (tokenizer, roles, columns, counts, SHA-256 of each shard),
@@ -59,43 +59,6 @@ class TokenStore:
 
     ```
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = checks.path(folder, "folder")
-        place = self.folder / store_writing.MANIFEST
-        if not place.is_file():
-            begun = self.folder.is_dir() and any(self.folder.glob("shard-*.arrow"))
-            raise FileNotFoundError(
-                f"{str(self.folder)!r} holds no token store: {store_writing.MANIFEST} is missing. "
-                + (
-                    "It was not written to its end: call `TokenStore.write` again with the same "
-                    "pairs, and it goes on."
-                    if begun
-                    else "Make one by `TokenStore.write(folder, pairs, preprocessor)`."
-                )
-            )
-        self.manifest: Config = files.read_json(place, "The manifest")
-        try:
-            known = self.manifest["format"], self.manifest["version"]
-            names = [(str(each["file"]), int(each["rows"])) for each in self.manifest["shards"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{str(place)!r} is no manifest of a token store ({error!r} is missing or wrong). "
-                "Write the store again: its shards are kept."
-            ) from None
-        if known != (store_writing.FORMAT, store_writing.VERSION):
-            raise ValueError(
-                f"{str(place)!r} is of format {known}, and this cptk reads "
-                f"{(store_writing.FORMAT, store_writing.VERSION)}. Write the store again."
-            )
-        self._shards = [Shard(self.folder / name) for name, _ in names]
-        for shard, (name, rows) in zip(self._shards, names, strict=True):
-            if len(shard) != rows:
-                raise ValueError(
-                    f"The shard {name!r} has {len(shard):,} pairs, and the manifest says {rows:,}. "
-                    "Delete it and write the store again: the other shards are kept."
-                )
-        self._begins = np.cumsum([0, *map(len, self._shards)])
 
     @classmethod
     def write(
@@ -206,14 +169,14 @@ class TokenStore:
         self._check_settings(settings)
         size = checks.integer("rows_per_shard", rows_per_shard, 1)
         plan = store_writing.Plan(settings, size, bool(self.manifest["text"]))
-        first = len(self._shards)
+        first = len(self.shards)
         bar = _bar(pairs, verbose)
         with store_writing.writing(self.folder, (0, 1)):
             count = store_writing.write_shards(
                 self.folder, pairs, preprocessor, plan, first, (0, 1), bar
             )
             added = Shard(self.folder / store_writing.shard_name(first)).batch.schema
-            mine = self._shards[0].batch.schema
+            mine = self.shards[0].batch.schema
             if not added.equals(mine, check_metadata=False):
                 for number in range(first, count):
                     os.unlink(self.folder / store_writing.shard_name(number))
@@ -224,188 +187,147 @@ class TokenStore:
             store_writing.write_manifest(self.folder, count)
         return TokenStore(self.folder)
 
-    # === What is in it ===
+    # === Other stores of it ===
 
-    def __len__(self) -> int:
-        return int(self._begins[-1])
+    @classmethod
+    def merge(cls, folder: Path, stores: Iterable[TokenStore]) -> Self:
+        """Several stores as one, their pairs one after another, without tokenising again.
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns, as the pairs had them."""
-        names = self._shards[0].batch.schema.names
-        hidden = {f"{name}_{what}" for name in _TOKENS for what in ("digest", "text")}
-        return [name for name in names if name not in hidden]
-
-    @property
-    def sequence_length(self) -> int:
-        """Tokens at which texts were cut."""
-        return int(self.manifest["sequence_length"])
-
-    def check_read_by(self, preprocessor: Preprocessor) -> None:
-        """Raise `ValueError` where the ids are not those that a preprocessor gives."""
-        wanted = store_writing.settings_of(preprocessor)
-        if wanted["sequence_length"] > self.sequence_length:  # a shorter store is only shorter
-            wanted["sequence_length"] = self.sequence_length
-        self._check_settings(wanted)
-
-    def _check_settings(self, wanted: Config) -> None:
-        """Raise `ValueError` where what decides on the ids differs from the store's."""
-        differing = [name for name, value in wanted.items() if self.manifest.get(name) != value]
-        if differing:
-            parts = [
-                f"{name} (of the store {checks.shown(self.manifest.get(name), 60)}, of the "
-                f"embedder {checks.shown(wanted[name], 60)})"
-                for name in differing
-            ]
-            raise ValueError(
-                f"The store {str(self.folder)!r} was written for another embedder. They differ in "
-                f"{'; '.join(parts)}. Write a store for this one, or take the embedder that it was "
-                "written for."
-            )
-
-    def lengths(self, column: str, rows: ArrayLike) -> NDArray[np.int64]:
-        """(m,) how many tokens some texts have, their roles' among them.
+        Shards are hard links where the disk has them, else copies. Killed and called again, it
+        goes on.
 
         Args:
-            column: "query" or "document".
-            rows: (m,) numbers of pairs, from 0.
+            folder: Where; it is made where there is none.
+            stores: Written for one embedder, with the same columns.
+
+        Returns:
+            The new store. The others stay as they are.
 
         Raises:
-            KeyError: No such column.
+            TypeError: Something else than stores.
+            ValueError: They are of several embedders, or have other columns; or the folder holds
+                another store.
+            OSError: The disk is full: what was written is kept.
+
+        Example:
+
+        ```pycon
+        >>> import cptk
+        >>> write, options = cptk.data.TokenStore.write, {"verbose": 0}
+        >>> text = write("text", [("how?", "so.")], embedder.preprocessor, **options)
+        >>> code = write("code", [("add", "a + b")], embedder.preprocessor, **options)
+        >>> len(cptk.data.TokenStore.merge("both", [text, code]))
+        2
+
+        ```
+        """
+        place = checks.path(folder, "folder")
+        several = list(checks.iterated(stores, "stores", "token stores"))
+        for store in several:
+            if not isinstance(store, TokenStore):
+                raise TypeError(
+                    f"`stores` should hold token stores. Received: {checks.shown(store)}. Open "
+                    "one by TokenStore(folder)."
+                )
+        if not several:
+            raise ValueError("`stores` is empty. Pass at least one store.")
+        store_parts.merge(place, several)
+        return cls(place)
+
+    def subset(self, folder: Path, rows: ArrayLike) -> TokenStore:
+        """Some pairs as a store of its own. Killed and called again, it goes on.
+
+        Args:
+            folder: Where; it is made where there is none.
+            rows: (m,) numbers of pairs, each once, in the order in which they will stand.
+
+        Raises:
+            TypeError: No integers.
             IndexError: No such pair.
-        """
-        if column not in SIDES:
-            raise KeyError(f"`column` should be one of {SIDES}. Received: {checks.shown(column)}.")
-        wanted = self._rows(rows)
-        shards, own = self._places(wanted)
-        lengths = np.zeros(len(wanted), np.int64)
-        for number in np.unique(shards):
-            here = shards == number
-            lengths[here] = self._shards[number].ragged(column).lengths(own[here])
-        return lengths
+            ValueError: None, or one twice; or the folder holds another store.
 
-    def tokens(
-        self, column: str, rows: ArrayLike, length: int | Callable[[int], int] | None = None
-    ) -> TokenBatch:
-        """The ids of some texts, padded on the right.
+        Example:
+
+        ```pycon
+        >>> import cptk, numpy as np
+        >>> pairs = [("sort", "sorted(x)"), ("open", "open(path)"), ("add", "a + b")]
+        >>> store = cptk.data.TokenStore.write("all", pairs, embedder.preprocessor, verbose=0)
+        >>> short = store.lengths("document", np.arange(3)) < 12
+        >>> store.subset("short", np.flatnonzero(short)).decode([0], embedder.preprocessor)
+        {'query': ['[sort]'], 'document': ['{sorted(x)}']}
+
+        ```
+        """
+        wanted = self._rows(rows)
+        if not len(wanted) or len(np.unique(wanted)) < len(wanted):
+            raise ValueError(
+                "`rows` should be numbers of pairs, one or more, each once. Received: "
+                f"{checks.shown(rows)}."
+            )
+        place = checks.path(folder, "folder")
+        store_parts.write_rows(place, self, wanted)
+        return TokenStore(place)
+
+    def sample(self, folder: Path, n: int, seed: int = 0) -> TokenStore:
+        """`n` different pairs, drawn at random, as a store of its own, in the order of this one.
 
         Args:
-            column: "query" or "document".
-            rows: (m,) numbers of pairs, from 0.
-            length: To pad to, or a function from that of the longest to it; by default that of the
-                longest.
-
-        Returns:
-            `{"token_ids": (m, length) int32, "padding_mask": the same shape, bool}`.
+            folder: Where.
+            n: How many; at most as many as there are.
+            seed: Of the draw.
 
         Raises:
-            KeyError: No such column.
-            IndexError: No such pair.
-            ValueError: A `length` below that of the longest.
+            TypeError: No integer.
+            ValueError: Less than 1, or more than there are; or the folder holds another store.
         """
-        wanted = self._rows(rows)
-        lengths = self.lengths(column, wanted)
-        shards, own = self._places(wanted)
-        longest = int(lengths.max(initial=1))
-        if callable(length):
-            length = length(longest)
-        if length is not None and length < longest:
-            raise ValueError(f"`length` should be {longest} or more. Received: {length}.")
-        mask = np.arange(length or longest) < lengths[:, None]
-        token_ids = np.zeros(mask.shape, np.int32)
-        for number in np.unique(shards):
-            here = np.flatnonzero(shards == number)
-            some = np.zeros((len(here), mask.shape[1]), np.int32)
-            some[mask[here]] = self._shards[number].ragged(column).take(own[here])
-            token_ids[here] = some
-        return TokenBatch(token_ids=token_ids, padding_mask=mask)
+        return self.subset(folder, store_parts.drawn(self, n, seed))
 
-    def negatives(self, rows: ArrayLike) -> list[list[NDArray[np.int32]]]:
-        """The ids of the hard negatives of some pairs: for each a list of 0 to k arrays."""
-        if "negatives" not in self.columns:
-            raise KeyError(f"The store has no negatives. Columns: {self.columns}.")
-        found = []
-        wanted = self._rows(rows)
-        for number, row in zip(*self._places(wanted), strict=True):
-            begins, ids = self._shards[number].nested("negatives")
-            places = range(begins[row], begins[row + 1])
-            found.append(
-                [ids.values[ids.offsets[i] : ids.offsets[i + 1]].astype(np.int32) for i in places]
-            )
-        return found
+    def split(
+        self, folders: tuple[Path, Path], size: float, seed: int = 0
+    ) -> tuple[TokenStore, TokenStore]:
+        """Draw some pairs at random, for validation, say; and the others: two stores.
 
-    def most_negatives(self) -> int:
-        """The most hard negatives that a pair has; 0 without such a column."""
-        if "negatives" not in self.columns:
-            return 0
-        begins = (shard.nested("negatives")[0] for shard in self._shards)
-        return max(int(np.diff(each).max(initial=0)) for each in begins)
-
-    def numbers(self, column: str, rows: ArrayLike) -> NDArray[np.float32]:
-        """A column of numbers of some pairs, float32: `(m,)`, or `(m, k)` of lists of k each."""
-        if column not in NUMBERS or column not in self.columns:
-            has = [name for name in self.columns if name in NUMBERS]
-            raise KeyError(f"The store has the columns of numbers {has}. Received: {column!r}.")
-        return np.asarray(self.values(column, rows), np.float32)
-
-    def values(self, column: str, rows: ArrayLike) -> list[object]:
-        """A column of some pairs as it stands: of groups, sources, or where pairs come from."""
-        known = {*self.columns} - {*SIDES, "negatives"}
-        if column not in known:
-            raise KeyError(f"The store has the columns {sorted(known)}. Received: {column!r}.")
-        return list(self._take([column], rows)[column].to_pylist())
-
-    def decode(self, rows: ArrayLike, preprocessor: Preprocessor) -> dict[str, list[str]]:
-        """The texts of some pairs as their ids spell them, in their roles.
+        No query of one is a query of the other, and no document a document. Pairs that hang
+        together by such texts are drawn together where all of them fit, so that a few less than
+        `size` may be drawn.
 
         Args:
-            rows: (m,) numbers of pairs.
-            preprocessor: The one that the store was written with, or an equal one.
+            folders: Where both will stand.
+            size: How many to draw: an integer, or a share between 0 and 1.
+            seed: Of the draw.
 
         Returns:
-            `{"query": m texts, "document": m texts}`.
-        """
-        self.check_read_by(preprocessor)
-        spell = preprocessor.tokenizer.detokenize
-        found = {}
-        for side in SIDES:
-            tokens = self.tokens(side, rows)
-            ids = zip(tokens["token_ids"], tokens["padding_mask"], strict=True)
-            texts = [spell(row[mask].tolist()) for row, mask in ids]
-            found[side] = [text if isinstance(text, str) else str(text) for text in texts]
-        return found
-
-    def pairs(self, rows: ArrayLike | None = None) -> Pairs:
-        """Some pairs, or all of them, as they were before, if the store has kept the texts.
+            `(drawn, others)`, both in the order of these pairs, which all are in one of them.
 
         Raises:
-            ValueError: It has not: `decode` spells the ids.
+            TypeError: No number, or no two folders.
+            ValueError: As many as there are, or none; all pairs hang together; or a folder holds
+                another store.
+
+        Example:
+
+        ```pycon
+        >>> import cptk
+        >>> pairs = [("sort", "sorted(x)"), ("sort", "x.sort()"), ("add", "a + b")]
+        >>> store = cptk.data.TokenStore.write("whole", pairs, embedder.preprocessor, verbose=0)
+        >>> held_out, training = store.split(("held_out", "training"), 1, seed=0)
+        >>> held_out.decode([0], embedder.preprocessor)["query"], len(training)
+        (['[add]'], 2)
+
+        ```
         """
-        if not self.manifest["text"]:
-            raise ValueError(
-                "The store was written without its texts. Write it with keep_text=True, or spell "
-                "the ids: store.decode(rows, preprocessor)."
+        if not isinstance(folders, list | tuple) or len(folders) != 2:
+            raise TypeError(
+                "`folders` should be two folders, of the pairs that are drawn and of the others. "
+                f"Received: {checks.shown(folders)}."
             )
-        kept = [f"{name}_text" if name in _TOKENS else name for name in self.columns]
-        table = self._take(kept, np.arange(len(self)) if rows is None else rows)
-        return Pairs(table.rename_columns(self.columns))
+        first, second = (checks.path(folder, "folders") for folder in folders)
+        if first.resolve() == second.resolve():
+            raise ValueError(f"`folders` should differ. Received twice: {str(first)!r}.")
+        parts = store_parts.split(self, size, seed)
+        return self.subset(first, parts.drawn), self.subset(second, parts.others)
 
-    def repeated(self) -> tuple[NDArray[np.int64], Mapping[str, NDArray[np.int64]]]:
-        """The pairs of which a side occurs in another one, too.
-
-        Returns:
-            (r,) their numbers, ascending, and of each side (r,) numbers that are equal for equal
-            texts.
-        """
-        place = self.folder / store_writing.REPEATED
-        try:
-            found = np.load(place, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{str(place)!r} is missing or damaged ({error}). Write the store again: its "
-                "shards are kept."
-            ) from None
-        return found[0], dict(zip(SIDES, found[1:], strict=True))
+    # === What is known of it ===
 
     def verify(self) -> None:
         """Read every shard and compare its SHA-256 with the manifest's.
@@ -442,36 +364,6 @@ class TokenStore:
 
     def __repr__(self) -> str:
         return f"TokenStore({str(self.folder)!r}, {counted(len(self))}; {', '.join(self.columns)})"
-
-    # === Rows ===
-
-    def _rows(self, rows: ArrayLike) -> NDArray[np.int64]:
-        found = np.asarray(rows)
-        if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
-            raise TypeError(f"`rows` should be integers, (m,). Received: {checks.shown(rows)}.")
-        if found.size and not (found.min() >= 0 and found.max() < len(self)):
-            raise IndexError(
-                f"The store has pairs 0 to {len(self) - 1}. Received: {checks.shown(rows)}."
-            )
-        return found.astype(np.int64)
-
-    def _places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The shard of each row, and its number there."""
-        shards = np.searchsorted(self._begins, rows, side="right") - 1
-        return shards, rows - self._begins[shards]
-
-    def _take(self, names: list[str], rows: ArrayLike) -> pa.Table:
-        """Some columns of some rows, in the order of the rows."""
-        wanted = self._rows(rows)
-        shards, own = self._places(wanted)
-        parts, places = [], []
-        for number in np.unique(shards):
-            here = np.flatnonzero(shards == number)
-            batch = self._shards[number].batch.select(names)
-            parts.append(pa.Table.from_batches([batch.take(pa.array(own[here]))]))
-            places.append(here)
-        joined = pa.concat_tables([part.replace_schema_metadata() for part in parts])
-        return joined.take(pa.array(np.argsort(np.concatenate(places))))
 
 
 def _checked_part(part: object) -> tuple[int, int]:
