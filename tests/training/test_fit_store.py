@@ -105,6 +105,7 @@ def sources(tmp_path_factory):
     return pairs, stores
 
 
+@pytest.mark.slow
 def test_stores_mix_as_their_pairs_do(sources):
     pairs, stores = sources
     half = {"first": stores["first"], "second": pairs["second"]}
@@ -134,6 +135,7 @@ def test_a_pass_of_mixed_stores_is_each_of_them_once(sources):
     assert sorted(row for batch in seen for row in batch) == sorted(expected)
 
 
+@pytest.mark.slow
 def test_a_killed_run_on_mixed_stores_goes_on(sources, tmp_path):
     x = cptk.data.Mixture(sources[1], alpha=0.5)
     options = {"batch_size": 4, "steps_per_epoch": 3, "verbose": 0}

@@ -36,7 +36,7 @@ def trained(slices, monkeypatch, kind="GPT2", eager=True, count=37):
 
 @pytest.mark.parametrize(
     ("kind", "eager"),
-    [("GPT2", False), ("Llama3", False)]
+    [("GPT2", False), pytest.param("Llama3", False, marks=pytest.mark.slow)]
     if BACKEND == "jax"
     else [("GPT2", True), ("GPT2", False), ("Llama3", True)],
 )
