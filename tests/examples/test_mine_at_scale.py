@@ -18,6 +18,7 @@ from cptk.mining import drop_near_duplicates, neighbouring_text, read_folder
 from cptk.mining.copies import jaccard, shingles
 from tests import toys
 from tests.mining.test_near_duplicates import WORDS, by_all_comparisons, planted
+from tests.tiers import FULL
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.append(str(EXAMPLES))
@@ -160,6 +161,7 @@ def test_bad_flags(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="a cluster takes minutes to start: CPTK_FULL=1")
 def test_a_cluster_that_loses_a_node_writes_the_bytes_of_one_process(tmp_path):
     rows = rows_with_copies()
     as_units(rows, tmp_path / "planted")
