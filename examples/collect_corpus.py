@@ -12,6 +12,7 @@ asked for source packages too.
 import argparse
 import concurrent.futures
 import contextlib
+import multiprocessing
 import os
 import re
 import subprocess
@@ -207,7 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if set(options.languages) != {"python"}:
         Apt(options.folder / "apt").update()
     counts: Counter[str] = Counter()
-    with concurrent.futures.ProcessPoolExecutor(options.workers) as pool:
+    # Forked processes would share the threads of what is loaded here.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(options.workers, context) as pool:
         waiting = {}
         for task in tasks(options):
             waiting[pool.submit(mine, task)] = task

@@ -29,6 +29,7 @@ def package(folder, name, count):
     return folder / f"{name}.orig.tar.gz"
 
 
+@pytest.mark.slow
 def test_packages_are_mined_once(tmp_path, monkeypatch, capsys):
     found = [(name, package(tmp_path, name, 3)) for name in ("one", "two")]
     monkeypatch.setattr(collect_corpus, "places", lambda *_: iter(found))
