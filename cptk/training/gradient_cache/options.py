@@ -81,11 +81,13 @@ def slices(embedder: Model, texts: int | None, jit_compile: bool) -> int:
 
     In one, and with its padding, with XLA on TensorFlow, which compiles each length anew, and where
     a forward pass leaves more behind than vectors. On JAX there are slices in compiled steps on one
-    CPU alone: on an accelerator they were not measured.
+    CPU alone, and of a known number of texts: on an accelerator they were not measured, and batches
+    of many sizes would be compiled more often.
     """
     count = SLICES if texts is None else max(min(texts // SLICE, SLICES), 1)
     if keras.config.backend() == "jax":
-        jit_compile = not (jit_compile and _on_one_cpu()) or _sums_in_16_bits(embedder)
+        sliced = jit_compile and texts is not None and _on_one_cpu()
+        jit_compile = not sliced or _sums_in_16_bits(embedder)
     if count == 1 or jit_compile:
         return 1
     return 1 if _fault_in_parts(embedder) else count
