@@ -391,3 +391,18 @@ def _alone(folder: Path) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
+
+
+def checked_part(part: object) -> tuple[int, int]:
+    """`(k, n)` with k from 0 to n - 1."""
+    if (
+        isinstance(part, Sequence)
+        and len(part) == 2
+        and all(map(checks.is_integer, part))
+        and 0 <= part[0] < part[1]
+    ):
+        return int(part[0]), int(part[1])
+    raise ValueError(
+        f"`part` should be (k, n) with 0 <= k < n, this process's number and how many there are. "
+        f"Received: {checks.shown(part)}."
+    )
