@@ -18,7 +18,7 @@ from cptk.data.permutation import permuted
 from cptk.types import KerasBatch, TokenBatch
 
 if TYPE_CHECKING:
-    from cptk.data.token_store import StoredPairs
+    from cptk.data.stored_pairs import StoredPairs
 
 Rows = NDArray[np.int64]
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from cptk import checks, files
-from cptk.data import store_writing
+from cptk.data import store_locks, store_writing
 from cptk.data.columns import NUMBERS, SIDES
 from cptk.data.pairs import Pairs
 from cptk.data.token_shards import Shard
@@ -308,7 +308,7 @@ class StoredPairs:
             seed,
             steps_per_epoch,
             columns=tuple(checks.items(columns, "columns", "names")),
-            part=store_writing.checked_part(part),
+            part=store_locks.checked_part(part),
         )
 
     # === Rows ===

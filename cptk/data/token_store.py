@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cptk import checks, files
-from cptk.data import store_parts, store_writing
+from cptk.data import store_locks, store_parts, store_writing
 from cptk.data.columns import SIDES
 from cptk.data.pairs import Pairs
 from cptk.data.stored_pairs import StoredPairs
@@ -119,7 +119,7 @@ class TokenStore(StoredPairs):
             checks.integer("rows_per_shard", rows_per_shard, 1),
             checks.switch("keep_text", keep_text),
         )
-        part = store_writing.checked_part(part)
+        part = store_locks.checked_part(part)
         bar = _bar(pairs, verbose)
         with store_writing.writing(place, part):
             count = store_writing.write_shards(place, pairs, preprocessor, plan, 0, part, bar)
