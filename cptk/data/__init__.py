@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cptk.data.formats.passages import read_dpr, read_tevatron
     from cptk.data.mixture import Mixture
     from cptk.data.pairs import Pairs
+    from cptk.data.tensorflow import tf_dataset
     from cptk.data.token_store import TokenStore
     from cptk.mining import mine_functions, mine_halves
 
@@ -28,6 +29,7 @@ __all__ = [
     "read_msmarco",
     "read_nli",
     "read_tevatron",
+    "tf_dataset",
 ]
 
 _HOMES = {
@@ -41,6 +43,7 @@ _HOMES = {
     "read_msmarco": "cptk.data.formats.msmarco",
     "read_nli": "cptk.data.formats.nli",
     "read_tevatron": "cptk.data.formats.passages",
+    "tf_dataset": "cptk.data.tensorflow",
 }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from cptk.data.batching import check_batch_size, check_weights
 from cptk.data.columns import SIDES
 from cptk.data.order import OrderedBatches, count_batches, places_of
 from cptk.data.permutation import permuted
-from cptk.data.token_store import TokenStore
 from cptk.types import KerasBatch, TokenBatch
+
+if TYPE_CHECKING:
+    from cptk.data.stored_pairs import StoredPairs
 
 Rows = NDArray[np.int64]
 
@@ -37,18 +40,20 @@ class StoreBatches(OrderedBatches):
         training: Whether pairs need negatives.
         columns: Columns that the loss reads beside the two sides.
         bucket: From the tokens of the longest text of a batch to the length that is padded to.
+        part: `(k, n)`: of each batch the k-th of n parts alone, padded as the whole batch is.
     """
 
     def __init__(
         self,
-        store: TokenStore,
+        store: StoredPairs,
         batch_size: int = 32,
         shuffle: bool = True,
         seed: int = 0,
         steps_per_epoch: int | None = None,
         training: bool = True,
         columns: tuple[str, ...] = (),
-        bucket: Callable[[int], int] = lambda length: length,
+        bucket: Callable[[int], int] = int,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         least = 2 if training else 1
         if len(store) < least:
@@ -61,8 +66,13 @@ class StoreBatches(OrderedBatches):
                 f"The loss reads the columns {missing}, and the store has {store.columns}. Write a "
                 "store of pairs that have them."
             )
-        self.store, self.columns, self.bucket = store, columns, bucket
+        self.store, self.columns, self.bucket, self.part = store, columns, bucket, part
         self.size, self.batch_size = len(store), check_batch_size(batch_size, least)
+        if self.batch_size < part[1]:
+            raise ValueError(
+                f"`batch_size` should be {part[1]} or more for {part[1]} parts. Received: "
+                f"{batch_size}."
+            )
         self.sample_weight = None
         if "weight" in store.columns:
             weights = store.numbers("weight", np.arange(self.size))
@@ -115,21 +125,38 @@ class StoreBatches(OrderedBatches):
 
     def batch_at(self, place: int) -> KerasBatch:
         rows = self.rows_at(place)
-        x: dict[str, Any] = {side: self.store.tokens(side, rows, self.bucket) for side in SIDES}
+        own = np.array_split(rows, self.part[1])[self.part[0]]
+        x: dict[str, Any] = {}
+        for side in SIDES:
+            # The parts of a batch are of one length: that of its longest text.
+            longest = int(self.store.lengths(side, rows).max(initial=1))
+            x[side] = self.store.tokens(side, own, self.bucket(longest))
         for name in self.columns:
             if name == "negatives":
-                x[name] = self._negatives(rows)
+                x[name] = self._negatives(rows, own)
             elif name == "group":  # equal or not within the batch is all that counts
                 values = np.array(self.store.values("group", rows))
-                x[name] = np.unique(values, return_inverse=True)[1].astype(np.float32)
+                numbers = np.unique(values, return_inverse=True)[1].astype(np.float32)
+                x[name] = np.array_split(numbers, self.part[1])[self.part[0]]
             else:
-                x[name] = self.store.numbers(name, rows)
-        return x if self.sample_weight is None else (x, None, self.sample_weight[rows])
+                x[name] = self.store.numbers(name, own)
+        return x if self.sample_weight is None else (x, None, self.sample_weight[own])
 
-    def _negatives(self, rows: Rows) -> TokenBatch:
+    def read_by(self, bucket: Callable[[int], int], in_order: bool) -> StoreBatches:
+        """The same pairs for one trainer; for evaluation, as they stand."""
+        data = copy.copy(self)
+        data.bucket = bucket
+        if in_order:
+            data.shuffle, data._dealer, data.start, data.epoch = False, None, 0, 0
+            data.steps_per_epoch = data.batches_per_pass
+        return data
+
+    def _negatives(self, rows: Rows, own: Rows) -> TokenBatch:
+        """The negatives of some pairs of a batch, as many each as any pair of the store has."""
         lists = self.store.negatives(rows)
         longest = max((len(ids) for row in lists for ids in row), default=1)
-        shape = (len(rows), max(1, *map(len, lists)), self.bucket(longest))
+        lists = self.store.negatives(own) if len(own) < len(rows) else lists
+        shape = (len(own), max(1, self.negatives_each), self.bucket(longest))
         token_ids, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
         for i, row in enumerate(lists):
             for j, ids in enumerate(row):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from cptk import checks, files
-from cptk.data import tables, token_shards
+from cptk.data import store_locks, tables, token_shards
 from cptk.data.columns import SIDES, is_pairs, role_of
 from cptk.data.pairs import Pairs
+from cptk.data.store_locks import writing as writing
 from cptk.data.token_shards import Ragged
 from cptk.fingerprint import tokenizer_fingerprint
 from cptk.progress import Progress
@@ -26,11 +24,9 @@ from cptk.version import __version__
 
 MANIFEST = "manifest.json"
 REPEATED = "repeated.npy"
-LOCKS = "locks"
 FORMAT, VERSION = "cptk token store", 1
 PAIRS_AT_ONCE = 2048
 """Pairs whose ids are held as lists of Python's integers, thirty times as large as in the store."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 BUCKETS = 16
 """Parts in which texts that occur several times are looked for, each by itself in memory."""
 
@@ -142,7 +138,7 @@ def write_manifest(folder: Path, count: int) -> bool:
     paths = [folder / shard_name(number) for number in range(count)]
     if not all(path.exists() for path in paths):
         return False
-    with _alone(folder):
+    with store_locks.ending(folder):
         _write_manifest(folder, paths)
     return True
 
@@ -325,69 +321,3 @@ def _digest(table: pa.Table) -> str:
             )
             found.update(values[1:-1].encode("utf-8", "surrogatepass") + b",")
     return found.hexdigest()
-
-
-@contextlib.contextmanager
-def writing(folder: Path, part: tuple[int, int]) -> Iterator[None]:
-    """One process, or each of several for its own part, writes a store into a folder."""
-    try:
-        (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ValueError(
-            f"`folder` should be a folder. Received: {str(folder)!r}, where a file stands."
-        ) from None
-    place = folder / LOCKS / f"part-{part[0]}-of-{part[1]}"
-    place.touch()
-    lock = files.sole_lock(
-        place,
-        f"Another process writes part {part[0]} of {part[1]} of the store {str(folder)!r}. Wait "
-        "for it, or give each process a `part` of its own.",
-    )
-    try:
-        _refuse_other_parts(folder, part[1])
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise OSError(
-            error.errno,
-            f"The disk is full ({error.strerror}). Every shard that was written is kept: make "
-            "room and call again, and it goes on",
-            str(folder),
-        ) from error
-    finally:
-        if lock is not None:
-            lock.release()
-
-
-def _refuse_other_parts(folder: Path, count: int) -> None:
-    """Raise `ValueError` where a process is at it that counts on another number of parts."""
-    for place in folder.glob(f"{LOCKS}/part-*-of-*"):
-        if place.name.endswith(f"-of-{count}"):
-            continue
-        others = files.sole_lock(
-            place,
-            f"Another process writes {place.name.replace('-', ' ')} of the store {str(folder)!r}, "
-            f"and this one counts on {count} in all. Wait for it.",
-        )
-        if others is not None:
-            others.release()
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Processes that end at the same time write the manifest one after the other."""
-    place = folder / LOCKS / MANIFEST
-    place.parent.mkdir(exist_ok=True)
-    place.touch()
-    while True:
-        try:
-            lock = files.sole_lock(place, "")
-            break
-        except ValueError:
-            time.sleep(0.05)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.release()

@@ -10,6 +10,7 @@ import tensorflow as tf
 from cptk import checks
 from cptk.data.batching import check_batch_size, pad_tokens
 from cptk.data.columns import NUMBERS, SIDES
+from cptk.data.order import OrderedBatches
 from cptk.types import KerasBatch, Preprocessor, Tensor
 
 
@@ -235,6 +236,58 @@ def right_padded(tokens: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:
     for tensor, as_given in zip(found, (ids, values), strict=True):
         tensor.set_shape(as_given.shape)
     return {"token_ids": found[0], "padding_mask": found[1]}
+
+
+def tf_dataset(batches: OrderedBatches) -> tf.data.Dataset:
+    """The batches of a `PairDataset`, or of `TokenStore.batches`, as a `tf.data.Dataset`.
+
+    Element i is `batches[i]`, with dimensions of unknown size where batches differ in it; several
+    are fetched at once, and their order stays. An epoch is all there is: with the steps of the
+    whole training as `steps_per_epoch`, each pass is shuffled anew.
+
+    Args:
+        batches: What `cptk.data.PairDataset` or `TokenStore.batches` has made.
+
+    Returns:
+        A dataset of known cardinality, of `x` or `(x, None, sample_weight)`.
+
+    Raises:
+        TypeError: Something else.
+
+    Example:
+
+    ```pycon
+    >>> import cptk
+    >>> pairs = [(f"how {number}?", f"so {number}.") for number in range(10)]
+    >>> store = cptk.data.TokenStore.write("ten", pairs, embedder.preprocessor, verbose=0)
+    >>> data = cptk.data.tf_dataset(store.batches(4, seed=0))
+    >>> len(data), [len(x["query"]["token_ids"]) for x in data.skip(1)]
+    (3, [4, 2])
+
+    ```
+    """
+    if not isinstance(batches, OrderedBatches):
+        raise TypeError(
+            "`batches` should be a PairDataset, or what TokenStore.batches gives. Received: "
+            f"{checks.shown(batches)}."
+        )
+    first = _drop_none(batches[0])
+    types = [array.dtype for array in tf.nest.flatten(first)]
+    shapes = [(None,) * array.ndim for array in tf.nest.flatten(first)]
+
+    def fetch(index: np.integer) -> list[np.ndarray]:
+        return tf.nest.flatten(_drop_none(batches[int(index)]))  # type: ignore[no-any-return]
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def load(index: Tensor) -> KerasBatch:
+        arrays = tf.numpy_function(fetch, [index], types)
+        for array, shape in zip(arrays, shapes, strict=True):
+            array.set_shape(shape)
+        batch = tf.nest.pack_sequence_as(first, arrays)
+        return (batch[0], None, batch[1]) if isinstance(batch, tuple) else batch
+
+    data = tf.data.Dataset.range(len(batches))
+    return data.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 class Fed(Protocol):

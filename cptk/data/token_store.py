@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cptk import checks, files
-from cptk.data import store_parts, store_writing
+from cptk.data import store_locks, store_parts, store_writing
 from cptk.data.columns import SIDES
 from cptk.data.pairs import Pairs
 from cptk.data.stored_pairs import StoredPairs
@@ -119,7 +119,7 @@ class TokenStore(StoredPairs):
             checks.integer("rows_per_shard", rows_per_shard, 1),
             checks.switch("keep_text", keep_text),
         )
-        part = _checked_part(part)
+        part = store_locks.checked_part(part)
         bar = _bar(pairs, verbose)
         with store_writing.writing(place, part):
             count = store_writing.write_shards(place, pairs, preprocessor, plan, 0, part, bar)
@@ -364,20 +364,6 @@ class TokenStore(StoredPairs):
 
     def __repr__(self) -> str:
         return f"TokenStore({str(self.folder)!r}, {counted(len(self))}; {', '.join(self.columns)})"
-
-
-def _checked_part(part: object) -> tuple[int, int]:
-    if (
-        isinstance(part, Sequence)
-        and len(part) == 2
-        and all(map(checks.is_integer, part))
-        and 0 <= part[0] < part[1]
-    ):
-        return int(part[0]), int(part[1])
-    raise ValueError(
-        f"`part` should be (k, n) with 0 <= k < n, this process's number and how many there are. "
-        f"Received: {checks.shown(part)}."
-    )
 
 
 def _bar(pairs: object, verbose: str | int) -> Progress | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -122,7 +123,8 @@ class PairReader(NamedTuple):
             )
             return in_use(data)
         if batch_size is not None:
-            has = "has its own" if isinstance(x, PairDataset) else "yields batches"
+            own = isinstance(x, PairDataset | StoreBatches)
+            has = "has its own" if own else "yields batches"
             raise ValueError(f"This {type(x).__name__} {has}: leave `batch_size` out.")
         if isinstance(x, PairDataset):
             given = {*x.numbers, *(() if x.negatives is None else ("negatives",))}
@@ -140,7 +142,27 @@ class PairReader(NamedTuple):
                     "cptk.losses.InfoNCE(hard_negatives=None)."
                 )
             return x.read_by(self.tokenize, in_order=least == 1)
+        if isinstance(x, StoreBatches):
+            return self._of_store(x, in_order=least == 1)
         return in_use(Feed(x, self._prepared, least))
+
+    def _of_store(self, x: StoreBatches, in_order: bool) -> StoreBatches:
+        """What `TokenStore.batches` has made, for this trainer."""
+        if self.preprocessor is not None:
+            x.store.check_read_by(self.preprocessor)
+        has = [name for name in self.optional if name in x.store.columns]
+        missing = sorted({*self.columns, *has} - {*x.columns})
+        if missing:
+            raise ValueError(
+                f"The loss reads the columns {missing}, which these batches do not give: make them "
+                f"with columns={(*x.columns, *missing)!r}, or pass the store itself."
+            )
+        if x.part != (0, 1):
+            raise ValueError(
+                "`fit` shares the batches out among its devices and processes: make them without "
+                f"`part`, or pass the store itself. Received: part={x.part}."
+            )
+        return x.read_by(partial(_bucket, longest=x.store.sequence_length), in_order)
 
     def _stored(
         self,
@@ -163,7 +185,7 @@ class PairReader(NamedTuple):
             steps_per_epoch,
             training,
             columns=tuple(dict.fromkeys(wanted)),
-            bucket=lambda length: _bucket(length, store.sequence_length),
+            bucket=partial(_bucket, longest=store.sequence_length),
         )
 
     def _mixture(self, x: object) -> Mixture | None:

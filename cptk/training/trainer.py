@@ -20,6 +20,7 @@ from cptk.data.batching import SIDES, PairDataset, check_batch_size
 from cptk.data.columns import is_pairs
 from cptk.data.mixture import as_mixture
 from cptk.data.order import OrderedBatches
+from cptk.data.store_batches import StoreBatches
 from cptk.layers import ContrastiveHead
 from cptk.losses.by_source import BySource
 from cptk.losses.tiles import DEFAULT_TILE_SIZE
@@ -534,11 +535,11 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
             x, sample_weight, validation_data = split(
                 x, sample_weight, validation_split, self._reader().columns_of(x)
             )
-        if isinstance(x, PairDataset) and steps_per_epoch is not None:
+        of_user = isinstance(x, PairDataset | StoreBatches)
+        if of_user and steps_per_epoch is not None:
             raise ValueError(
-                "Give `steps_per_epoch` to the PairDataset, and leave it out of `fit`."
+                f"Give `steps_per_epoch` to the {type(x).__name__}, and leave it out of `fit`."
             )
-        of_user = isinstance(x, PairDataset)
         self.seed = distribution.broadcast_from_chief(self.seed, self)
         data = self._batches(
             x,
