@@ -115,9 +115,9 @@ def claim(job: Job, paths: Sequence[str]) -> None:
 
 def collect(job: Job, output: Path, count: int) -> Any:
     """Copy the shards into the store, and write its manifest."""
-    from cptk.data import store_writing  # brings Keras
+    from cptk.data import store_locks, store_writing  # brings Keras
 
-    with store_writing.writing(output, (0, 1)):
+    with store_locks.writing(output, (0, 1)):
         for number in range(count):
             name = store_writing.shard_name(number)
             place = output / name

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from cptk import files
 from cptk.data import tables
 from cptk.mining import file_rules, folders, minhash
 from cptk.mining.code import SKIPPED_FOLDERS
-from cptk.mining.documents import LeftOut
+from cptk.mining.documents import LeftOut, taken
 
 ENDINGS = {"code": tuple(cptk.mining.LANGUAGE_OF), "text": (".txt", ".md", ".rst")}
 WHOLE_ON_CLOSE = ("s3", "gcs", "abfs")
@@ -153,18 +154,17 @@ def mined(job: Job, unit: int) -> str:
 def read(job: Job, paths: Sequence[str], counts: Counter[str]) -> Iterator[Any]:
     """Files as documents, one by one; what `read_folder` leaves out is left out and counted."""
     system, root = opened(job.source)
-    for path in paths:
-        source = file_rules.Source(PurePosixPath(root).name)
+    source = file_rules.Source(PurePosixPath(root).name)
+
+    def document(path: str) -> Any:
         try:
             with system.open_input_file(below(root, path)) as file:
-                found = file_rules.document(file.read(source.largest + 1), path, source)
+                data = file.read(source.largest + 1)
         except OSError:
-            counts["not readable"] += 1
-        except LeftOut as rule:
-            counts[str(rule)] += 1
-        else:
-            counts["files"] += 1
-            yield found
+            raise LeftOut("not readable") from None
+        return file_rules.document(data, path, source)
+
+    return taken((partial(document, path) for path in paths), counts)
 
 
 # === Near duplicates ===

@@ -125,19 +125,21 @@ class StoreBatches(OrderedBatches):
 
     def batch_at(self, place: int) -> KerasBatch:
         rows = self.rows_at(place)
-        own = np.array_split(rows, self.part[1])[self.part[0]]
+        places = np.array_split(np.arange(len(rows)), self.part[1])[self.part[0]]
+        own = rows[places]
         x: dict[str, Any] = {}
         for side in SIDES:
-            # The parts of a batch are of one length: that of its longest text.
-            longest = int(self.store.lengths(side, rows).max(initial=1))
-            x[side] = self.store.tokens(side, own, self.bucket(longest))
+            length: int | Callable[[int], int] = self.bucket
+            if len(own) < len(rows):  # the parts of a batch are as long as its longest text
+                length = self.bucket(int(self.store.lengths(side, rows).max(initial=1)))
+            x[side] = self.store.tokens(side, own, length)
         for name in self.columns:
             if name == "negatives":
-                x[name] = self._negatives(rows, own)
+                x[name] = self._negatives(rows, places)
             elif name == "group":  # equal or not within the batch is all that counts
                 values = np.array(self.store.values("group", rows))
                 numbers = np.unique(values, return_inverse=True)[1].astype(np.float32)
-                x[name] = np.array_split(numbers, self.part[1])[self.part[0]]
+                x[name] = numbers[places]
             else:
                 x[name] = self.store.numbers(name, own)
         return x if self.sample_weight is None else (x, None, self.sample_weight[own])
@@ -151,15 +153,14 @@ class StoreBatches(OrderedBatches):
             data.steps_per_epoch = data.batches_per_pass
         return data
 
-    def _negatives(self, rows: Rows, own: Rows) -> TokenBatch:
-        """The negatives of some pairs of a batch, as many each as any pair of the store has."""
+    def _negatives(self, rows: Rows, places: Rows) -> TokenBatch:
+        """The negatives at some places of a batch, as many each as any pair of the store has."""
         lists = self.store.negatives(rows)
         longest = max((len(ids) for row in lists for ids in row), default=1)
-        lists = self.store.negatives(own) if len(own) < len(rows) else lists
-        shape = (len(own), max(1, self.negatives_each), self.bucket(longest))
+        shape = (len(places), max(1, self.negatives_each), self.bucket(longest))
         token_ids, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
-        for i, row in enumerate(lists):
-            for j, ids in enumerate(row):
+        for i, place in enumerate(places):
+            for j, ids in enumerate(lists[place]):
                 token_ids[i, j, : len(ids)] = ids
                 mask[i, j, : len(ids)] = True
         return TokenBatch(token_ids=token_ids, padding_mask=mask)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cptk import checks, files
-from cptk.data import store_writing, tables, token_shards
+from cptk.data import store_locks, store_writing, tables, token_shards
 from cptk.data.columns import SIDES
 from cptk.data.permutation import permuted
 from cptk.data.stored_pairs import StoredPairs
@@ -50,7 +50,7 @@ def merge(folder: Path, stores: Sequence[StoredPairs]) -> None:
         for store in stores
         for each in store.manifest["shards"]
     ]
-    with store_writing.writing(folder, (0, 1)):
+    with store_locks.writing(folder, (0, 1)):
         _refuse_more(folder, len(wanted))
         targets = [folder / store_writing.shard_name(number) for number in range(len(wanted))]
         there = [_is_same(target, *each) for target, each in zip(targets, wanted, strict=True)]
@@ -76,7 +76,7 @@ def write_rows(folder: Path, store: StoredPairs, rows: Rows) -> None:
     settings = {name: value for name, value in shards[0].about.items() if name != "pairs"}
     names = shards[0].batch.schema.names
     count = -(-len(rows) // ROWS_PER_SHARD)
-    with store_writing.writing(folder, (0, 1)):
+    with store_locks.writing(folder, (0, 1)):
         _refuse_more(folder, count)
         for number in range(count):
             own = rows[number * ROWS_PER_SHARD : (number + 1) * ROWS_PER_SHARD]

@@ -15,7 +15,6 @@ from cptk import checks, files
 from cptk.data import store_locks, tables, token_shards
 from cptk.data.columns import SIDES, is_pairs, role_of
 from cptk.data.pairs import Pairs
-from cptk.data.store_locks import writing as writing
 from cptk.data.token_shards import Ragged
 from cptk.fingerprint import tokenizer_fingerprint
 from cptk.progress import Progress

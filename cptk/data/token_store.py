@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,9 +18,6 @@ from cptk.data.tables import counted
 from cptk.data.token_shards import Shard
 from cptk.progress import Progress, is_terminal, progress
 from cptk.types import Path, Preprocessor
-
-if TYPE_CHECKING:
-    pass
 
 
 class TokenStore(StoredPairs):
@@ -121,7 +118,7 @@ class TokenStore(StoredPairs):
         )
         part = store_locks.checked_part(part)
         bar = _bar(pairs, verbose)
-        with store_writing.writing(place, part):
+        with store_locks.writing(place, part):
             count = store_writing.write_shards(place, pairs, preprocessor, plan, 0, part, bar)
             extra = place / store_writing.shard_name(count)
             if extra.exists():
@@ -171,7 +168,7 @@ class TokenStore(StoredPairs):
         plan = store_writing.Plan(settings, size, bool(self.manifest["text"]))
         first = len(self.shards)
         bar = _bar(pairs, verbose)
-        with store_writing.writing(self.folder, (0, 1)):
+        with store_locks.writing(self.folder, (0, 1)):
             count = store_writing.write_shards(
                 self.folder, pairs, preprocessor, plan, first, (0, 1), bar
             )

@@ -6,14 +6,15 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from cptk import checks
 from cptk.mining import licenses
 from cptk.mining.archive_members import Member, members
 from cptk.mining.code import LARGEST_FILE, SKIPPED_FOLDERS
-from cptk.mining.documents import Document, LeftOut
+from cptk.mining.documents import Document, LeftOut, taken
 from cptk.mining.file_rules import Names, Source, decoded, document
 from cptk.mining.streams import DAMAGED, FREE, LARGEST_RATIO, TooLarge
 from cptk.types import Path as StrPath
@@ -91,32 +92,28 @@ def read_archive(
 def _documents(
     file: Path, names: Names, largest: int, plain: bool, counts: Counter[str]
 ) -> Iterator[Document]:
-    any_file = False
+    nothing = f"`archive` holds no file{names.wanted()} to read. Received: {str(file)!r}."
     with _explained(file):
         source = _source(file, largest, plain)
-        for member in _members(file, largest):
-            path = _path(member.path)
-            own = _INSTALLED.sub("", path or "", count=1)
-            if member.path.startswith("DEBIAN/"):  # of a package's `control.tar`
-                continue
-            if path is not None and not names.takes_below(own):
-                continue
-            any_file = True
-            try:
-                if path is None:
-                    raise LeftOut("outside")
-                if member.is_link:
-                    raise LeftOut("link")
-                found = document(member.read(), path, source)
-            except LeftOut as rule:
-                counts[str(rule)] += 1
-            else:
-                counts["files"] += 1
-                yield found
-    if not any_file:
-        raise ValueError(
-            f"`archive` holds no file{names.wanted()} to read. Received: {str(file)!r}."
-        )
+        candidates = _candidates(file, names, source)
+        yield from taken(candidates, counts, nothing=nothing)
+
+
+def _candidates(file: Path, names: Names, source: Source) -> Iterator[Callable[[], Document]]:
+    for member in _members(file, source.largest):
+        path = _path(member.path)
+        own = _INSTALLED.sub("", path or "", count=1)
+        of_package = member.path.startswith("DEBIAN/")  # its `control.tar`
+        if not of_package and (path is None or names.takes_below(own)):
+            yield partial(_document, member, path, source)
+
+
+def _document(member: Member, path: str | None, source: Source) -> Document:
+    if path is None:
+        raise LeftOut("outside")
+    if member.is_link:
+        raise LeftOut("link")
+    return document(member.read(), path, source)
 
 
 def _members(file: Path, largest: int) -> Iterator[Member]:

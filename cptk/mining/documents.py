@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeGuard
 
 from cptk import checks
@@ -40,6 +41,38 @@ class Document(NamedTuple):
 
 class LeftOut(Exception):
     """The rule by which a file, a record or a message gives no document."""
+
+
+def taken(
+    candidates: Iterable[Callable[[], Document]],
+    counts: Counter[str],
+    what: str = "files",
+    nothing: str = "",
+) -> Iterator[Document]:
+    """The documents of some candidates, with those that are left out counted by their rule.
+
+    Args:
+        candidates: Functions that read a document each, or raise `LeftOut`. Each is called before
+            the next one is asked for.
+        counts: Is told.
+        what: The name by which documents are counted.
+        nothing: An error for where there are no candidates at all.
+
+    Raises:
+        ValueError: There are none, and `nothing` says that there should be.
+    """
+    none = True
+    for read in candidates:
+        none = False
+        try:
+            found = read()
+        except LeftOut as rule:
+            counts[str(rule)] += 1
+        else:
+            counts[what] += 1
+            yield found
+    if none and nothing:
+        raise ValueError(nothing)
 
 
 def each_document(documents: Iterable[tuple[str, ...]]) -> Iterator[Document]:

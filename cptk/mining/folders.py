@@ -6,11 +6,12 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from cptk import checks
 from cptk.mining.code import LARGEST_FILE, SKIPPED_FOLDERS
-from cptk.mining.documents import Document, LeftOut
+from cptk.mining.documents import Document, LeftOut, taken
 from cptk.mining.file_rules import Names, Source, document
 from cptk.types import Path as StrPath
 
@@ -76,22 +77,13 @@ def read_folder(
 def _documents(
     root: Path, names: Names, source: Source, counts: Counter[str]
 ) -> Iterator[Document]:
-    any_file = False
-    for file, path in files_below(root, names, counts):
-        if not names.takes(path):
-            continue
-        any_file = True
-        try:
-            found = document(_bytes(file, source.largest), path, source)
-        except LeftOut as rule:
-            counts[str(rule)] += 1
-        else:
-            counts["files"] += 1
-            yield found
-    if not any_file:
-        raise ValueError(
-            f"`folder` holds no file{names.wanted()} to read. Received: {str(root)!r}."
-        )
+    candidates = (
+        partial(_document, file, path, source)
+        for file, path in files_below(root, names, counts)
+        if names.takes(path)
+    )
+    nothing = f"`folder` holds no file{names.wanted()} to read. Received: {str(root)!r}."
+    return taken(candidates, counts, nothing=nothing)
 
 
 def files_below(root: Path, wanted: Names, counts: Counter[str]) -> Iterator[tuple[Path, str]]:
@@ -117,10 +109,11 @@ def files_below(root: Path, wanted: Names, counts: Counter[str]) -> Iterator[tup
         waiting += [(place / name, below + name) for name in names if wanted.enters(name)]
 
 
-def _bytes(file: Path, largest: int) -> bytes:
-    """The bytes of a file, of which no more are read than are taken."""
+def _document(file: Path, path: str, source: Source) -> Document:
+    """A file's document, of whose bytes no more are read than are taken."""
     try:
         with file.open("rb") as stream:
-            return stream.read(largest + 1)
+            data = stream.read(source.largest + 1)
     except OSError:
         raise LeftOut("not readable") from None
+    return document(data, path, source)

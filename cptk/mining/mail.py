@@ -9,14 +9,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from email.message import EmailMessage
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
 from cptk import checks
 from cptk.mining.code import LARGEST_FILE
-from cptk.mining.documents import Document, LeftOut
+from cptk.mining.documents import Document, LeftOut, taken
 from cptk.mining.file_rules import check_text
-from cptk.mining.streams import DAMAGED, unpacked
+from cptk.mining.streams import DAMAGED, begins_with, unpacked
 from cptk.types import Path as StrPath
 
 _QUOTE: Final = re.compile(r"[ \t]*[>|]")
@@ -75,12 +76,7 @@ def read_mail(
             )
         messages = _of_maildir(place, largest)
     else:
-        with place.open("rb") as file:
-            try:
-                known = unpacked(file).read(5) == b"From "
-            except DAMAGED:
-                known = False
-        if not known:
+        if not begins_with(place, b"From "):
             raise ValueError(
                 "`path` should be an mbox file, which begins with 'From ', or a maildir. "
                 f"Received: {str(place)!r}."
@@ -93,14 +89,9 @@ def _documents(
     place: Path, messages: Iterator[bytes | LeftOut], counts: Counter[str]
 ) -> Iterator[Document]:
     try:
-        for number, message in enumerate(messages, 1):
-            try:
-                found = _document(message, str(number), place.name)
-            except LeftOut as rule:
-                counts[str(rule)] += 1
-            else:
-                counts["messages"] += 1
-                yield found
+        numbered = enumerate(messages, 1)
+        candidates = (partial(_document, each, str(n), place.name) for n, each in numbered)
+        yield from taken(candidates, counts, "messages")
     except DAMAGED as error:
         raise ValueError(
             f"{str(place)!r} is damaged or cut short ({checks.shown(str(error))})."

@@ -6,6 +6,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from cptk import checks
 from cptk.mining import file_rules
 from cptk.mining.code import LARGEST_FILE
-from cptk.mining.documents import Document, LeftOut
+from cptk.mining.documents import Document, LeftOut, taken
 from cptk.mining.streams import DAMAGED, unpacked
 from cptk.types import Path as StrPath
 
@@ -102,15 +103,9 @@ def _documents(
     file: Path, kind: str, names: Mapping[str, str], largest: int, counts: Counter[str]
 ) -> Iterator[Document]:
     try:
-        for number, record in enumerate(_records(file, kind, names, largest), 1):
-            try:
-                found = _document(record, names, largest)
-            except LeftOut as rule:
-                counts[str(rule)] += 1
-            else:
-                counts["records"] += 1
-                path = f"{file.name}:{number}"
-                yield Document(path, found["text"], file.name, found["license"], found["title"])
+        records = enumerate(_records(file, kind, names, largest), 1)
+        candidates = (partial(_document, file, *each, names, largest) for each in records)
+        yield from taken(candidates, counts, "records")
     except (*DAMAGED, pa.ArrowException) as error:
         raise ValueError(
             f"The file {str(file)!r} is damaged or cut short ({checks.shown(str(error))})."
@@ -118,8 +113,12 @@ def _documents(
 
 
 def _document(
-    record: Mapping[str, object] | LeftOut, names: Mapping[str, str], largest: int
-) -> dict[str, str]:
+    file: Path,
+    number: int,
+    record: Mapping[str, object] | LeftOut,
+    names: Mapping[str, str],
+    largest: int,
+) -> Document:
     if isinstance(record, LeftOut):
         raise record
     found = dict.fromkeys(("text", "title", "license"), "")
@@ -134,7 +133,7 @@ def _document(
     file_rules.check_text(found["text"])
     for name in ("title", "license"):
         found[name] = found[name] if found[name].isprintable() else ""
-    return found
+    return Document(f"{file.name}:{number}", source=file.name, **found)
 
 
 def _records(

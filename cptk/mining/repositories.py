@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from cptk import checks
 from cptk.mining import licenses
 from cptk.mining.code import LARGEST_FILE, SKIPPED_FOLDERS
-from cptk.mining.documents import Document, LeftOut
+from cptk.mining.documents import Document, LeftOut, taken
 from cptk.mining.file_rules import Names, Source, decoded, document
 from cptk.types import Path as StrPath
 
@@ -89,7 +90,7 @@ def _documents(
     entries = [_entry(line) for line in _git(root, "ls-tree", "-rlz", commit).split(b"\0") if line]
     own = root.resolve()
     name = (own.parent if own.name == ".git" else own).name.removesuffix(".git")
-    any_file = False
+    nothing = f"`repository` holds no file{names.wanted()} to read. Received: {str(root)!r}."
     with _Objects(root) as objects:
         license_ = ""
         for entry in entries:
@@ -97,25 +98,17 @@ def _documents(
             if not license_ and is_license and entry.mode.startswith("100"):
                 license_ = _license(objects.read(entry.name))
         source = Source(f"{name}@{commit[:12]}", license_, *limits)
-        for entry in entries:
-            if not names.takes_below(entry.path):
-                continue
-            any_file = True
-            try:
-                if not entry.mode.startswith("100"):
-                    raise LeftOut("link")
-                if entry.size > limits[0]:
-                    raise LeftOut("too large")
-                found = document(objects.read(entry.name), entry.path, source)
-            except LeftOut as rule:
-                counts[str(rule)] += 1
-            else:
-                counts["files"] += 1
-                yield found
-    if not any_file:
-        raise ValueError(
-            f"`repository` holds no file{names.wanted()} to read. Received: {str(root)!r}."
-        )
+        wanted = (entry for entry in entries if names.takes_below(entry.path))
+        candidates = (partial(_document, objects, entry, source) for entry in wanted)
+        yield from taken(candidates, counts, nothing=nothing)
+
+
+def _document(objects: _Objects, entry: _Entry, source: Source) -> Document:
+    if not entry.mode.startswith("100"):
+        raise LeftOut("link")
+    if entry.size > source.largest:
+        raise LeftOut("too large")
+    return document(objects.read(entry.name), entry.path, source)
 
 
 def _entry(line: bytes) -> _Entry:

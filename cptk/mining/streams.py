@@ -8,6 +8,7 @@ import io
 import lzma
 import tarfile
 import zlib
+from pathlib import Path
 from typing import IO, Any, Final, cast
 
 import pyarrow as pa
@@ -49,6 +50,15 @@ def unpacked(file: IO[bytes]) -> IO[bytes]:
         stream: Any = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
         return io.BufferedReader(stream, 1 << 17)
     return file
+
+
+def begins_with(path: Path, head: bytes) -> bool:
+    """Whether a file begins so, or what it unpacks to; a damaged one does not."""
+    with path.open("rb") as file:
+        try:
+            return unpacked(file).read(len(head)) == head
+        except DAMAGED:
+            return False
 
 
 class Section(io.RawIOBase):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
 from cptk import checks, optional
 from cptk.mining import plain_text
-from cptk.mining.documents import Document, LeftOut
+from cptk.mining.documents import Document, LeftOut, taken
 from cptk.mining.file_rules import Source, check_text, decoded, document
 from cptk.mining.folders import read_folder
-from cptk.mining.streams import DAMAGED, unpacked
+from cptk.mining.streams import DAMAGED, begins_with, unpacked
 from cptk.types import Path as StrPath
 
 LARGEST_PAGE: Final = 10_000_000
@@ -66,12 +67,7 @@ def read_web(
         return read_folder(place, _PAGES, largest=largest, plain=True, counts=counts)
     if place.name.lower().endswith(_PAGES):
         return _page(place, largest, counts)
-    with place.open("rb") as file:
-        try:
-            known = unpacked(file).read(5) == b"WARC/"
-        except DAMAGED:
-            known = False
-    if not known:
+    if not begins_with(place, b"WARC/"):
         raise ValueError(
             f"`path` should be a WARC or WET file, an HTML file, or a folder of them. "
             f"{str(place)!r} begins with something else, or is damaged."
@@ -83,13 +79,8 @@ def read_web(
 def _page(file: Path, largest: int, counts: Counter[str]) -> Iterator[Document]:
     with file.open("rb") as opened:
         data = opened.read(largest + 1)
-    try:
-        found = document(data, file.name, Source(file.name, "", largest, True))
-    except LeftOut as rule:
-        counts[str(rule)] += 1
-        return
-    counts["files"] += 1
-    yield found
+    source = Source(file.name, "", largest, True)
+    yield from taken([partial(document, data, file.name, source)], counts)
 
 
 class _Whole:

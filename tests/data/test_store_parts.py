@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cptk.data import Pairs, TokenStore, store_parts, store_writing
+from cptk.data import Pairs, TokenStore, store_locks, store_parts
 from cptk.data.columns import SIDES
 from tests import toys
 from tests.data.test_token_store import contents, pairs_of, write
@@ -266,7 +266,7 @@ def test_writers_that_count_on_other_numbers_of_parts(tmp_path, reader):
 
     assert write(tmp_path / "s", slow(), reader, part=(0, 2)) is None
     store = write(tmp_path / "s", Pairs.concat([pairs_of(16), pairs_of(16, seed=1)]), reader)
-    with store_writing.writing(tmp_path / "s", (0, 1)):
+    with store_locks.writing(tmp_path / "s", (0, 1)):
         for work in (
             lambda: store.append(pairs_of(3), reader, verbose=0),
             lambda: store.subset(tmp_path / "s", [0]),
