@@ -83,9 +83,8 @@ def neighbouring_text(
     >>> text = "The first one says this.\n\nThe second one says more.\n\nAnd this is the third one."
     >>> options = {"unit": "paragraph", "pieces": (1, 1), "min_words": 3}
     >>> (pairs,) = neighbouring_text([("a.txt", text)], **options)
-    >>> pairs
-    Pairs(1 pair; query, document, path, line)
-      query='The first one says this.', document='The second one says more.', path='a.txt', line=1
+    >>> pairs[0]["query"], pairs[0]["document"], pairs[0]["end_line"]
+    ('The first one says this.', 'The second one says more.', 3)
 
     ```
 
