@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,8 @@ from cptk.data.batching import check_batch_size, check_weights
 from cptk.data.columns import SIDES
 from cptk.data.order import OrderedBatches, count_batches, places_of
 from cptk.data.permutation import permuted
+from cptk.data.stored_pairs import StoredPairs
 from cptk.types import KerasBatch, TokenBatch
-
-if TYPE_CHECKING:
-    from cptk.data.stored_pairs import StoredPairs
 
 Rows = NDArray[np.int64]
 

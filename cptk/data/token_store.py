@@ -13,6 +13,7 @@ from cptk import checks, files
 from cptk.data import store_locks, store_parts, store_writing
 from cptk.data.columns import SIDES
 from cptk.data.pairs import Pairs
+from cptk.data.store_batches import StoreBatches
 from cptk.data.stored_pairs import StoredPairs
 from cptk.data.tables import counted
 from cptk.data.token_shards import Shard
@@ -325,6 +326,59 @@ class TokenStore(StoredPairs):
         return self.subset(first, parts.drawn), self.subset(second, parts.others)
 
     # === What is known of it ===
+
+    def batches(
+        self,
+        batch_size: int = 32,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        steps_per_epoch: int | None = None,
+        columns: Sequence[str] = (),
+        part: tuple[int, int] = (0, 1),
+    ) -> StoreBatches:
+        """Batches as `fit` takes them of the store, for loops and loaders of your own.
+
+        A `keras.utils.PyDataset` whose batch `i` of epoch `e` (its attribute `epoch`) is a function
+        of `seed`, `e` and `i` alone. So it is a source for Grain as it is,
+        `grain.MapDataset.source(batches)`, and `cptk.data.tf_dataset(batches)` is the
+        `tf.data.Dataset` of it. To these an epoch is all there is: pass as `steps_per_epoch` the
+        steps of the whole training, over which each pass is shuffled anew.
+
+        Args:
+            batch_size: Pairs in a batch, 2 or more.
+            shuffle: Whether each pass has an order of its own. If not, pairs come as they stand,
+                with texts that repeat.
+            seed: Of the orders.
+            steps_per_epoch: Batches in an epoch; by default those of a pass.
+            columns: Columns beside the two sides: of numbers, or "negatives".
+            part: `(k, n)`: of each batch the pairs of worker k of n alone, as long as the others'.
+                Worker counts do not change what the whole batch is.
+
+        Raises:
+            ValueError: Too few pairs, a column that is not there, or a bad number.
+
+        Example:
+
+        ```pycon
+        >>> import cptk
+        >>> pairs = [(f"how {number}?", f"so {number}.") for number in range(10)]
+        >>> store = cptk.data.TokenStore.write("ten", pairs, embedder.preprocessor, verbose=0)
+        >>> workers = [store.batches(5, seed=0, part=(k, 2)) for k in range(2)]
+        >>> [len(batches[1]["query"]["token_ids"]) for batches in workers]
+        [3, 2]
+
+        ```
+        """
+        return StoreBatches(
+            self,
+            batch_size,
+            checks.switch("shuffle", shuffle),
+            seed,
+            steps_per_epoch,
+            columns=tuple(checks.items(columns, "columns", "names")),
+            part=store_locks.checked_part(part),
+        )
 
     def verify(self) -> None:
         """Read every shard and compare its SHA-256 with the manifest's.
