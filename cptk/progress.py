@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Protocol
 
 import keras
@@ -55,7 +56,7 @@ def verbosity(verbose: str | int) -> str | int:
 
 
 def progress(total: int, unit: str) -> Progress:
-    """Shows how many of `total` are done.
+    """Shows how many of `total` are done, and about how long the rest will take.
 
     Args:
         total: How many there are.
@@ -78,12 +79,42 @@ def progress(total: int, unit: str) -> Progress:
 
 
 class _Lines:
-    """At most ten lines, without control characters: one as each tenth is done."""
+    """At most ten lines, without control characters: one as each tenth is done.
+
+    What is left is estimated at the pace since the line before, as what a resumed run finds done
+    goes by at once. It is not said of less than some seconds.
+    """
 
     def __init__(self, total: int, unit: str) -> None:
         self.total, self.unit, self.done = total, unit, 0
+        self._said, self._since = 0, time.monotonic()
 
     def add(self, done: int) -> None:
         before, self.done = self.done, self.done + done
         if 10 * self.done // self.total > 10 * before // self.total:
-            print(f"{self.done:,}/{self.total:,} {self.unit}s", flush=True)
+            now = time.monotonic()
+            pace = (now - self._since) / (self.done - self._said)
+            left = shown_time(pace * (self.total - self.done))
+            self._said, self._since = self.done, now
+            print(f"{self.done:,}/{self.total:,} {self.unit}s{left}", flush=True)
+
+
+def shown_time(seconds: float) -> str:
+    """What is said of the time that is left: nothing of less than five seconds.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.progress import shown_time
+    >>> shown_time(3), shown_time(47.3), shown_time(700), shown_time(9000)
+    ('', ', about 47 s left', ', about 12 min left', ', about 2.5 h left')
+
+    ```
+    """
+    if seconds < 5:
+        return ""
+    if seconds < 100:
+        return f", about {seconds:.0f} s left"
+    if seconds < 6000:
+        return f", about {seconds / 60:.0f} min left"
+    return f", about {seconds / 3600:.1f} h left"

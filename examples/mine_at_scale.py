@@ -33,7 +33,7 @@ from cptk.mining import minhash
 
 sys.path.append(str(Path(__file__).parent))
 import mine_at_scale_parts as work
-from mine_at_scale_parts import Job, below, is_there, opened, put
+from mine_at_scale_parts import Job, below, claim, is_there, opened, put
 
 # === What the driver does ===
 
@@ -93,24 +93,6 @@ def shards_of(
                 parts, room = [], size
     if parts:
         yield parts
-
-
-def claim(job: Job, paths: Sequence[str]) -> None:
-    """Take a folder of work that is new, or of the same job."""
-    joined = "\0".join(paths).encode(errors="surrogatepass")
-    about = {**job._asdict(), "files": hashlib.blake2b(joined, digest_size=16).hexdigest()}
-    del about["work"]
-    address = below(job.work, "job.json")
-    if not is_there(address):
-        put(address, json.dumps(about, indent=1).encode())
-        return
-    there = json.loads(work.got(address))
-    differing = [name for name in about if there.get(name) != about[name]]
-    if differing:
-        raise SystemExit(
-            f"{job.work!r} holds the work of another call, which differs in "
-            f"{', '.join(differing)}. Choose another --work, or delete this one."
-        )
 
 
 def collect(job: Job, output: Path, count: int) -> Any:

@@ -1,5 +1,6 @@
 """What the workers of `mine_at_scale.py` do: functions over a few units, records or shards."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -124,6 +125,24 @@ def listed(source: str, endings: tuple[str, ...]) -> list[str]:
 
 
 # === Mining ===
+
+
+def claim(job: Job, paths: Sequence[str]) -> None:
+    """Take a folder of work that is new, or of the same job."""
+    joined = "\0".join(paths).encode(errors="surrogatepass")
+    about = {**job._asdict(), "files": hashlib.blake2b(joined, digest_size=16).hexdigest()}
+    del about["work"]
+    address = below(job.work, "job.json")
+    if not is_there(address):
+        put(address, json.dumps(about, indent=1).encode())
+        return
+    there = json.loads(got(address))
+    differing = [name for name in about if there.get(name) != about[name]]
+    if differing:
+        raise SystemExit(
+            f"{job.work!r} holds the work of another call, which differs in "
+            f"{', '.join(differing)}. Choose another --work, or delete this one."
+        )
 
 
 def mine(batch: dict[str, Any], job: Job) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from cptk.data.columns import ROLES, SIDES, column, is_pairs
 from cptk.data.order import OrderedBatches
 from cptk.data.pairs import Pairs
 from cptk.data.store_batches import StoreBatches
-from cptk.data.token_store import TokenStore
+from cptk.data.store_view import by_source
+from cptk.data.stored_pairs import StoredPairs
 from cptk.types import KerasBatch, TokenBatch
 
 
@@ -38,13 +39,14 @@ class Mixture(Mapping[str, object]):
     the mixture is one over each source.
 
     Args:
-        sources: Pairs of any form that `fit` takes, or `TokenStore`s, by name; or pairs with a
-            column `source`.
+        sources: Pairs of any form that `fit` takes, or `TokenStore`s, by name; or pairs, or one
+            store, with a column `source`.
         alpha: 1 draws large sources more often, as they are; 0 draws all equally often.
 
     Raises:
         TypeError: Something else than named pairs.
-        ValueError: No sources, no column `source`, or an `alpha` that is no number of 0 or more.
+        ValueError: No sources, no column `source` or a gap in it, or an `alpha` that is no number
+            of 0 or more.
 
     Example:
 
@@ -97,7 +99,7 @@ def as_mixture(data: object) -> Mixture | None:
 
 def _is_set(values: object) -> bool:
     """Whether these are pairs, right or wrong, and no column of texts or of tokens."""
-    if isinstance(values, TokenStore):
+    if isinstance(values, StoredPairs):
         return True
     if isinstance(values, Mapping):
         return "token_ids" not in values
@@ -109,11 +111,8 @@ def _is_set(values: object) -> bool:
 def _sources(sources: object) -> dict[str, object]:
     if isinstance(sources, Mixture):
         return dict(sources)
-    if isinstance(sources, TokenStore):
-        raise TypeError(
-            '`sources` should be {"name": pairs, …}. Received a TokenStore: write one for each '
-            'source, and pass {"name": store, …}.'
-        )
+    if isinstance(sources, StoredPairs):
+        return dict(by_source(sources))
     if is_pairs(sources) and (found := column(sources, "source")) is not None:
         names = checks.texts(found, "source")
         pairs = Pairs(sources)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from cptk import checks, files
-from cptk.data import reading, tables
+from cptk.data import reading, tables, together
 from cptk.data.columns import SIDES
 from cptk.data.tables import Names
 from cptk.types import Path
@@ -266,8 +266,10 @@ class Pairs:
     def split(self, size: float, seed: int = 0) -> tuple[Pairs, Pairs]:
         """Draw some pairs at random, for validation, say; and the others.
 
-        Pairs are drawn one by one: two that share a text may be parted. `cptk.mining`'s
-        `split_by_module` keeps functions of one module together.
+        No text of one part, query or document, is a query or a document of the other. Pairs that
+        hang together by texts that they share are drawn together where all of them fit, so that a
+        few less than `size` may be drawn. `cptk.mining`'s `split_by_module` keeps functions of one
+        module together.
 
         Args:
             size: How many to draw: an integer, or a share between 0 and 1.
@@ -278,7 +280,7 @@ class Pairs:
 
         Raises:
             TypeError: No number.
-            ValueError: As many as there are, or none.
+            ValueError: As many as there are, or none; or all pairs hang together.
 
         Example:
 
@@ -293,7 +295,9 @@ class Pairs:
         count = len(self)
         number = tables.count_of(size, count)
         order = np.random.default_rng(checks.integer("seed", seed, 0)).permutation(count)
-        return self._take(np.sort(order[:number])), self._take(np.sort(order[number:]))
+        repeated = together.repeated_texts(*(self.to_arrow()[side] for side in SIDES))
+        drawn = together.draw(order.tolist(), number, count, *repeated)
+        return self._take(np.flatnonzero(drawn)), self._take(np.flatnonzero(~drawn))
 
     def sample(self, n: int, seed: int = 0) -> Pairs:
         """`n` different pairs drawn at random, in the order in which they were drawn.

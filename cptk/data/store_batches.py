@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from cptk.data.batching import check_batch_size, check_weights
 from cptk.data.columns import SIDES
+from cptk.data.dealing import Dealing, dealt, split_up
 from cptk.data.order import OrderedBatches, count_batches, places_of
 from cptk.data.permutation import permuted
 from cptk.data.stored_pairs import StoredPairs
@@ -20,14 +20,28 @@ from cptk.types import KerasBatch, TokenBatch
 
 Rows = NDArray[np.int64]
 
+TRIES = 4
+"""How often a pass is dealt out that has more batches than the first one; then it is that one."""
+
 
 class StoreBatches(OrderedBatches):
     """Batches of a store, shuffled anew in each pass; a function of (seed, step) alone.
 
+    A pass is each pair once. No text stands in two pairs of a batch, on the same side or the other.
+    No batch has more than `batch_size` pairs; with a `batch_size` of 2, one has 3 if the number of
+    pairs is odd.
+
+    Batches come in descending size. As many are full as in any such order of the pairs, if no text
+    is a query in one pair and a document in another (or the texts, linked by pairs, make no ring of
+    an odd number), but for those that give a pair away to one that would stand alone. In other
+    stores, about as many. What does not fit makes smaller batches at the end: a text in m pairs
+    makes m batches at least. A batch has one pair alone only where its text stands in about half of
+    all pairs, or more.
+
     Pairs whose texts occur in no other pair are shuffled by a cipher, without an order in memory.
-    The others, which alone are held, are dealt out so that no two of a batch share a query or a
-    document. A text that occurs in more pairs than a pass has batches makes smaller batches at the
-    end of the pass.
+    The others are dealt out anew in each pass; of these, which alone are held, a few arrays of
+    numbers are in memory, and dealing takes about as long as sorting them, and longer where
+    texts repeat in more pairs than there are batches.
 
     Args:
         store: A `TokenStore`.
@@ -91,8 +105,7 @@ class StoreBatches(OrderedBatches):
     @cached_property
     def digest(self) -> str:
         """What the pairs are: equal for stores of equal shards."""
-        shards = [each["sha256"] for each in self.store.manifest["shards"]]
-        return hashlib.blake2b("".join(shards).encode(), digest_size=16).hexdigest()
+        return self.store.digest
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -185,25 +198,32 @@ class _Dealer:
     """
 
     def __init__(self, size: int, rows: Rows, groups: Mapping[str, Rows], batch_size: int) -> None:
-        self.size, self.rows_twice, self.batch_size = size, rows, batch_size
+        self.rows_twice, self.batch_size = rows, batch_size
         self.single = size - len(rows)
-        self.pairs_of_groups = list(zip(*(groups[side].tolist() for side in SIDES), strict=True))
         # Single pair number u is row u + (how many repeated rows stand before it).
         self.before = rows - np.arange(len(rows))
-        self.main = count_batches(size, batch_size)
-        counts = [np.bincount(groups[side])[groups[side]] for side in SIDES] if len(rows) else []
-        self.often = np.argsort(-np.maximum(*counts), kind="stable") if counts else rows
-        self.first = self._dealt(np.zeros(len(rows), np.int64))
-        self.batches = len(self.first.repeated)
+        ends = np.stack([groups[side] for side in SIDES], axis=1)
+        twice = ends[:, 0] == ends[:, 1]  # a pair of one text twice: the other end is its own
+        ends[twice, 1] = np.arange(twice.sum()) + ends.max(initial=-1) + 1
+        self.ends = np.unique(ends, return_inverse=True)[1].reshape(-1, 2)
+        self.first = dealt(self.ends, self.single, batch_size, np.random.default_rng(0))
+        self.batches = len(self.first.singles)
 
     def deal(self, key: tuple[int, int]) -> _Deal:
-        """A pass: random, unless a random one would need another number of batches."""
-        if not len(self.rows_twice):
-            return self.first
-        rng = np.random.default_rng(key)
-        starts = rng.integers(self.main, size=len(self.rows_twice))
-        found = self._dealt(starts)
-        return found if len(found.repeated) == self.batches else self.first
+        """A pass: random, in as many batches as all passes have."""
+        dealing: Dealing | None = self.first
+        if len(self.rows_twice):
+            rng = np.random.default_rng(key)
+            for _ in range(TRIES):
+                dealing = split_up(
+                    dealt(self.ends, self.single, self.batch_size, rng), self.batches
+                )
+                if dealing is not None:
+                    break
+        into, singles = dealing or self.first
+        order = np.argsort(into, kind="stable")
+        bounds = np.searchsorted(into[order], np.arange(1, self.batches))
+        return _Deal(np.cumsum([0, *singles]), np.split(self.rows_twice[order], bounds))
 
     def rows(self, deal: _Deal, batch: int, key: tuple[int, int]) -> Rows:
         """The pairs of a batch, the repeated ones among the others."""
@@ -213,72 +233,3 @@ class _Dealer:
         found = np.concatenate([single, deal.repeated[batch]])
         np.random.default_rng((*key, batch)).shuffle(found)
         return found
-
-    def _dealt(self, starts: Rows) -> _Deal:
-        """The repeated pairs one by one into the first batch, from a start on, that they fit."""
-        room = [len(places_of(b, self.size, self.batch_size)) for b in range(self.main)]
-        texts: list[set[tuple[int, int]]] = [set() for _ in room]
-        into: list[list[int]] = [[] for _ in room]
-        for place in self.often.tolist():
-            own = set(enumerate(self.pairs_of_groups[place]))
-            begin = int(starts[place])
-            for step in range(len(room)):
-                batch = (begin + step) % len(room)
-                if len(into[batch]) < room[batch] and texts[batch].isdisjoint(own):
-                    break
-            else:
-                batch = len(room)
-                texts.append(set())
-                into.append([])
-                room.append(self.batch_size)
-            texts[batch] |= own
-            into[batch].append(place)
-        self._keep_company(into, texts)
-        taken = np.array([*map(len, into)])
-        return _Deal(
-            np.cumsum([0, *self._singles(taken, room)]),
-            [self.rows_twice[np.array(places, np.int64)] for places in into],
-        )
-
-    def _keep_company(self, into: list[list[int]], texts: list[set[tuple[int, int]]]) -> None:
-        """A pair that is alone in its batch gets another one from a batch that has more.
-
-        Where there are single pairs, `_singles` gives it one of them.
-        """
-        alone = [batch for batch in range(self.main, len(into)) if len(into[batch]) == 1]
-        for batch in alone[self.single :]:
-            places = (
-                (other, place)
-                for other, places in enumerate(into)
-                if len(places) > 2
-                for place in places
-                if texts[batch].isdisjoint(enumerate(self.pairs_of_groups[place]))
-            )
-            other, place = next(places, (batch - 1, into[batch][0]))
-            if place == into[batch][0]:  # its text is in every pair: with the batch before
-                into[other].append(into[batch].pop())
-                continue
-            into[other].remove(place)
-            into[batch].append(place)
-        into[:] = [places for i, places in enumerate(into) if i < self.main or places]
-
-    def _singles(self, taken: Rows, room: list[int]) -> Rows:
-        """How many single pairs each batch gets, so that all are dealt and none is alone."""
-        if not self.single:
-            return np.zeros(len(taken), np.int64)
-        if len(taken) == self.main:
-            return np.array(room) - taken
-        # Batches beyond the main ones hold what fits nowhere else, and a single pair if they must.
-        needs = np.zeros(len(taken), np.int64)
-        needs[self.main :] = np.maximum(0, 2 - taken[self.main :])
-        left = self.single - int(needs.sum())
-        if left < 0:
-            needs[self.main :], left = 0, self.single
-        free = np.array(room[: self.main]) - taken[: self.main]
-        shares = np.minimum(free, -(-left // self.main))
-        while shares.sum() > left:
-            shares[np.argmax(shares)] -= 1
-        while shares.sum() < left:
-            shares[np.argmax(free - shares)] += 1
-        needs[: self.main] = shares
-        return needs

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cptk import checks, files
-from cptk.data import store_locks, store_writing, tables, token_shards
+from cptk.data import store_locks, store_writing, tables, together, token_shards
 from cptk.data.columns import SIDES
 from cptk.data.permutation import permuted
 from cptk.data.stored_pairs import StoredPairs
@@ -108,7 +108,7 @@ class Split(NamedTuple):
 
 
 def split(store: StoredPairs, size: object, seed: int) -> Split:
-    """Draw pairs so that no query and no document of them stands among the others.
+    """Draw pairs so that no text of them, on either side, stands among the others.
 
     Pairs that hang together by texts that they share, over other pairs too, stay together: they
     are drawn where all of them fit. Only these, one byte for each pair and the numbers of the
@@ -124,53 +124,10 @@ def split(store: StoredPairs, size: object, seed: int) -> Split:
     """
     wanted = tables.count_of(size, len(store))
     key = (checks.integer("seed", seed, 0),)
-    several = _Together(*store.repeated())
-    taken = np.zeros(len(store), bool)
-    count = 0
-    for row in _shuffled(len(store), key):
-        if taken[row]:
-            continue
-        rows = several.of(row)
-        if count + len(rows) <= wanted:
-            taken[rows] = True
-            count += len(rows)
-            if count == wanted:
-                break
-    if not count:
-        raise ValueError(
-            f"No {wanted} pairs can be drawn of {store}: by texts that they share, all hang "
-            "together in larger groups. Take a larger `size`, or drop repeated texts before."
-        )
+    rows, groups = store.repeated()
+    texts = np.stack([groups[side] for side in SIDES], axis=1)
+    taken = together.draw(_shuffled(len(store), key), wanted, len(store), rows, texts)
     return Split(np.flatnonzero(taken), np.flatnonzero(~taken))
-
-
-class _Together:
-    """Which pairs hang together by texts that they share."""
-
-    def __init__(self, rows: Rows, groups: Mapping[str, Rows]) -> None:
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        self.rows = rows
-        # A node for each pair and, after them, for each text of each side.
-        ends, nodes = [], len(rows)
-        for side in SIDES:
-            ends.append(groups[side] + nodes)
-            nodes += int(groups[side].max(initial=-1)) + 1
-        starts = np.tile(np.arange(len(rows)), len(SIDES))
-        edges = (np.ones(len(starts), bool), (starts, np.concatenate(ends)))
-        labels = connected_components(coo_array(edges, shape=(nodes, nodes)), directed=False)[1]
-        self.labels = labels[: len(rows)]
-        self.order = np.argsort(self.labels, kind="stable")
-        self.sorted = self.labels[self.order]
-
-    def of(self, row: int) -> Rows:
-        """A pair, and those that hang together with it."""
-        place = int(np.searchsorted(self.rows, row))
-        if place == len(self.rows) or self.rows[place] != row:
-            return np.array([row])
-        begin, end = np.searchsorted(self.sorted, self.labels[place] + np.arange(2))
-        return self.rows[self.order[begin:end]]
 
 
 def _shuffled(size: int, key: tuple[int, ...], block: int = 65_536) -> Iterator[int]:

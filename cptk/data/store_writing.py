@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +24,11 @@ from cptk.version import __version__
 
 MANIFEST = "manifest.json"
 REPEATED = "repeated.npy"
-FORMAT, VERSION = "cptk token store", 1
+FORMAT, VERSION = "cptk token store", 2
 PAIRS_AT_ONCE = 2048
 """Pairs whose ids are held as lists of Python's integers, thirty times as large as in the store."""
+THREADS = 2
+"""Pieces that are tokenised at the same time."""
 BUCKETS = 16
 """Parts in which texts that occur several times are looked for, each by itself in memory."""
 
@@ -171,36 +174,42 @@ def _write_manifest(folder: Path, paths: Sequence[Path]) -> None:
 def repeated(
     shards: Sequence[token_shards.Shard],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The pairs of which a side occurs in another pair too.
+    """The pairs of which a text occurs in another pair too, on the same side or the other.
 
     Returns:
         (r,) their rows, ascending, and of each side (r,) numbers that are equal for equal texts.
     """
     begins = np.cumsum([0, *map(len, shards)])
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for side in SIDES:
-        rows, groups = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
-        for bucket in range(BUCKETS):
-            places, digests = [], []
-            for begin, shard in zip(begins[:-1], shards, strict=True):
-                own = shard.batch.column(f"{side}_digest").to_numpy(zero_copy_only=True)
-                here = np.flatnonzero(own % np.uint64(BUCKETS) == bucket)
-                places.append(here + begin)
-                digests.append(own[here])
-            all_digests = np.concatenate(digests)
-            _, inverse, counts = np.unique(all_digests, return_inverse=True, return_counts=True)
-            several = counts[inverse] > 1
-            rows.append(np.concatenate(places)[several])
-            groups.append(all_digests[several])
-        found[side] = np.concatenate(rows), np.concatenate(groups)
-    rows_of = np.unique(np.concatenate([rows for rows, _ in found.values()]))
-    numbered = {}
-    for side, (own_rows, own_groups) in found.items():
-        # What occurs once has a number of its own, above those of the others.
-        number = np.arange(len(rows_of), dtype=np.int64) + len(rows_of)
-        number[np.searchsorted(rows_of, own_rows)] = np.unique(own_groups, return_inverse=True)[1]
-        numbered[side] = number
-    return rows_of, numbered
+    rows, sides, groups = [], [], []
+    for bucket in range(BUCKETS):
+        places, digests = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+        for begin, shard in zip(begins[:-1], shards, strict=True):
+            own = [
+                shard.batch.column(f"{side}_digest").to_numpy(zero_copy_only=True) for side in SIDES
+            ]
+            for side, values in enumerate(own):
+                here = values % np.uint64(BUCKETS) == bucket
+                if side:  # a pair of one text twice counts once
+                    here &= values != own[0]
+                places.append(2 * (np.flatnonzero(here) + begin) + side)
+                digests.append(values[here])
+        found, all_digests = np.concatenate(places), np.concatenate(digests)
+        _, inverse, counts = np.unique(all_digests, return_inverse=True, return_counts=True)
+        several = counts[inverse] > 1
+        rows.append(found[several] // 2)
+        sides.append(found[several] % 2)
+        groups.append(all_digests[several])
+    distinct, numbers = np.unique(np.concatenate(groups), return_inverse=True)
+    rows_of, index = np.unique(np.concatenate(rows), return_inverse=True)
+    # What occurs once has a number of its own, above those of the others.
+    numbered = len(distinct) + np.arange(2 * len(rows_of), dtype=np.int64).reshape(-1, 2)
+    numbered[index, np.concatenate(sides)] = numbers
+    for begin, shard in zip(begins[:-1], shards, strict=True):
+        low, high = np.searchsorted(rows_of, [begin, begin + len(shard)])
+        own = [shard.batch.column(f"{side}_digest").to_numpy() for side in SIDES]
+        same = low + np.flatnonzero((own[0] == own[1])[rows_of[low:high] - begin])
+        numbered[same, 1] = numbered[same, 0]
+    return rows_of, dict(zip(SIDES, numbered.T, strict=True))
 
 
 def chunks(pairs: object, size: int) -> Iterator[pa.Table]:
@@ -263,23 +272,68 @@ def _columns(
     rest = {name: table[name].combine_chunks() for name in table.column_names}
     texts = {side: rest.pop(side) for side in SIDES}
     negatives = rest.pop("negatives", None)
-    parts: dict[str, list[Ragged]] = {side: [] for side in SIDES}
-    for start in range(0, table.num_rows, PAIRS_AT_ONCE):
-        for side in SIDES:
-            some = texts[side].slice(start, PAIRS_AT_ONCE).to_pylist()
-            parts[side].append(Ragged.of(preprocessor.tokenize(some, roles[side]), dtype))
+
+    def tokenised(start: int) -> list[Ragged]:
+        some = {side: texts[side].slice(start, PAIRS_AT_ONCE).to_pylist() for side in SIDES}
+        return [Ragged.of(preprocessor.tokenize(some[side], roles[side]), dtype) for side in SIDES]
+
+    parts = []
+    starts = range(0, table.num_rows, PAIRS_AT_ONCE)
+    for start, part in zip(starts, _by_threads(tokenised, starts), strict=True):
+        parts.append(part)
         if bar is not None:
-            bar.add(len(some))
-    ids = {side: joined(parts[side], dtype) for side in SIDES}
+            bar.add(min(PAIRS_AT_ONCE, table.num_rows - start))
+    ids = {
+        side: joined([part[number] for part in parts], dtype) for number, side in enumerate(SIDES)
+    }
     made = {**rest, **{side: ids[side].to_arrow() for side in SIDES}}
     if negatives is not None:
         made["negatives"] = _negatives(negatives, preprocessor, roles["document"], dtype)
         texts["negatives"] = negatives
     columns: dict[str, pa.Array] = {name: made[name] for name in table.column_names}
-    columns |= {f"{side}_digest": pa.array(ids[side].digests()) for side in SIDES}
+    columns |= _digests(ids, texts, plan.settings)
     if plan.keep_text:
         columns |= {f"{name}_text": column for name, column in texts.items()}
     return columns
+
+
+def _digests(
+    ids: Mapping[str, Ragged], texts: Mapping[str, pa.Array], settings: Config
+) -> dict[str, pa.Array]:
+    """A number of each text, equal where a query and a document are one text, too.
+
+    It is that of the ids, as far as both roles leave room for them, without what the roles put
+    around. Where these put different prompts before a text, that of the text itself.
+    """
+    prompts = {settings["roles"][side][-1] for side in SIDES}
+    if len(prompts) > 1:
+        found = {
+            side: token_shards.digests(
+                text.encode("utf-8", "surrogatepass") for text in texts[side].to_pylist()
+            )
+            for side in SIDES
+        }
+    else:
+        around = {side: [len(part) for part in settings["roles"][side][1:-1]] for side in SIDES}
+        most = settings["sequence_length"] - max(map(sum, around.values()))
+        found = {}
+        for side in SIDES:
+            before, after = around[side] or (0, 0)
+            found[side] = ids[side].digests(before, after, most)
+    return {f"{side}_digest": pa.array(values) for side, values in found.items()}
+
+
+def _by_threads(function: Callable[[int], list[Ragged]], starts: range) -> Iterator[list[Ragged]]:
+    """What a function gives for each start, in order.
+
+    The tokenizer's own threads have no need of Python: they work for one piece while the ids of
+    another are put together.
+    """
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        yield from pool.map(function, starts)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _negatives(column: pa.Array, preprocessor: Preprocessor, role: str, dtype: str) -> pa.Array:
@@ -310,11 +364,22 @@ def joined(parts: Sequence[Ragged], dtype: str) -> Ragged:
 
 
 def _digest(table: pa.Table) -> str:
-    """32 digits of all that stands in some pairs."""
+    """32 digits of all that stands in some pairs, however their table is cut into chunks."""
     found = hashlib.blake2b(digest_size=16)
     for name in table.column_names:
         found.update(f"\0{name}\0".encode())
-        for chunk in table[name].chunks:
+        column = table[name]
+        if pa.types.is_large_string(column.type) and not column.null_count:
+            lengths = hashlib.blake2b(digest_size=16)
+            for chunk in column.chunks:
+                _, places, letters = chunk.buffers()
+                offsets = np.frombuffer(places, np.int64)[chunk.offset :][: len(chunk) + 1]
+                lengths.update(np.diff(offsets).tobytes())
+                if letters is not None and len(offsets):
+                    found.update(memoryview(letters)[offsets[0] : offsets[-1]])
+            found.update(lengths.digest())
+            continue
+        for chunk in column.chunks:
             values = json.dumps(
                 chunk.to_pylist(), ensure_ascii=False, default=str, separators=(",", ":")
             )

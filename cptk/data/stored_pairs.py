@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -80,6 +81,12 @@ class StoredPairs:
         return [name for name in names if name not in hidden]
 
     @property
+    def digest(self) -> str:
+        """What the pairs are: equal for stores of equal shards."""
+        shards = [each["sha256"] for each in self.manifest["shards"]]
+        return hashlib.blake2b("".join(shards).encode(), digest_size=16).hexdigest()
+
+    @property
     def sequence_length(self) -> int:
         """Tokens at which texts were cut."""
         return int(self.manifest["sequence_length"])
@@ -147,7 +154,7 @@ class StoredPairs:
             ValueError: A `length` below that of the longest.
         """
         wanted = self._rows(rows)
-        lengths = self.lengths(column, wanted)
+        lengths = self.lengths(column, rows)
         shards, own = self._places(wanted)
         longest = int(lengths.max(initial=1))
         if callable(length):
@@ -234,7 +241,7 @@ class StoredPairs:
         return Pairs(table.rename_columns(self.columns))
 
     def repeated(self) -> tuple[NDArray[np.int64], Mapping[str, NDArray[np.int64]]]:
-        """The pairs of which a side occurs in another one, too.
+        """The pairs of which a text occurs in another one, too, on the same side or the other.
 
         Returns:
             (r,) their numbers, ascending, and of each side (r,) numbers that are equal for equal
@@ -249,8 +256,6 @@ class StoredPairs:
                 "shards are kept."
             ) from None
         return found[0], dict(zip(SIDES, found[1:], strict=True))
-
-    # === Batches ===
 
     # === Rows ===
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,12 @@ from cptk import files
 from cptk.types import Config
 
 ABOUT = b"cptk"
+
+
+def digests(contents: Iterable[bytes | memoryview]) -> NDArray[np.uint64]:
+    """(n,) a number of each, equal for equal bytes."""
+    joined = b"".join(hashlib.blake2b(each, digest_size=8).digest() for each in contents)
+    return np.frombuffer(joined, np.uint64)
 
 
 class Ragged(NamedTuple):
@@ -32,9 +38,7 @@ class Ragged(NamedTuple):
         """Lists of ids, put together."""
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=offsets[1:])
-        values = np.empty(int(offsets[-1]), dtype)
-        for row, start, end in zip(rows, offsets[:-1], offsets[1:], strict=True):
-            values[start:end] = row
+        values = np.fromiter(chain.from_iterable(rows), dtype, int(offsets[-1]))
         return cls(offsets.astype(np.int32), values)
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -49,15 +53,19 @@ class Ragged(NamedTuple):
         taken: NDArray[Any] = self.values[places]
         return taken
 
-    def digests(self) -> NDArray[np.uint64]:
-        """(n,) a number of each list, equal for equal lists."""
+    def digests(self, before: int, after: int, most: int) -> NDArray[np.uint64]:
+        """(n,) a number of each list, equal for lists whose middles are equal.
+
+        Args:
+            before: Ids at the begin of each list that are no part of its middle.
+            after: The same at its end.
+            most: Ids of a middle that count, the first ones.
+        """
         raw = memoryview(np.ascontiguousarray(self.values).view(np.uint8).data)
-        bounds = (self.offsets.astype(np.int64) * self.values.itemsize).tolist()
-        joined = b"".join(
-            hashlib.blake2b(raw[start:end], digest_size=8).digest()
-            for start, end in pairwise(bounds)
-        )
-        return np.frombuffer(joined, np.uint64)
+        starts = self.offsets[:-1].astype(np.int64) + before
+        ends = np.minimum(self.offsets[1:].astype(np.int64) - after, starts + most)
+        bounds = np.stack([starts, ends]) * self.values.itemsize
+        return digests(raw[a:b] for a, b in zip(*bounds.tolist(), strict=True))
 
     def to_arrow(self) -> pa.ListArray:
         """As a column of lists."""

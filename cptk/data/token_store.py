@@ -285,9 +285,9 @@ class TokenStore(StoredPairs):
     ) -> tuple[TokenStore, TokenStore]:
         """Draw some pairs at random, for validation, say; and the others: two stores.
 
-        No query of one is a query of the other, and no document a document. Pairs that hang
-        together by such texts are drawn together where all of them fit, so that a few less than
-        `size` may be drawn.
+        No text of one, query or document, is a query or a document of the other. Pairs that hang
+        together by texts that they share are drawn together where all of them fit, so that a few
+        less than `size` may be drawn.
 
         Args:
             folders: Where both will stand.

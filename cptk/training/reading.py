@@ -25,6 +25,7 @@ from cptk.data.mixture import MixedBatches, Mixture, Part, as_mixture
 from cptk.data.negatives import check_negatives, negative_tokens, width
 from cptk.data.numbers import check_guide, number_columns
 from cptk.data.store_batches import StoreBatches
+from cptk.data.stored_pairs import StoredPairs
 from cptk.data.token_store import TokenStore
 from cptk.training.inputs import batch_columns, checked_tokens, in_use, is_tf_dataset, unpack
 from cptk.types import Batches, Preprocessor, TokenBatch
@@ -76,9 +77,8 @@ class PairReader(NamedTuple):
                     "`sample_weight` out."
                 )
             if self.of_source is not None:
-                raise ValueError(
-                    "A loss for each source takes named pairs or stores: pass "
-                    '{"name": store, …}, or give `compile` one loss.'
+                return self._mixed(
+                    Mixture(x), batch_size, shuffle, seed, steps_per_epoch, least > 1
                 )
             return self._stored(x, batch_size, shuffle, seed, steps_per_epoch, least > 1)
         on_tf = is_tf_dataset(x)
@@ -166,7 +166,7 @@ class PairReader(NamedTuple):
 
     def _stored(
         self,
-        store: TokenStore,
+        store: StoredPairs,
         batch_size: int | None,
         shuffle: bool,
         seed: int,
@@ -220,7 +220,7 @@ class PairReader(NamedTuple):
                 own = self.of_source[name]
             reader = PairReader(self.preprocessor, *own)
             try:
-                if isinstance(pairs, TokenStore):
+                if isinstance(pairs, StoredPairs):
                     parts[name] = reader._stored(pairs, batch_size, shuffle, 0, None, training)
                     continue
                 columns = reader.columns_of(pairs)

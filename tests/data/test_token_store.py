@@ -110,6 +110,26 @@ def test_other_tools_open_a_shard(tmp_path, reader):
     assert store.manifest["shards"][1]["rows"] == 4
 
 
+def test_a_text_is_known_on_both_sides(tmp_path):
+    """Whatever stands around it in its role; where roles have prompts, too."""
+    texts = ["the thing", "a much longer text than there is room for in here", "row", "column"]
+    pairs = Pairs({"query": [*texts, "x"], "document": ["one", "two", texts[0], texts[1], "x"]})
+    prompts = {"query": ("", "", "find: "), "document": ("", "", "this: ")}
+    uneven = {"query": ("[[[", "]"), "document": ("", "")}
+    for number, roles in enumerate([None, uneven, prompts]):
+        reader = toys.preprocessor(**({} if roles is None else {"roles": roles}))
+        store = write(tmp_path / f"{number}", pairs, reader, rows_per_shard=2)
+        rows, groups = store.repeated()
+        assert rows.tolist() == [0, 1, 2, 3]  # "x" stands in one pair alone
+        assert groups["query"][:2].tolist() == groups["document"][2:].tolist()
+        assert len({*groups["query"].tolist(), *groups["document"].tolist()}) == 6
+        batches = StoreBatches(store, 5, seed=0)
+        for place in range(len(batches)):
+            both = {0: 2, 1: 3}  # pairs that share a text
+            found = batches.rows_at(place).tolist()
+            assert not any(one in found and other in found for one, other in both.items())
+
+
 # === Written once ===
 
 

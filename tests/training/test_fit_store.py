@@ -135,6 +135,62 @@ def test_a_pass_of_mixed_stores_is_each_of_them_once(sources):
     assert sorted(row for batch in seen for row in batch) == sorted(expected)
 
 
+@pytest.fixture(scope="module")
+def one_store(sources, tmp_path_factory):
+    """The pairs of both sources in turn, in one store, with a column that says of which each is."""
+    pairs, _ = sources
+    names = ["first" if number % 3 else "second" for number in range(24)]
+    rows = {name: iter(range(24)) for name in pairs}
+    places = [(name, next(rows[name])) for name in names]
+    columns = {side: [pairs[n][side][i] for n, i in places] for side in ("query", "document")}
+    columns["negatives"] = [pairs[n]["negatives"][i] if n == "first" else [] for n, i in places]
+    folder = tmp_path_factory.mktemp("one") / "store"
+    data = Pairs({**columns, "source": names})
+    return data, TokenStore.write(folder, data, toys.preprocessor(), rows_per_shard=7, verbose=0)
+
+
+def test_one_store_mixes_by_its_column_of_sources(sources, one_store):
+    pairs, store = one_store
+    mixture = cptk.data.Mixture(store)
+    assert list(mixture) == list(cptk.data.Mixture(pairs)) == ["second", "first"]
+    assert [len(mixture[name]) for name in mixture] == [8, 16]
+    results = []
+    for data in (cptk.data.Mixture(pairs), mixture):
+        model = trainer()
+        results.append(model.evaluate(data, batch_size=6, verbose=0, return_dict=True)["loss"])
+    assert results[0] == pytest.approx(results[1], abs=1e-5)
+    batches = trainer()._reader().batches(mixture, None, 6, True, 3, 1, least=2)
+    seen = []
+    for x in (batches.batch_at(place) for place in range(len(batches))):
+        texts = rows_of(x["query"])
+        assert len(set(texts)) == len(texts)
+        seen.append(texts)
+    whole = rows_of(store.tokens("query", np.arange(24)))
+    assert sorted(text for texts in seen for text in texts) == whole
+    views = [rows_of(mixture[n].tokens("query", np.arange(len(mixture[n])))) for n in mixture]
+    assert all(any(set(texts) <= set(view) for view in views) for texts in seen)
+    digests = {mixture[name].digest for name in mixture} | {store.digest}
+    assert len(digests) == 3
+
+
+def test_one_store_with_an_objective_for_each_source(one_store):
+    pairs, store = one_store
+    losses = []
+    for data in (pairs, store):
+        model = trainer()
+        loss = {"first": cptk.losses.InfoNCE(), "second": cptk.losses.InfoNCE(symmetric=False)}
+        model.compile("sgd", loss=loss)
+        losses.append(model.evaluate(data, batch_size=6, verbose=0, return_dict=True)["loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_store_that_does_not_say_of_which_source_each_pair_is(tmp_path):
+    pairs = Pairs({"query": ["a", "b"], "document": ["c", "d"], "source": ["x", None]})
+    store = TokenStore.write(tmp_path / "s", pairs, toys.preprocessor(), verbose=0)
+    with pytest.raises(ValueError, match=r"That of pair 1 of TokenStore.* is missing"):
+        cptk.data.Mixture(store)
+
+
 @pytest.mark.slow
 def test_a_killed_run_on_mixed_stores_goes_on(sources, tmp_path):
     x = cptk.data.Mixture(sources[1], alpha=0.5)
@@ -164,5 +220,5 @@ def test_another_embedders_store_among_the_sources_is_named(sources):
     other.compile("sgd")
     with pytest.raises(ValueError, match=r"Source 'first'.*written for another embedder"):
         other.fit(sources[1], verbose=0)
-    with pytest.raises(TypeError, match="write one for each source"):
+    with pytest.raises(ValueError, match="needs its column 'source'"):
         cptk.data.Mixture(sources[1]["first"])
