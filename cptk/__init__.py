@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from cptk import quantization as quantization
     from cptk import search as search
     from cptk import training as training
+    from cptk import vectors as vectors
     from cptk import visualization as visualization
+    from cptk.models.encode import encode as encode
     from cptk.training import ContrastiveTrainer as ContrastiveTrainer
 
 _ROOMS = (
@@ -41,6 +43,7 @@ _ROOMS = (
     "quantization",
     "search",
     "training",
+    "vectors",
     "visualization",
 )
 
@@ -50,6 +53,7 @@ __all__ = [
     "data",
     "datasets",
     "distribution",
+    "encode",
     "evaluation",
     "integrations",
     "layers",
@@ -60,6 +64,7 @@ __all__ = [
     "quantization",
     "search",
     "training",
+    "vectors",
     "visualization",
 ]
 
@@ -69,6 +74,8 @@ def __getattr__(name: str) -> Any:
         return import_module(f"cptk.{name}")
     if name == "ContrastiveTrainer":
         return import_module("cptk.training").ContrastiveTrainer
+    if name == "encode":
+        return import_module("cptk.models.encode").encode
     raise AttributeError(f"module 'cptk' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
