@@ -84,6 +84,7 @@ class VectorWriter:
         self._file = open(place, "r+b")  # noqa: SIM115  closed by `close`
         size, expected = self._file.seek(0, os.SEEK_END), HEADER + rows * self.form.row
         if rows and size < expected:
+            self.close()
             raise ValueError(
                 f"{str(place)!r} is cut short: {size:,} bytes, and {expected:,} were written. "
                 f"Delete it and {about_of(self.path).name!r}, and encode again."

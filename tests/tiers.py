@@ -44,6 +44,7 @@ NO_BACKEND = [
     "test_quantization.py",
     "test_tiers.py",
     "test_types.py",
+    "test_vectors.py",
     "test_visualization.py",
 ]
 
