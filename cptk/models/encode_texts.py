@@ -178,12 +178,6 @@ def _role_of_store(
             f"Received: {checks.shown(column)}."
         )
     store.check_read_by(reader)
-    if store.sequence_length > reader.sequence_length:
-        raise ValueError(
-            f"The store's texts have up to {store.sequence_length} tokens, and this embedder reads "
-            f"{reader.sequence_length}. Set embedder.preprocessor.sequence_length = "
-            f"{store.sequence_length}, or write a store for it."
-        )
     stored = role_of(reader, column)
     if role is not None and role != stored:
         raise ValueError(

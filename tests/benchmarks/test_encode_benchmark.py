@@ -46,3 +46,18 @@ def test_unknown_arms_are_refused(tmp_path):
     run = _run(tmp_path, "--arms", "faster")
     assert run.returncode == 2
     assert "invalid choice: 'faster'" in run.stderr
+
+
+@pytest.mark.slow
+def test_a_small_million_has_the_bytes_of_one_run_after_kills(tmp_path):
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "encode_million.py"), "--tiny", "--kills", "2",
+         "--output", str(tmp_path)],
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = json.loads((tmp_path / "encode_million.json").read_text())
+    assert [row["status"] for row in report["rows"]] == ["measured", "measured"]
+    assert [row["killed"] for row in report["rows"]] == [0, 2]
+    assert report["rows"][0]["sha256"] == report["rows"][1]["sha256"]
+    assert [kept for *_, kept in report["answers"]] == ["yes", "yes"]

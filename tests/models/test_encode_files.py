@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -117,10 +118,12 @@ def test_a_store_is_no_text_and_its_vectors_go_on_too(gpt2, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         gpt2.encode_text(store, progress=stop_after(9), **options)
     found = gpt2.encode_text(store, **options)
-    expected = gpt2.encode_text([document for _, document in pairs], verbose=0)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    texts = [document for _, document in pairs]
+    np.testing.assert_allclose(found, gpt2.encode_text(texts, verbose=0), atol=1e-6)
+    with pytest.raises(ValueError, match="another role: 'document', and now 'query'"):
+        gpt2.encode_text(store, output=path, column="query")
     with pytest.raises(ValueError, match="holds vectors of other texts"):
-        gpt2.encode_text(store, output=path, column="query", role="query")
+        gpt2.encode_text(texts, output=path)
 
 
 def test_a_generator_is_held_in_blocks(gpt2, tmp_path, monkeypatch):
@@ -192,3 +195,25 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path):
     assert last.returncode == 0, last.stderr
     assert path.read_bytes() == whole.read_bytes()
     assert Path(f"{path}.json").read_bytes() == Path(f"{whole}.json").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.config.backend() == "torch", reason="torch has one device")
+def test_two_devices_share_each_batch():
+    script = ROOT / "tests/models/encode_on_devices.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "devices 2" in done.stdout
+
+
+def test_parts_that_end_with_blocks_have_the_bytes_of_one_process(gpt2, tmp_path):
+    whole = gpt2.encode_text(TEXTS, output=tmp_path / "whole.npy")
+    cuts = [(0, 16), (16, 40), (40, 50)]
+    parts = [
+        gpt2.encode_text(TEXTS[start:stop], output=tmp_path / f"{start}.npy")
+        for start, stop in cuts
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
