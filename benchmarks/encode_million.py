@@ -4,8 +4,8 @@
 
 One process embeds all. Another is killed with SIGKILL again and again and started anew; its file
 must have the same bytes. Memory is that of the process after each hundredth of the texts; what it
-is to show is that it moves by less than 200 MiB after the first tenth. The texts come of a generator,
-and are in no list.
+is to show is that it moves by less than 200 MiB after the first tenth. A generator yields the
+texts: no list of them exists.
 """
 
 import argparse
