@@ -24,7 +24,13 @@ from cptk.fingerprint import fingerprint
 from cptk.models.encode_pipeline import Pipeline
 from cptk.models.encode_plan import Plan
 from cptk.models.encode_texts import Source
-from cptk.models.forward import compiled_forward, for_threads, on_one_cpu, takes_any_shape
+from cptk.models.forward import (
+    compiled_forward,
+    devices_of_a_batch,
+    for_threads,
+    on_cpu,
+    takes_any_shape,
+)
 from cptk.models.keras_hub_embedders import text_reader
 from cptk.progress import Called, Progress, Shown
 from cptk.progress import progress as progress_bar
@@ -39,7 +45,7 @@ BLOCK = 4096
 that goes on cuts the same ones."""
 _TOKENS_OF_A_BATCH = 1024
 _TOKENS_ELSEWHERE = 32_768
-"""On anything but one processor."""
+"""On anything but a processor; of several devices each has as many."""
 _MANY_TEXTS = 1600
 """From how many texts on "auto" shows progress."""
 _IN_FLIGHT = {"tensorflow": 2, "jax": 1, "torch": 1}
@@ -227,7 +233,8 @@ def _plan(model: Model, longest: int, batch_size: object, batch_tokens: object) 
     if batch_tokens is not None:
         tokens: int | None = checks.integer("batch_tokens", batch_tokens, 1)
     elif rows is None:
-        tokens = _TOKENS_OF_A_BATCH if on_one_cpu(model) else _TOKENS_ELSEWHERE
+        each = _TOKENS_OF_A_BATCH if on_cpu() else _TOKENS_ELSEWHERE
+        tokens = each * devices_of_a_batch(model)
     else:
         tokens = None
     return Plan(longest, tokens, rows, takes_any_shape(model))
@@ -235,7 +242,8 @@ def _plan(model: Model, longest: int, batch_size: object, batch_tokens: object) 
 
 def _in_flight(model: Model) -> int:
     """How many batches are embedded at the same time."""
-    return _IN_FLIGHT[keras.config.backend()] if on_one_cpu(model) else 1
+    alone = on_cpu() and devices_of_a_batch(model) == 1
+    return _IN_FLIGHT[keras.config.backend()] if alone else 1
 
 
 def _bar(shown: Shown | int, total: int | None) -> Progress | None:

@@ -21,8 +21,9 @@ from cptk.types import Preprocessor, TokenBatch, Vectors
 CHUNK = 1024
 """Texts that are tokenised at once."""
 _CHUNKS_AHEAD = 2
-_LONG_TEXT = 1 << 20
-"""Characters from which a text is not tokenised whole: of 100 MB it would take 10 GB."""
+_CHARACTERS = 256
+"""Of a text, for each token that is kept: more than any token has. What follows is tokenised only
+where tokens are still missing; of a text of 100 MB the tokens would take 10 GB."""
 
 
 class Pipeline(NamedTuple):
@@ -81,12 +82,14 @@ class Pipeline(NamedTuple):
     def _tokenise(self, items: Items) -> Ragged:
         if isinstance(items, Ragged):
             return items
-        rows = [*self.reader.tokenize([_head(text, _LONG_TEXT) for text in items], self.role)]
+        longest = self.reader.sequence_length
+        size = _CHARACTERS * longest
+        rows = [*self.reader.tokenize([_head(text, size) for text in items], self.role)]
         for place, text in enumerate(items):
-            longer = _LONG_TEXT
-            while longer < len(text) and len(rows[place]) < self.reader.sequence_length:
-                longer *= 8
-                (rows[place],) = self.reader.tokenize([_head(text, longer)], self.role)
+            some = size
+            while some < len(text) and len(rows[place]) < longest:
+                some *= 8
+                (rows[place],) = self.reader.tokenize([_head(text, some)], self.role)
         return Ragged.of(rows, "int32")
 
     # === Vectors ===

@@ -79,16 +79,26 @@ def takes_any_shape(embedder: Model) -> bool:
     return backend != "jax" and not (embedder.jit_compile and not embedder.run_eagerly)
 
 
-def on_one_cpu(embedder: Model) -> bool:
-    """Whether batches are embedded on the processor, and on one device of it."""
+def on_cpu() -> bool:
+    """Whether the backend computes on the processor."""
     backend = keras.config.backend()
     if backend == "tensorflow":
-        config = import_module("tensorflow").config
-        return not config.list_logical_devices("GPU") and not _mirrored(embedder)
+        return not import_module("tensorflow").config.list_logical_devices("GPU")
     if backend == "jax":
-        jax = import_module("jax")
-        return jax.default_backend() == "cpu" and keras.distribution.distribution() is None
+        return bool(import_module("jax").default_backend() == "cpu")
     return not import_module("torch").cuda.is_available()
+
+
+def devices_of_a_batch(embedder: Model) -> int:
+    """How many devices of this process share the rows of a batch."""
+    if keras.config.backend() == "tensorflow" and _mirrored(embedder):
+        return int(embedder.distribute_strategy.num_replicas_in_sync)
+    current = keras.distribution.distribution()
+    if keras.config.backend() != "jax" or current is None:
+        return 1
+    mesh = current.device_mesh
+    everyone = mesh.shape[list(mesh.axis_names).index(current.batch_dim_name)]
+    return max(1, int(everyone // import_module("jax").process_count()))
 
 
 def for_threads() -> Callable[[], None]:

@@ -242,21 +242,37 @@ def test_batches_in_flight_change_nothing(gpt2, monkeypatch):
     np.testing.assert_array_equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("size", [8, 40, 1 << 20])
-def test_a_long_text_is_not_tokenised_whole(gpt2, monkeypatch, size):
-    texts = ["the thing in a text " * 40, " " * 60 + "x" * 60, "a" * 500, "short", "é" * 300]
-    expected = gpt2.encode_text(texts, verbose=0)
-    longest = []
+@pytest.fixture
+def longest(gpt2, monkeypatch):
+    """Of each call of the tokenizer the characters of its longest text."""
+    found = []
     tokenize = gpt2.preprocessor.tokenize
 
-    def spy(some, role=None):
-        longest.append(max(map(len, some)))
-        return tokenize(some, role)
+    def spy(texts, role=None):
+        found.append(max(map(len, texts)))
+        return tokenize(texts, role)
 
     monkeypatch.setattr(gpt2.preprocessor, "tokenize", spy)
-    monkeypatch.setattr(encode_pipeline, "_LONG_TEXT", size)
+    return found
+
+
+@pytest.mark.parametrize("characters", [1, 2, 256])
+def test_the_end_of_a_long_text_is_tokenised_where_tokens_are_missing(
+    gpt2, monkeypatch, characters
+):
+    texts = ["the thing in a text " * 40, " " * 60 + "x" * 60, "a" * 500, "short", "é" * 300]
+    expected = gpt2.encode_text(texts, verbose=0)
+    monkeypatch.setattr(encode_pipeline, "_CHARACTERS", characters)
     np.testing.assert_allclose(gpt2.encode_text(texts, verbose=0), expected, atol=1e-6)
-    assert max(longest) <= max(8 * size, 120)
+
+
+def test_a_text_of_many_megabytes_is_not_tokenised_whole(gpt2, longest):
+    words = "the thing in a text "
+    found = gpt2.encode_text([words * 1_000_000, words * 100], verbose=0)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    assert max(longest) == 256 * 32
+    # Where nothing stands for megabytes but white space, there is no other way.
+    gpt2.encode_text([" " * 100_000 + "x"], verbose=0)
 
 
 def test_progress_as_a_function(gpt2):
