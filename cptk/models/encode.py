@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import keras
@@ -31,6 +27,7 @@ from cptk.models.forward import (
     on_cpu,
     takes_any_shape,
 )
+from cptk.models.interrupts import interruptible
 from cptk.models.keras_hub_embedders import text_reader
 from cptk.progress import Called, Progress, Shown
 from cptk.progress import progress as progress_bar
@@ -148,7 +145,7 @@ def encode(
             "cptk.quantization.calibrate(vectors) of some float32 vectors of this embedder. With "
             "`output` one is made and kept."
         )
-    with _interruptible() as raise_if_interrupted:
+    with interruptible() as raise_if_interrupted:
         reader = text_reader(model)
         assert reader is not None
         check_sequence_length(model.backbone, reader.sequence_length)
@@ -281,38 +278,6 @@ def _level_of_caller() -> int:
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("cptk."):
         frame, level = frame.f_back, level + 1
     return level
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], None]]:
-    """Yields a function that raises `KeyboardInterrupt` if Ctrl-C was pressed and got lost.
-
-    Python raises the interrupt in whatever code of the main thread runs next. Where JAX is
-    installed, that is often JAX's callback of the garbage collector after a long call into
-    TensorFlow. Errors in such a callback are printed and dropped, and the work would go on.
-    """
-    pressed = threading.Event()
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield lambda: None
-        return
-
-    def remember_and_raise(number: int, frame: FrameType | None) -> None:
-        pressed.set()
-        signal.default_int_handler(number, frame)
-
-    def raise_if_interrupted() -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, remember_and_raise)
-    try:
-        yield raise_if_interrupted
-        raise_if_interrupted()
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def check_sequence_length(backbone: Layer, sequence_length: int) -> None:
