@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol, TypeAlias
 
 import keras
 
@@ -14,6 +15,10 @@ class Progress(Protocol):
 
     def add(self, done: int) -> None:
         """Say that `done` more are done."""
+
+
+Shown: TypeAlias = bool | Literal["auto"] | Callable[[int, int | None], object] | None
+"""How progress is shown: by a bar or not, or by a function of (done, total)."""
 
 
 def is_terminal() -> bool:
@@ -55,11 +60,11 @@ def verbosity(verbose: str | int) -> str | int:
     return verbose
 
 
-def progress(total: int, unit: str) -> Progress:
+def progress(total: int | None, unit: str) -> Progress:
     """Shows how many of `total` are done, and about how long the rest will take.
 
     Args:
-        total: How many there are.
+        total: How many there are; None where nobody knows.
         unit: What they are, in the singular.
 
     Example:
@@ -78,20 +83,43 @@ def progress(total: int, unit: str) -> Progress:
     return _Lines(total, unit)
 
 
+class Called:
+    """Hands progress to a function of (done, total).
+
+    Args:
+        function: It.
+        total: How many there are; None where nobody knows.
+    """
+
+    def __init__(self, function: Callable[[int, int | None], object], total: int | None) -> None:
+        self.function, self.total, self.done = function, total, 0
+
+    def add(self, done: int) -> None:
+        """Say that `done` more are done."""
+        self.done += done
+        self.function(self.done, self.total)
+
+
 class _Lines:
     """At most ten lines, without control characters: one as each tenth is done.
 
     What is left is estimated at the pace since the line before, as what a resumed run finds done
-    goes by at once. It is not said of less than some seconds.
+    goes by at once. It is not said of less than some seconds. Of an unknown number there is a line
+    as what is done doubles.
     """
 
-    def __init__(self, total: int, unit: str) -> None:
+    def __init__(self, total: int | None, unit: str) -> None:
         self.total, self.unit, self.done = total, unit, 0
+        self.next = 1000
         self._said, self._since = 0, time.monotonic()
 
     def add(self, done: int) -> None:
         before, self.done = self.done, self.done + done
-        if 10 * self.done // self.total > 10 * before // self.total:
+        if self.total is None:
+            if self.done >= self.next:
+                self.next = 2 * self.done
+                print(f"{self.done:,} {self.unit}s", flush=True)
+        elif 10 * self.done // self.total > 10 * before // self.total:
             now = time.monotonic()
             pace = (now - self._since) / (self.done - self._said)
             left = shown_time(pace * (self.total - self.done))

@@ -41,8 +41,10 @@ NO_BACKEND = [
     "test_files.py",
     "test_imports.py",
     "test_package.py",
+    "test_quantization.py",
     "test_tiers.py",
     "test_types.py",
+    "test_vectors.py",
     "test_visualization.py",
 ]
 
@@ -52,6 +54,7 @@ ONCE = [
     "evaluation/test_cached_encoder.py",
     "evaluation/test_tasks_registry.py",
     "examples/test_corpus_of_code.py",
+    "examples/test_encode_at_scale.py",
     "examples/test_evaluate_cli.py",
     "examples/test_mine_at_scale.py",
     "examples/test_quickstart.py",

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from cptk import checks
-from cptk.encoders import Quiet, TextEncoder, Vectors, quiet
+from cptk.encoders import Quiet, TextEncoder, quiet
 from cptk.evaluation.cache import CachedEncoder
 from cptk.evaluation.history import Row, as_text, read
 from cptk.evaluation.runner import check_result
@@ -277,24 +277,7 @@ def _inside_fit(encoder: TextEncoder, model: Model) -> TextEncoder:
     """The encoder without its progress bar, which would break the one of `fit`."""
     if hasattr(model, "encode_text") and encoder is getattr(model, "embedder", None):
         return Quiet(encoder, functools.partial(model.encode_text, verbose=0))
-    if isinstance(encoder, keras.Model) and _has_several_workers(model):
-        return Quiet(encoder, functools.partial(_encode_here, encoder))
     return quiet(encoder)
-
-
-def _encode_here(embedder: Model, texts: list[str], role: str | None = None) -> Vectors:
-    """`encode_text` on this worker alone; `predict` would wait for the other workers."""
-    vectors = []
-    for start in range(0, len(texts), 32):
-        features = embedder.preprocessor(texts[start : start + 32], role=role)
-        vectors.append(keras.ops.convert_to_numpy(embedder(features, training=False)))
-    return np.concatenate(vectors)
-
-
-def _has_several_workers(model: Model) -> bool:
-    """Whether TensorFlow trains the model in several processes."""
-    resolver = getattr(getattr(model, "distribute_strategy", None), "cluster_resolver", None)
-    return resolver is not None and len(resolver.cluster_spec().as_dict()) > 0
 
 
 def _steps(model: Model) -> int:

@@ -4,7 +4,7 @@
   `attention`: what is under it.
 - `principal_axes`: the first numbers of an embedding made to tell most.
 - `preprocessor`: roles, and texts to token ids.
-- `encode` and `forward`: many texts to vectors, from any thread.
+- `encode` with `encode_*`: many texts to vectors; `forward`: a batch, from any thread.
 - `presets` with `preset_*`, `saving`, `registration`: folders read, checked, written, and found by
   KerasHub.
 """

@@ -278,16 +278,6 @@ def test_any_model_and_any_encoder_and_a_second_fit(suffix: str, tmp_path: Path)
     assert callback.history == rows
 
 
-@pytest.mark.slow_on_jax
-def test_eager_embedding_of_one_worker_is_that_of_all(trainer: Any) -> None:
-    from cptk.evaluation.callback import _encode_here
-
-    embedder = trainer().embedder
-    texts = [*toys.TEXTS, "a longer sentence than the others are, cut at its end"]
-    expected = embedder.encode_text(texts, role="query")
-    np.testing.assert_allclose(_encode_here(embedder, texts, "query"), expected, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

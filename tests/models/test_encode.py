@@ -4,6 +4,7 @@ import io
 import os
 import signal
 
+import keras
 import numpy as np
 import pytest
 
@@ -42,21 +43,29 @@ def test_one_string_is_a_batch_of_one(gpt2):
     np.testing.assert_array_equal(alone, gpt2.encode_text(("the thing",), verbose=0))
 
 
-def test_few_shapes_and_little_padding(gpt2, monkeypatch):
+@pytest.mark.parametrize("any_shape", [False, True])
+def test_few_shapes_and_little_padding(gpt2, monkeypatch, any_shape):
     shapes = []
 
     def spy(x):
         shapes.append((x["token_ids"].shape, int(x["padding_mask"].sum())))
         return np.zeros((len(x["token_ids"]), 2))
 
-    monkeypatch.setattr("cptk.models.encode.compiled_forward", lambda _: spy)
-    texts = ["x" * (index % 60 + 1) for index in range(70)]
+    monkeypatch.setattr(encode, "compiled_forward", lambda _: spy)
+    monkeypatch.setattr(encode, "takes_any_shape", lambda _: any_shape)
+    monkeypatch.setattr(encode, "_IN_FLIGHT", {keras.config.backend(): 1})
+    texts = [f"{index:02}" + "x" * (index % 60 + 1) for index in range(70)]
     gpt2.encode_text(texts, batch_size=8, verbose=0)
-    assert {length for (_, length), _ in shapes} <= {16, 24, 32}
-    # 70 texts are eight whole batches and six rows, filled up to eight.
-    assert {rows for (rows, _), _ in shapes} == {8}
     lengths = [length for (_, length), _ in shapes]
     assert lengths == sorted(lengths, reverse=True)
+    if any_shape:
+        assert sum(rows for (rows, _), _ in shapes) == 70
+        # Each batch is as long as its longest text.
+        assert all(real > (rows - 1) * (length - 8) for (rows, length), real in shapes)
+        return
+    # 70 texts are eight whole batches and six rows, filled up to eight.
+    assert set(lengths) <= {16, 24, 32}
+    assert {rows for (rows, _), _ in shapes} == {8}
     for (rows, length), real in shapes[:-1]:
         assert length == 16 or real > rows * length / 2
 
@@ -70,7 +79,7 @@ def test_uneven_tails(gpt2, count):
     np.testing.assert_allclose(found, each, atol=1e-6)
 
 
-SHOWN = [(3, "auto", False), (60, "auto", True), (60, 0, False), (60, False, False), (3, 1, True)]
+SHOWN = [(3, "auto", False), (1700, "auto", True), (60, 0, False), (60, False, False), (3, 1, True)]
 
 
 @pytest.mark.parametrize(("count", "verbose", "shown"), SHOWN)
@@ -86,15 +95,16 @@ def test_progress_in_a_terminal(gpt2, capsys, monkeypatch, count, verbose, shown
 def test_progress_in_a_file_is_a_few_lines(gpt2, capsys, count, verbose, shown):
     gpt2.encode_text(["x"] * count, batch_size=1, verbose=verbose)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1:] == ([f"{count}/{count} texts"] if shown else [])
+    assert lines[-1:] == ([f"{count:,}/{count:,} texts"] if shown else [])
     assert len(lines) <= 10
     assert all(line.isprintable() for line in lines)
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.0, "8", None, True])
-def test_bad_batch_size(gpt2, size):
-    with pytest.raises((ValueError, TypeError), match="`batch_size` should be an integer of 1 or"):
-        gpt2.encode_text(["x"], batch_size=size)
+@pytest.mark.parametrize("name", ["batch_size", "batch_tokens"])
+@pytest.mark.parametrize("size", [0, -1, 2.0, "8", True])
+def test_bad_batch_size(gpt2, name, size):
+    with pytest.raises((ValueError, TypeError), match=f"`{name}` should be an integer of 1 or"):
+        gpt2.encode_text(["x"], **{name: size})
 
 
 def test_numpy_batch_size(gpt2):
@@ -155,7 +165,8 @@ class _Lost:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ctrl_c_that_a_callback_swallows_is_raised_all_the_same(gpt2, monkeypatch):
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_ctrl_c_that_a_callback_swallows_is_raised_all_the_same(gpt2, monkeypatch, in_flight):
     before = signal.default_int_handler
     found = signal.signal(signal.SIGINT, before)  # Ignored where tests run in the background.
     calls = []
@@ -166,10 +177,11 @@ def test_ctrl_c_that_a_callback_swallows_is_raised_all_the_same(gpt2, monkeypatc
         return np.zeros((len(features["token_ids"]), 2))
 
     monkeypatch.setattr(encode, "compiled_forward", lambda _: embed)
+    monkeypatch.setattr(encode, "_IN_FLIGHT", {keras.config.backend(): in_flight})
     try:
         with pytest.raises(KeyboardInterrupt):
-            gpt2.encode_text(["x"] * 8, batch_size=1, verbose=0)
-        assert len(calls) == 1
+            gpt2.encode_text([f"x{number}" for number in range(30)], batch_size=1, verbose=0)
+        assert len(calls) <= 3 * in_flight - 2
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, found)
