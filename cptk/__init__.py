@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cptk import metrics as metrics
     from cptk import mining as mining
     from cptk import models as models
+    from cptk import quantization as quantization
     from cptk import search as search
     from cptk import training as training
     from cptk import visualization as visualization
@@ -37,6 +38,7 @@ _ROOMS = (
     "metrics",
     "mining",
     "models",
+    "quantization",
     "search",
     "training",
     "visualization",
@@ -55,6 +57,7 @@ __all__ = [
     "metrics",
     "mining",
     "models",
+    "quantization",
     "search",
     "training",
     "visualization",
