@@ -148,24 +148,27 @@ def search_among(
     Returns:
         (n, k), -1 where it finds fewer; None where the index cannot leave rows out.
     """
-    if mask is None:
-        return np.asarray(index.search(queries, k)[1], np.int64)
     faiss = load_faiss()
-    bits = np.packbits(mask, bitorder="little")
-    selector = faiss.IDSelectorBitmap(bits)
     inner = faiss.downcast_index(index)
-    # These stand in place of what the index was set to.
-    if isinstance(inner, faiss.IndexIVF):
-        options = faiss.SearchParametersIVF(sel=selector, nprobe=inner.nprobe)
-    elif isinstance(inner, faiss.IndexHNSW):
-        ef_search = max(inner.hnsw.efSearch, k)
-        options = faiss.SearchParametersHNSW(sel=selector, efSearch=ef_search)
+    options = {}
+    if mask is not None:
+        bits = np.packbits(mask, bitorder="little")
+        options["sel"] = faiss.IDSelectorBitmap(bits)
+    # What is given here stands in place of what the index was set to.
+    if isinstance(inner, faiss.IndexHNSW):
+        # It walks no further than `efSearch`, and would give k of which the last ones are poor.
+        wide = max(inner.hnsw.efSearch, k)
+        parameters = faiss.SearchParametersHNSW(efSearch=wide, **options)
+    elif mask is None:
+        parameters = None
+    elif isinstance(inner, faiss.IndexIVF):
+        parameters = faiss.SearchParametersIVF(nprobe=inner.nprobe, **options)
     elif isinstance(inner, faiss.IndexFlat):
-        options = faiss.SearchParameters(sel=selector)
+        parameters = faiss.SearchParameters(**options)
     else:
         return None
     try:
-        return np.asarray(index.search(queries, k, params=options)[1], np.int64)
+        return np.asarray(index.search(queries, k, params=parameters)[1], np.int64)
     except RuntimeError:
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from cptk.quantization import Calibration
 from cptk.search.exact import Floats, Integers
+from cptk.search.selection import Blocks, best_rows, spans_of
 
 Codes: TypeAlias = NDArray[Any]
 """(m, d) int8, or (m, ⌈d / 8⌉) uint8 of bits."""
 
-# Codes that are looked at together: as floats or as bits they stay in a processor's cache.
-_INT8_ROWS = 8192
-_BINARY_ROWS = 65_536
+# Codes that are looked at together: as floats or as bits they stay in a core's own cache.
+_INT8_ROWS = 1024
+_BINARY_ROWS = 16_384
 _QUERIES = 256
 
 
@@ -44,85 +45,58 @@ def nearest_codes(
         (n, count), in no particular order.
     """
     found = np.empty((len(queries), count), np.int64)
+    total = len(codes) if rows is None else len(rows)
     for start in range(0, len(queries), _QUERIES):
-        part = slice(start, start + _QUERIES)
+        part = queries[start : start + _QUERIES]
         if calibration is None:
-            blocks = _by_bits(queries[part], codes, rows)
+            blocks = _by_bits(part, codes, rows)
         else:
-            blocks = _by_steps(queries[part], codes, calibration, rows)
-        found[part] = _best(blocks, len(queries[part]), count)
+            blocks = _by_steps(part, codes, calibration, rows)
+        found[start : start + _QUERIES] = best_rows(blocks, total, len(part), count)
     return found
-
-
-Blocks: TypeAlias = Iterator[tuple[NDArray[np.number], Integers]]
-"""Scores (n, b) of n queries with b rows, and which rows these are, ascending."""
 
 
 def _by_steps(
     queries: Floats, codes: Codes, calibration: Calibration, rows: Integers | None
-) -> Blocks:
-    # <q, low + (code + 128) * step>: the first part is the same for all rows of a query.
+) -> Callable[[int, int], Blocks]:
+    # <q, low + (code + 128) * step>: all but <q * step, code> is the same for all rows of a query.
     step = (calibration.high.astype(np.float64) - calibration.low) / 255
     scaled = (queries * np.where(step > 0, step, 1.0)).astype(np.float32)
-    for block, places in _blocks(codes, rows, _INT8_ROWS):
-        yield scaled @ block.astype(np.float32).T, places
+
+    def blocks(start: int, stop: int) -> Blocks:
+        # Written over and over: memory that is new each time costs more than the product.
+        floats = np.empty((_INT8_ROWS, codes.shape[1]), np.float32)
+        for begin, end in spans_of(start, stop, _INT8_ROWS):
+            places = np.arange(begin, end) if rows is None else rows[begin:end]
+            part = floats[: end - begin]
+            part[...] = codes[begin:end] if rows is None else codes[places]
+            yield scaled @ part.T, places
+
+    return blocks
 
 
-def _by_bits(queries: Floats, codes: Codes, rows: Integers | None) -> Blocks:
+def _by_bits(queries: Floats, codes: Codes, rows: Integers | None) -> Callable[[int, int], Blocks]:
     asked = _words(np.packbits(queries > 0, axis=1))
-    for block, places in _blocks(codes, rows, _BINARY_ROWS):
-        columns = np.ascontiguousarray(_words(block).T)
-        differing = np.zeros((len(asked), len(block)), np.int32)
-        for row, query in zip(differing, asked, strict=True):
-            for column, word in zip(columns, query, strict=True):
-                row -= np.bitwise_count(column ^ word)
-        yield differing, places
+
+    def blocks(start: int, stop: int) -> Blocks:
+        for begin, end in spans_of(start, stop, _BINARY_ROWS):
+            places = np.arange(begin, end) if rows is None else rows[begin:end]
+            block = codes[begin:end] if rows is None else codes[places]
+            columns = np.ascontiguousarray(_words(block).T)
+            same = np.zeros((len(asked), end - begin), np.int32)  # less the bits that differ
+            for row, query in zip(same, asked, strict=True):
+                for column, word in zip(columns, query, strict=True):
+                    row -= np.bitwise_count(column ^ word)
+            yield same, places
+
+    return blocks
 
 
 def _words(packed: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """(n, ⌈bytes / 8⌉) the same bits, 64 at a time, with zeros after them."""
     width = packed.shape[1]
+    if width % 8 == 0:
+        return np.ascontiguousarray(packed).view(np.uint64)
     padded = np.zeros((len(packed), -(-width // 8) * 8), np.uint8)
     padded[:, :width] = packed
     return padded.view(np.uint64)
-
-
-def _blocks(codes: Codes, rows: Integers | None, size: int) -> Iterator[tuple[Codes, Integers]]:
-    total = len(codes) if rows is None else len(rows)
-    for start in range(0, total, size):
-        stop = min(start + size, total)
-        if rows is None:
-            yield codes[start:stop], np.arange(start, stop)
-        else:
-            yield codes[rows[start:stop]], rows[start:stop]
-
-
-def _best(blocks: Blocks, queries: int, count: int) -> Integers:
-    """The `count` best rows of each query, the lower ones of equal scores."""
-    scores: list[NDArray[np.number]] = [np.empty(0, np.float32)] * queries
-    places: list[Integers] = [np.empty(0, np.int64)] * queries
-    for block, rows in blocks:
-        for i in range(queries):
-            row = block[i]
-            if len(scores[i]) == count:  # a later row of the same score is not better
-                near = np.flatnonzero(row > scores[i].min())
-                row, found = row[near], rows[near]
-            else:
-                found = rows
-            if len(found):
-                row = np.concatenate([scores[i].astype(row.dtype), row])
-                found = np.concatenate([places[i], found])
-                kept = _first_best(row, count)
-                scores[i], places[i] = row[kept], found[kept]
-    return np.stack(places)
-
-
-def _first_best(scores: NDArray[np.number], count: int) -> NDArray[np.bool_] | slice:
-    """Which scores are the `count` best, the first ones of those that are equal."""
-    if len(scores) <= count:
-        return slice(None)
-    least = np.partition(scores, len(scores) - count)[len(scores) - count]
-    above, equal = scores > least, scores == least
-    wanted = count - np.count_nonzero(above)
-    kept: NDArray[np.bool_] = above | (equal & (np.cumsum(equal) <= wanted))
-    return kept

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cptk.quantization import Calibration, VectorDType, calibrate, code_shape, quantize
 from cptk.search import approximate
 from cptk.search.codes import Codes, nearest_codes
-from cptk.search.exact import Collection, Floats, Integers, in_order, nearest
+from cptk.search.exact import Collection, Floats, Integers, nearest
+from cptk.search.selection import best_rows, vector_blocks
 from cptk.search.vectors import Vectors
 
 Mask = NDArray[np.bool_]
@@ -21,6 +22,10 @@ LONGEST = 1.0 + 1e-5
 """No row is longer: they have unit length, up to the rounding of float32."""
 EXACT_BELOW = 20_000
 """Of so few rows the exact search costs no more than one of FAISS's that leaves the others out."""
+FEW = 8
+"""So few queries are multiplied with one row after another: BLAS's threads would wait for each
+other longer than they compute."""
+_ROWS_OF_FEW = 2048
 _BLOCK = 65_536
 _TRAINED_ON = 400_000
 
@@ -58,23 +63,26 @@ class Exact:
     def nearest(
         self, queries: Floats, k: int, mask: Mask | None, oversample: int
     ) -> tuple[Floats, Integers]:
-        size = min(max(2048, (1 << 22) // len(queries)), 16_384)
-        scores = [np.empty((len(queries), 0), np.float32)]
-        rows = [np.empty((len(queries), 0), np.int64)]
+        found = []
         first = 0
         for part in (self.vectors.base, self.vectors.tail):
-            among = None if mask is None else np.flatnonzero(mask[first : first + len(part)])
-            there = len(part) if among is None else len(among)
+            rows = None if mask is None else np.flatnonzero(mask[first : first + len(part)])
+            there = len(part) if rows is None else len(rows)
             if there:
-                among = None if there == len(part) else among
-                collection = Collection(np.asarray(part), LONGEST, part.shape[1])
-                found = nearest(queries, collection, min(k, there), (2048, size), rows=among)
-                scores.append(found[0])
-                rows.append(found[1] + first)
+                rows = None if there == len(part) else rows
+                found.append(_of_part(queries, part, min(k, there), rows) + first)
             first += len(part)
-        all_scores, all_rows = np.concatenate(scores, axis=1), np.concatenate(rows, axis=1)
-        order = in_order(all_scores, all_rows)[:, :k]
-        return np.take_along_axis(all_scores, order, 1), np.take_along_axis(all_rows, order, 1)
+        return approximate.rescored(queries, self.vectors.gather, np.concatenate(found, axis=1), k)
+
+
+def _of_part(queries: Floats, vectors: Floats, k: int, rows: Integers | None) -> Integers:
+    """(n, k) the nearest rows of one array."""
+    if len(queries) <= FEW:
+        blocks = vector_blocks(queries, vectors, rows, _ROWS_OF_FEW)
+        total = len(vectors) if rows is None else len(rows)
+        return best_rows(blocks, total, len(queries), k)
+    collection = Collection(vectors, LONGEST, vectors.shape[1])
+    return nearest(queries, collection, k, (2048, 2048), rows=rows)[1]
 
 
 class Coded:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cptk import checks
-from cptk.search.exact import ROWS_AT_A_TIME, Floats, Integers, unit_rows
+from cptk.search.exact import ROWS_AT_A_TIME, Floats, Integers
 
 
 class Vectors:
@@ -35,8 +35,11 @@ class Vectors:
         return len(self.base) + self._more
 
     def append(self, vectors: Floats) -> None:
-        """Add rows after those that are there."""
+        """Add rows, an array that nobody else writes to, after those that are there."""
         needed = self._more + len(vectors)
+        if not self._more:
+            self._grown, self._more = vectors, needed
+            return
         if needed > len(self._grown):
             grown = np.empty((max(needed, 2 * len(self._grown)), self.dim), np.float32)
             grown[: self._more] = self.tail
@@ -88,17 +91,18 @@ def unit_vectors(values: ArrayLike, name: str, dim: int | None) -> Floats:
     unit = np.empty(array.shape, np.float32)
     for start in range(0, len(array), ROWS_AT_A_TIME):
         part = slice(start, start + ROWS_AT_A_TIME)
-        with np.errstate(over="ignore"):
-            block = array[part].astype(np.float64)
-        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        block = array[part].astype(np.float64)
+        largest = np.abs(block).max(axis=1, keepdims=True)
+        bad = np.flatnonzero(~np.isfinite(largest))
         if len(bad):
             raise ValueError(
                 f"`{name}` should have finite vectors. Vector {start + int(bad[0])} has NaN or "
                 "infinity in it."
             )
-        # The largest number of each row first: squares of very large ones would overflow.
-        largest = np.abs(block).max(axis=1, keepdims=True)
-        unit[part] = unit_rows(block / np.where(largest > 0, largest, 1.0))
+        if largest.max() > 1e100 or largest.min() < 1e-100:  # whose squares leave the range
+            block /= np.where(largest > 0, largest, 1.0)
+        lengths = np.sqrt(np.vecdot(block, block))[:, None]
+        np.divide(block, np.where(lengths > 0, lengths, 1.0), out=unit[part], casting="same_kind")
     return unit
 
 
