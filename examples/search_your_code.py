@@ -76,6 +76,8 @@ def answer(code: CodeIndex, question: str, k: int) -> None:
         return
     for each in found:
         print(f"\n{each.path}:{each.line}  {each.name}  ({each.score:.2f}, {each.language})")
+        if each.says:
+            print(f"    {each.says:.120}")
         print("\n".join(f"    {line}" for line in each.snippet.splitlines()[:6]))
     print(f"\n{time.perf_counter() - start:.2f} s")
 

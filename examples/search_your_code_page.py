@@ -111,7 +111,7 @@ def page(name: str, question: str, found: list[Found], seconds: float, error: st
     articles = "".join(
         f"<article><h2>{safe(each.path)}:{each.line} <b>{safe(each.name)}</b> "
         f"<span>{safe(each.language)}, {each.score:.2f}</span></h2>"
-        f"<pre>{safe(each.snippet)}</pre></article>"
+        f"<div>{safe(each.says)}</div><pre>{safe(each.snippet)}</pre></article>"
         for each in found
     )
     said = f"{len(found)} functions in {seconds:.3f} s" if question and not error else safe(error)

@@ -35,8 +35,9 @@ class Found(NamedTuple):
     end_line: int
     name: str
     language: str
-    score: float
+    says: str
     snippet: str
+    score: float
 
 
 class Changes(NamedTuple):
@@ -88,10 +89,8 @@ class CodeIndex:
             ValueError: An empty question.
         """
         hits = self.index.search(question, k)
-        names = ("path", "line", "end_line", "name", "language", "snippet")
-        return [
-            Found(score=hit.score, **{name: hit.metadata[name] for name in names}) for hit in hits
-        ]
+        names = [name for name in Found._fields if name != "score"]
+        return [Found(*(hit.metadata[name] for name in names), score=hit.score) for hit in hits]
 
     def refresh(
         self, folder: Path, on_progress: Callable[[int, int], None] | None = None
@@ -131,7 +130,7 @@ class CodeIndex:
         if waiting or gone or changed:
             done += self._add(waiting)
             self._save(empty)
-            if on_progress is not None and done:
+            if on_progress is not None and waiting:
                 on_progress(done, total)
         return Changes(len(self), len(there), len(changed), len(gone))
 
@@ -209,6 +208,7 @@ def functions_of(folder: Path, path: str, digest: str) -> Iterator[dict[str, Any
             yield {
                 "id": place if seen[place] == 1 else f"{place}:{seen[place]}",
                 "text": f"{says}\n{row['document']}"[:LETTERS],
+                "says": row["query"],
                 "snippet": "\n".join(row["document"].splitlines()[:LINES]),
                 "digest": digest,
                 **{name: row[name] for name in ("path", "line", "end_line", "name", "language")},

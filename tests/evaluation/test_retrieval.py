@@ -283,7 +283,7 @@ def test_an_index_of_faiss_and_a_task_through_it(tmp_path):
         lines = [json.dumps({"_id": key, "text": text}) for key, text in texts.items()]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     judged = [f"{q}\t{d}\t{r}" for q, ds in data.qrels.items() for d, r in ds.items()]
-    (tmp_path / "qrels" / "test.tsv").write_text("\n".join(["q\td\ts", *judged]))
+    (tmp_path / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
     task = beir_task(tmp_path, "toy", index="IVF16,Flat")
     assert "search through IVF16,Flat" in task.description
     report = evaluate(_words, task)
