@@ -35,7 +35,9 @@ TITLE = re.compile(
     r' title="(?:(?P<backend>TensorFlow|JAX)(?:; |$|(?=")))?(?P<needs>[Nn]eeds .+)?"'
 )
 
-HAVE_AN_EMBEDDER = {"encoding.md", "evaluation.md", "extending.md", "large-batches.md"}
+HAVE_AN_EMBEDDER = {
+    "encoding.md", "evaluation.md", "extending.md", "large-batches.md", "search.md",
+}  # fmt: skip
 
 
 class Block(NamedTuple):

@@ -70,6 +70,8 @@ class Rules(NamedTuple):
         min_lines: Lines that its code has, at least.
         tests: Whether functions are taken that have "test" in their name.
         standard: Whether constructors and methods such as `toString` are taken.
+        undocumented: Whether functions without documentation are taken, with "" as their query:
+            for an index of code, not for pairs to train on.
 
     Example:
 
@@ -86,6 +88,7 @@ class Rules(NamedTuple):
     min_lines: int = 3
     tests: bool = False
     standard: bool = False
+    undocumented: bool = False
 
 
 class _Found(NamedTuple):
@@ -167,7 +170,7 @@ def functions(
 
 def _pairs_in(file: Document, language: str, rules: Rules, counts: Counter[str]) -> Pairs:
     rows = []
-    for found in _found_in(file.text, language, counts):
+    for found in _found_in(file.text, language, counts, rules.undocumented):
         reason = _refused(found, language, rules)
         counts[reason or "taken"] += 1
         if reason is None:
@@ -181,9 +184,9 @@ def _refused(found: _Found, language: str, rules: Rules) -> str | None:
     """The rule by which a function falls."""
     name = re.split(r"[.:#]", found.name)[-1]
     words = re.findall(r"[^\W\d_]{2,}", found.documentation)
-    if not found.documentation:
+    if not found.documentation and not rules.undocumented:
         return "no documentation"
-    if len(words) < rules.min_words:
+    if found.documentation and len(words) < rules.min_words:
         return "short documentation"
     if len(found.code.splitlines()) < rules.min_lines:
         return "short code"
@@ -203,8 +206,10 @@ def _refused(found: _Found, language: str, rules: Rules) -> str | None:
 # === Where functions stand ===
 
 
-def _found_in(source: str, language: str, counts: Counter[str]) -> Iterator[_Found]:
-    """The functions that have a body, in the order of the file."""
+def _found_in(
+    source: str, language: str, counts: Counter[str], undocumented: bool
+) -> Iterator[_Found]:
+    """The functions that have a body, in the order of the file; `undocumented` ones with code."""
     root = parse(source, language)
     data = source.encode(errors="surrogatepass")
     # With the comments before a node: Ruby's stand before the body whose first method they are of.
@@ -239,7 +244,7 @@ def _found_in(source: str, language: str, counts: Counter[str]) -> Iterator[_Fou
                 else:
                     near = comments and _adjacent(data, comments[-1].end_byte, begin)
                     yield _read(data, begin, child, function, prefix + name,
-                                comments if near else [], language)  # fmt: skip
+                                comments if near else [], language, undocumented)  # fmt: skip
             comments = []
         waiting.extend(reversed(below))
 
@@ -327,6 +332,7 @@ def _read(
     name: str,
     comments: list[Node],
     language: str,
+    undocumented: bool,
 ) -> _Found:
     """Code and documentation of a function."""
     line, end_line = function.start_point[0] + 1, node.end_point[0] + 1
@@ -335,14 +341,15 @@ def _read(
     else:
         marked = _of_comments([c.text.decode(errors="surrogatepass") for c in comments])
         documentation = _without_markup(marked)
-    if not documentation:  # it falls, whatever its code: most functions do
+    if not documentation and not undocumented:  # it falls, whatever its code: most functions do
         return _Found(name, "", "", line, end_line)
     text = data[begin : node.end_byte].decode(errors="surrogatepass")
     head = data.rfind(b"\n", 0, begin) + 1
     margin = data[head:begin].decode(errors="surrogatepass")
     if not margin.strip():
         text = _dedented(text, margin)
-    return _Found(name, documentation, strip_docstring(text, language), line, end_line)
+    code = strip_docstring(text, language) if documentation else text
+    return _Found(name, documentation, code, line, end_line)
 
 
 def _dedented(text: str, margin: str) -> str:

@@ -1,3 +1,4 @@
+import json
 import os
 import sys
 from importlib import import_module
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 
 from cptk import datasets
 from cptk.datasets.records import LabeledTexts, RetrievalData
+from cptk.evaluation import evaluate
 from cptk.evaluation.metrics.trec_eval import ranked
 from cptk.evaluation.tasks.retrieval import TASKS, beir_task, bm25, bm25_run, dense_run, retrieval
+from cptk.evaluation.tasks.through_index import IndexSearch
+from cptk.search import Index
 
 
 def _words(texts):
@@ -242,3 +246,64 @@ def test_bm25_on_cranfield():
     # BM25 without stemming; query 225 and document 225 share a number and nothing else.
     assert task.details["bm25"]["ndcg@10"] == pytest.approx(0.369, abs=0.005)
     assert (task.details["ignore_identical_ids"], task.details["blank_documents"]) == (False, 2)
+
+
+# === Through an index ===
+
+
+def test_an_exact_index_changes_nothing_and_a_coarse_one_says_what_it_missed():
+    data = _toy(documents=120)
+    exact = retrieval(_words, data)
+    through = retrieval(_words, data, index=Index)
+    assert through == {**exact, "index_recall@10": 1.0, "index_recall@100": 1.0}
+    coarse = retrieval(_words, data, depth=10, index=lambda: Index(dtype="binary"))
+    assert coarse["index_recall@10"] < 1
+    assert "index_recall@100" not in coarse  # the ranking is not so deep
+    unit = [
+        m / np.linalg.norm(m, axis=1, keepdims=True)
+        for m in map(_words, (list(data.queries.values()), list(data.corpus.values())))
+    ]
+    cosines = unit[0].astype(np.float64) @ unit[1].astype(np.float64).T
+    run = dense_run(_words, data, depth=10, search=IndexSearch(lambda: Index(dtype="binary")))
+    shares = []
+    for row, query in zip(cosines, data.queries, strict=True):
+        least = np.sort(row)[-10] - 1e-6
+        shares.append(np.mean([row[list(data.corpus).index(d)] >= least for d in run[query]]))
+    assert coarse["index_recall@10"] == pytest.approx(np.mean(shares), abs=0.02)
+
+
+def test_an_index_of_faiss_and_a_task_through_it(tmp_path):
+    pytest.importorskip("faiss", reason="pip install cptk[faiss]")
+    data = _toy(documents=300)
+    scores = retrieval(_words, data, index="IVF16,Flat")
+    assert scores["index_recall@100"] < 0.9  # one cell of sixteen is looked into
+    assert retrieval(_words, data, index="Flat")["index_recall@100"] == 1
+    (tmp_path / "qrels").mkdir()
+    for name, texts in (("corpus", data.corpus), ("queries", data.queries)):
+        lines = [json.dumps({"_id": key, "text": text}) for key, text in texts.items()]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    judged = [f"{q}\t{d}\t{r}" for q, ds in data.qrels.items() for d, r in ds.items()]
+    (tmp_path / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
+    task = beir_task(tmp_path, "toy", index="IVF16,Flat")
+    assert "search through IVF16,Flat" in task.description
+    report = evaluate(_words, task)
+    assert report["toy"].scores["index_recall@100"] == scores["index_recall@100"]
+
+
+def test_bad_indices_are_refused_before_anything_is_embedded():
+    seen = []
+    for index, error, match in (
+        (5, TypeError, "`index` should be a factory of FAISS's"),
+        (lambda: 5, TypeError, "should make an empty cptk.search.Index"),
+        (lambda: Index().add(np.eye(16)), TypeError, "should make an empty"),
+    ):
+        with pytest.raises(error, match=match):
+            retrieval(_words, _toy(), index=index)
+    pytest.importorskip("faiss", reason="pip install cptk[faiss]")
+    with pytest.raises(ValueError, match="`factory` should be what faiss"):
+        retrieval(_roles(seen), _toy(), index="Nonsense")
+    with pytest.raises(ValueError, match="`search` should be left out"):
+        retrieval(_roles(seen), _toy(), index="Flat", search=lambda *_: None)
+    with pytest.raises(ValueError, match="`factory` should be what faiss"):
+        beir_task("somewhere", index="Nonsense")
+    assert seen == []

@@ -421,3 +421,16 @@ def test_functions_say_where_they_come_from():
     (pairs,) = functions([Document("a.go", text, source="shapes", license="BSD-3-Clause")])
     names = ("path", "source", "license", "line", "end_line")
     assert [pairs[0][name] for name in names] == ["a.go", "shapes", "BSD-3-Clause", 4, 6]
+
+
+def test_functions_without_documentation_are_taken_for_an_index():
+    source = "def plain(x):\n    return x\n\n\ndef told(x):\n    '''Says it.'''\n    return x\n"
+    rules = Rules(min_words=0, min_lines=1, undocumented=True)
+    assert mined("a.py", source, rules) == {
+        "plain": ("", "def plain(x):\n    return x"),
+        "told": ("Says it.", "def told(x):\n    return x"),
+    }
+    assert set(mined("a.py", source, rules._replace(undocumented=False))) == {"told"}
+    assert set(mined("a.py", source, rules._replace(min_words=3))) == {"plain"}
+    ruby = "class A\n  def area(a)\n    a * a\n  end\nend\n"
+    assert mined("a.rb", ruby, rules) == {"A.area": ("", "def area(a)\n  a * a\nend")}

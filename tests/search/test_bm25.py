@@ -124,3 +124,15 @@ def test_the_same_weights_of_other_words_are_a_tie() -> None:
         assert indices[0].tolist() == [
             index for _, index in sorted(zip([-x for x in exact], indices[0], strict=True))
         ]
+
+
+def test_best_among_some_of_the_documents() -> None:
+    texts = [f"word{i % 5} word{i % 7} rest" for i in range(60)]
+    fitted = BM25().fit(texts)
+    allowed = np.arange(60) % 3 == 1
+    scores, rows = fitted.top_k(["word1 word2", "none"], 60)
+    kept = [row for row in rows[0] if row >= 0 and allowed[row]]
+    some_scores, some_rows = fitted.best(["word1 word2", "none"], 60, allowed)
+    assert [row for row in some_rows[0] if row >= 0] == kept
+    assert (some_rows[1] == -1).all()
+    np.testing.assert_array_equal(some_scores[0][: len(kept)], scores[0][np.isin(rows[0], kept)])

@@ -16,6 +16,7 @@ from cptk.encoders import Embed, TextEncoder, Vectors, embed
 from cptk.evaluation.metrics.trec_eval import checked_qrels
 from cptk.evaluation.tasks.registry import Published, Task, TaskResult
 from cptk.evaluation.tasks.splits import load_split
+from cptk.evaluation.tasks.through_index import IndexSearch, NewIndex
 from cptk.evaluation.tasks.trec_scores import MEASURES, trec_scores
 from cptk.search import top_k
 
@@ -30,6 +31,7 @@ def retrieval(
     depth: int = 1000,
     ignore_identical_ids: bool = True,
     search: Search = top_k,
+    index: NewIndex | None = None,
 ) -> dict[str, float]:
     """How well an encoder finds the judged documents: exact search by cosine, trec_eval's measures.
 
@@ -43,17 +45,21 @@ def retrieval(
         ignore_identical_ids: Leave the document out whose id is the query's own, as BEIR does
             (beir-cellar/beir, `retrieval/evaluation.py`): in ArguAna and Quora it is the query
             itself. Turn it off where the two kinds of id only happen to be numbered alike.
-        search: `search(queries, documents, k)` -> scores and indices, (n, k) each: an approximate
-            index, say.
+        search: `search(queries, documents, k)` -> scores and indices, (n, k) each: a library of
+            your own, say.
+        index: What to search through in place of that: a factory of FAISS's ("HNSW32"), or a
+            function that makes an empty index (`lambda: cptk.search.Index(dtype="binary")`).
 
     Returns:
         `ndcg@10`, `map`, `mrr`, `mrr@10`, `recall@{1,10,100}` and `success@{1,5,10}`: the means
-        over the judged queries.
+        over the judged queries. With `index` also what it missed: `index_recall@{10,100}`, the
+        share of the documents that exact search has among its best 10 and 100.
 
     Raises:
         TypeError: If an id or a text is no string, or a relevance no number.
         ValueError: If a judgement names no document or no query of the set, nothing is judged, a
-            relevance is not whole, a query is blank, every document is, or `depth` is below 1.
+            relevance is not whole, a query is blank, every document is, or `depth` is below 1; or
+            both `search` and `index` are given.
         FileNotFoundError: If `data` names a set that cannot be found.
 
     Example:
@@ -78,11 +84,16 @@ def retrieval(
 
     Thakur et al. 2021, BEIR, section 3.
     """
+    through = None if index is None else IndexSearch(index)
+    if through is not None and search is not top_k:
+        raise ValueError("`search` should be left out where there is an `index` to search through.")
     data = _loaded(data)
     run = dense_run(
-        encoder, data, depth=depth, ignore_identical_ids=ignore_identical_ids, search=search
-    )
-    return _means(trec_scores(data.qrels, run))
+        encoder, data, depth=depth, ignore_identical_ids=ignore_identical_ids,
+        search=search if through is None else through,
+    )  # fmt: skip
+    missed = {} if through is None else through.recall
+    return {**_means(trec_scores(data.qrels, run)), **missed}
 
 
 def bm25(
@@ -154,7 +165,7 @@ def dense_run(
     queries, documents = list(data.qrels), [d for d, text in data.corpus.items() if text.strip()]
     if not documents:
         raise ValueError("Every document of the corpus is blank: there is nothing to find.")
-    if search is top_k:  # which keeps the first of documents with equal scores
+    if search is top_k or isinstance(search, IndexSearch):  # which keep the first of equal scores
         documents.sort(reverse=True)
     asked = checks.texts([data.queries[query] for query in queries], "queries")
     found = [data.corpus[document] for document in documents]
@@ -214,6 +225,7 @@ def beir_task(
     description: str | None = None,
     published: tuple[Published, ...] = (),
     ignore_identical_ids: bool = True,
+    index: NewIndex | None = None,
 ) -> Task:
     r"""A task out of any set in BEIR's form, for `evaluate` and `register_task`.
 
@@ -225,6 +237,7 @@ def beir_task(
         description: As for `Task`.
         published: As for `Task`.
         ignore_identical_ids: As for `retrieval`.
+        index: As for `retrieval`. What it missed is in `scores`.
 
     Returns:
         The task. Its details carry BM25's figures on the same split, where `bm25s` is installed.
@@ -257,15 +270,19 @@ def beir_task(
     checks.choice("headline", headline, MEASURES)
     where = os.path.expanduser(os.fspath(data))
     name = name or os.path.basename(where.rstrip("/\\"))
+    if index is not None:
+        IndexSearch(index)  # a bad one is refused here
 
     def run(embed: Embed, split: str | None) -> TaskResult:
         loaded, chosen = load_split(RetrievalData, where, split)
-        found = dense_run(embed, loaded, ignore_identical_ids=ignore_identical_ids)
+        through = None if index is None else IndexSearch(index)
+        search: Search = top_k if through is None else through
+        found = dense_run(embed, loaded, ignore_identical_ids=ignore_identical_ids, search=search)
         scores = trec_scores(loaded.qrels, found)
         return TaskResult(
             metric=headline,
             score=_means(scores)[headline],
-            scores=_means(scores),
+            scores={**_means(scores), **({} if through is None else through.recall)},
             items={headline: list(scores[headline].values())},
             dataset=name,
             split=chosen,
@@ -279,7 +296,10 @@ def beir_task(
             },
         )
 
-    described = description or f"{name}: retrieval, exact search by cosine, {headline}."
+    how = "exact search by cosine"
+    if index is not None:
+        how = f"search through {index if isinstance(index, str) else 'an index'}"
+    described = description or f"{name}: retrieval, {how}, {headline}."
     return Task(name, run, groups, described, published)
 
 

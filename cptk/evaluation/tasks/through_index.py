@@ -1,0 +1,68 @@
+"""Retrieval through a `cptk.search.Index`, and what its approximation cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+
+from cptk import checks
+from cptk.encoders import Vectors
+from cptk.search import Index
+from cptk.search.exact import Floats, Integers
+from cptk.search.vectors import unit_vectors
+
+NewIndex: TypeAlias = str | Callable[[], Index]
+"""A factory of FAISS's, or a function that makes an empty index."""
+
+RANKS = (10, 100)
+
+
+class IndexSearch:
+    """A search through a new index on each call; `recall` says what the last one missed.
+
+    Args:
+        index: What makes it.
+
+    Raises:
+        TypeError: Neither a factory nor a function.
+        ValueError: FAISS does not know the factory.
+    """
+
+    def __init__(self, index: NewIndex) -> None:
+        if isinstance(index, str):
+            Index(factory=index, dim=64)  # an unknown one is refused before texts are embedded
+        elif not callable(index):
+            raise TypeError(
+                "`index` should be a factory of FAISS's, such as 'HNSW32', or a function that "
+                "makes an empty index: lambda: cptk.search.Index(dtype='int8'). Received: "
+                f"{checks.shown(index)}."
+            )
+        self._index = index
+        self.recall: dict[str, float] = {}
+
+    def __call__(self, queries: Vectors, documents: Vectors, k: int) -> tuple[Floats, Integers]:
+        """Cosines and rows of the best documents of each query, (n, k) or fewer."""
+        index = Index(factory=self._index) if isinstance(self._index, str) else self._index()
+        if not isinstance(index, Index) or len(index):
+            raise TypeError(
+                "`index` should make an empty cptk.search.Index on each call. Received: "
+                f"{checks.shown(index)}."
+            )
+        asked = unit_vectors(queries, "queries", documents.shape[1])
+        scores, rows = index.add(documents).nearest(asked, k)
+        exact, _ = Index().add(documents).nearest(asked, min(k, max(RANKS)))
+        self.recall = {
+            f"index_recall@{rank}": _recall(scores, exact, rank)
+            for rank in RANKS
+            if rank <= exact.shape[1]
+        }
+        return scores, rows
+
+
+def _recall(found: Floats, exact: Floats, rank: int) -> float:
+    """The share of the `rank` best that was found; any of equal cosines will do."""
+    return float(np.mean(found[:, :rank] >= exact[:, rank - 1 : rank], dtype=np.float64)) * (
+        min(rank, found.shape[1]) / rank
+    )
