@@ -35,7 +35,7 @@ TITLE = re.compile(
     r' title="(?:(?P<backend>TensorFlow|JAX)(?:; |$|(?=")))?(?P<needs>[Nn]eeds .+)?"'
 )
 
-HAVE_AN_EMBEDDER = {"evaluation.md", "extending.md", "large-batches.md"}
+HAVE_AN_EMBEDDER = {"evaluation.md", "export.md", "extending.md", "large-batches.md"}
 
 
 class Block(NamedTuple):
