@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cptk import datasets as datasets
     from cptk import distribution as distribution
     from cptk import evaluation as evaluation
+    from cptk import export as export
     from cptk import integrations as integrations
     from cptk import layers as layers
     from cptk import losses as losses
@@ -34,6 +35,7 @@ _ROOMS = (
     "datasets",
     "distribution",
     "evaluation",
+    "export",
     "integrations",
     "layers",
     "losses",
@@ -55,6 +57,7 @@ __all__ = [
     "distribution",
     "encode",
     "evaluation",
+    "export",
     "integrations",
     "layers",
     "losses",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +150,31 @@ def clear_scratch(folder: Path) -> None:
     for scratch in folder.glob(".scratch-*"):
         with contextlib.suppress(OSError):
             scratch.unlink()
+
+
+def flush_to_disk(folder: Path) -> None:
+    """Write a folder through to the disk, so that a power cut finds the old preset or the new."""
+    if os.name == "nt":  # Windows flushes only files that are open for writing.
+        return
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; `False` where the system cannot."""
+    names = {"linux": "renameat2", "darwin": "renameatx_np"}
+    if sys.platform not in names:
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), names[sys.platform], None)
+    if rename is None:
+        return False
+    here = -100 if sys.platform == "linux" else -2  # AT_FDCWD; the flag is 2 on both
+    paths = [ctypes.c_char_p(os.fsencode(path)) for path in (one, other)]
+    return bool(rename(here, paths[0], here, paths[1], ctypes.c_uint(2)) == 0)
 
 
 def sha256_of(path: Path) -> str:

@@ -36,7 +36,7 @@ TITLE = re.compile(
 )
 
 HAVE_AN_EMBEDDER = {
-    "encoding.md", "evaluation.md", "extending.md", "large-batches.md", "search.md",
+    "encoding.md", "evaluation.md", "export.md", "extending.md", "large-batches.md", "search.md",
 }  # fmt: skip
 
 

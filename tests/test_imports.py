@@ -63,7 +63,7 @@ def test_public_names_are_listed_and_an_unknown_one_is_refused() -> None:
         cptk.trainer  # noqa: B018
 
 
-@pytest.mark.parametrize("name", [None, "evaluation", "integrations"])
+@pytest.mark.parametrize("name", [None, "evaluation", "export", "integrations"])
 def test_completion_offers_what_is_public_alone(name: str | None) -> None:
     room = cptk if name is None else getattr(cptk, name)
     assert dir(room) == sorted(room.__all__)
@@ -191,6 +191,10 @@ def test_tensorflow_is_imported_by_its_own_module_alone() -> None:
             "processes.py",
             "distribution/tensorflow.py",
             "distribution/tensorflow_step.py",
+            "export/graph.py",
+            "export/litert.py",
+            "export/saved_model.py",
+            "export/word_piece_graph.py",
         )
         and any(
             name.split(".")[0] in {"tensorflow", "tensorflow_text"}

@@ -6,9 +6,9 @@ A bridge is imported when its name is first read, and looks for its library when
 from importlib import import_module
 from types import ModuleType
 
-_BRIDGES = ("gguf", "mteb", "sentence_transformers")
+_BRIDGES = ("gguf", "mteb", "sentence_transformers", "sklearn")
 
-__all__ = ["gguf", "mteb", "sentence_transformers"]
+__all__ = ["gguf", "mteb", "sentence_transformers", "sklearn"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -8,12 +8,10 @@ killed save left behind.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ import keras_hub
 from keras_hub.src.utils.tensor_utils import get_tensor_size_in_bits
 
 from cptk import checks, files
+from cptk.files import exchange as _exchange
 from cptk.models.backbones import complete_config
 from cptk.tokenizers.config_file import check_config_file
 from cptk.types import Layer
@@ -71,7 +70,7 @@ def save_embedder(
             new = scratch / _NEW
             save(str(new), max_shard_size=max_shard_size)
             _complete_config_file(new / "config.json", embedder.backbone)
-            _flush_to_disk(new)
+            files.flush_to_disk(new)
             _put_in_place(new, target, scratch / _OLD, own)
     except BaseException:
         for path in missing:
@@ -250,18 +249,6 @@ def _clear_left_behind(parent: Path) -> None:
         lock.release()
 
 
-def _flush_to_disk(folder: Path) -> None:
-    """Write a folder through to the disk, so that a power cut finds the old preset or the new."""
-    if os.name == "nt":  # Windows flushes only files that are open for writing.
-        return
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def _put_in_place(new: Path, target: Path, old: Path, own: set[str]) -> None:
     """Move `new` to `target`, and what stood at `target` to `old`."""
     _check_content(target, own)  # Something may have been put there during the save.
@@ -281,16 +268,3 @@ def _put_in_place(new: Path, target: Path, old: Path, own: set[str]) -> None:
         except BaseException:
             old.rename(target)
             raise
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths change places in one step; `False` where the system cannot."""
-    names = {"linux": "renameat2", "darwin": "renameatx_np"}
-    if sys.platform not in names:
-        return False
-    rename = getattr(ctypes.CDLL(None, use_errno=True), names[sys.platform], None)
-    if rename is None:
-        return False
-    here = -100 if sys.platform == "linux" else -2  # AT_FDCWD; the flag is 2 on both
-    paths = [ctypes.c_char_p(os.fsencode(path)) for path in (one, other)]
-    return bool(rename(here, paths[0], here, paths[1], ctypes.c_uint(2)) == 0)

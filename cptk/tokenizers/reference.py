@@ -134,6 +134,24 @@ class ReferenceTokenizer:
         """Whether ids come from the `tokenizers` library rather than from KerasHub."""
         return self.spec is not None or isinstance(self.tokenizer, JSONTokenizer)
 
+    def tokenizer_json(self) -> Config | None:
+        """The content of a `tokenizer.json` that gives these ids; None where they are KerasHub's.
+
+        It adds no special tokens, does not pad and does not cut.
+
+        Raises:
+            ValueError: There is no vocabulary yet.
+        """
+        if isinstance(self.tokenizer, JSONTokenizer):
+            self._check_vocabulary()
+            pipeline = self.tokenizer.pipeline
+        elif self.spec is not None:
+            pipeline = self._up_to_date().pipeline
+        else:
+            return None
+        content: Config = json.loads(pipeline.to_str())
+        return content
+
     def encode_batch(self, texts: Sequence[str], longest: int | None = None) -> list[list[int]]:
         """Token ids of each text, none added.
 
