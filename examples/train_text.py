@@ -38,10 +38,10 @@ import cptk
 
 PROMPT = ('This sentence: "', '" means in one word: "')  # PromptEOL, arXiv:2307.16645
 ALPHA = 0.5
-HELD_OUT = 100  # pairs of a source
-NEIGHBOURS = 1000, 32  # labelled sentences, and how many of them vote
+HELD_OUT = 50  # pairs of a source
+NEIGHBOURS = 500, 16  # labelled sentences, and how many of them vote
 OFTEN = "stsb", "sst2_zero_shot", "sst2_zero_shot_prompt"
-SELDOM = 4  # each fourth time cranfield is measured too
+SELDOM = 5  # each fifth time cranfield is measured too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Recipe:
 
 
 RECIPES = {
-    "smollm2": Recipe(1e-4, lora_rank=16, num_layers=24),
+    "smollm2": Recipe(1e-4, batch_size=128, lora_rank=16, num_layers=24, trained_layers=8),
     "minilm": Recipe(3e-5, batch_size=256, length=32),
 }
 
@@ -182,9 +182,8 @@ def search(held_out: dict[str, Any], embed: Any, split: str | None) -> Any:
         for name, pairs in held_out.items()
     }
     scores = {name: float(cptk.evaluation.mrr(each)) for name, each in ranks.items()}
-    items = {"rank": np.concatenate(list(ranks.values())).tolist()}
     mean = float(np.mean(list(scores.values())))
-    return cptk.evaluation.TaskResult("mrr", mean, scores=scores, items=items)
+    return cptk.evaluation.TaskResult("mrr", mean, scores=scores)
 
 
 def encoder(trainer: Any, length: int) -> Callable[..., np.ndarray]:
