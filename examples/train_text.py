@@ -35,6 +35,7 @@ import quickstart_models
 from quickstart_parts import linear_schedule, say
 
 import cptk
+from cptk.evaluation.metrics.trec_eval import ndcg_at_k
 
 PROMPT = ('This sentence: "', '" means in one word: "')  # PromptEOL, arXiv:2307.16645
 ALPHA = 0.5
@@ -147,9 +148,13 @@ def soften(embedder: Any, before: Sequence[np.ndarray], share: float) -> None:
 # === What is measured ===
 
 
+def here(name: str) -> list[str]:
+    """The splits of a public set that need no download."""
+    return cptk.datasets.available_splits(name) if name in cptk.datasets.list() else []
+
+
 def tasks(held_out: dict[str, Any]) -> list[Any]:
     """What is measured often, as far as there is data for it."""
-    here = cptk.datasets.available_splits
     found: list[Any] = [name for name in OFTEN if "validation" in here(name.partition("_")[0])]
     if {"train", "validation"} <= set(here("sst2")):
         found.append(cptk.evaluation.Task("sst2_neighbours", neighbours))
@@ -236,7 +241,7 @@ def train(
     callbacks = [
         measure(tasks(held_out), split="validation", file=options.output / "often.json", **own)
     ]
-    if "test" in cptk.datasets.available_splits("cranfield") and not options.tiny:
+    if "test" in here("cranfield") and not options.tiny:
         file = options.output / "seldom.json"
         callbacks.append(
             measure("cranfield", split="test", every_n_epochs=SELDOM, file=file, **own)
@@ -283,18 +288,20 @@ def draw(rows: Sequence[dict[str, Any]], yardstick: float | None) -> Any:
 
 def bm25() -> float | None:
     """nDCG@10 of BM25 on cranfield, where it is here."""
-    if "test" not in cptk.datasets.available_splits("cranfield"):
+    if "test" not in here("cranfield"):
         return None
     data = cptk.datasets.load("cranfield", split="test")
-    ids = list(data.corpus)
+    corpus = {key: text for key, text in data.corpus.items() if text.strip()}
+    ids = list(corpus)
     queries = {key: text for key, text in data.queries.items() if key in data.qrels}
-    scores, rows = cptk.search.BM25().fit(data.corpus.values()).top_k(queries.values(), k=10)
+    index = cptk.search.BM25().fit(list(corpus.values()))
+    scores, rows = index.top_k(list(queries.values()), k=10)
     run = {
         key: {ids[row]: float(score) for score, row in zip(*found, strict=True) if row >= 0}
         for key, *found in zip(queries, scores, rows, strict=True)
     }
-    gained = cptk.evaluation.trec_scores(data.qrels, run)
-    return float(np.mean([each["ndcg@10"] for each in gained.values()]))
+    gained = ndcg_at_k(data.qrels, run, k=10)
+    return float(np.mean(list(gained.values())))
 
 
 def shown(rows: Sequence[dict[str, Any]], yardstick: float | None) -> str:
