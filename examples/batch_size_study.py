@@ -2,6 +2,7 @@
 
     python examples/batch_size_study.py --input FOLDER   # SmolLM2-135M; hours on two CPU cores
     python examples/batch_size_study.py --model minilm --input FOLDER
+    python examples/batch_size_study.py --model gpt2     # a small one from scratch
     python examples/batch_size_study.py --smoke          # toys, to see that it runs
 
 FOLDER holds pairs of text, as collect_corpus.py --text leaves them; without it the pairs are
@@ -39,7 +40,7 @@ from quickstart_parts import (
     state_of,
     versions,
 )
-from train_text import PROMPT
+from train_text import PROMPT, encoder
 
 import cptk  # quick: Keras and its backend are imported when they are first used
 
@@ -59,15 +60,21 @@ class Recipe:
     held_out: int = 1000
     lora_rank: int | None = 16
     num_layers: int | None = 24
+    hidden_dim: int = 64  # of a GPT-2 from scratch alone
+    vocabulary_size: int = 8192
 
 
 RECIPES = {
     "smollm2": Recipe(),
     "minilm": Recipe(learning_rate=1e-4, lora_rank=None, num_layers=None),
-}
-SMOKE = Recipe(
-    pairs=256, learning_rate=3e-3, micro_batch_size=16, sequence_length=24, held_out=50,
-    lora_rank=None,
+    "gpt2": Recipe(
+        pairs=262_144, learning_rate=4e-3, temperature=0.07, micro_batch_size=256,
+        sequence_length=32, num_layers=2,
+    ),
+}  # fmt: skip
+SMOKE = dataclasses.replace(
+    RECIPES["gpt2"], pairs=256, learning_rate=3e-3, micro_batch_size=16, held_out=50,
+    num_layers=1, hidden_dim=32, vocabulary_size=400,
 )  # fmt: skip
 
 
@@ -78,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     shelf, recipe = Shelf(options.output), options.recipe
     of_input = [state_of(str(folder)) for folder in options.input]
-    pairs_key = fingerprint(of_input or installed(), recipe.held_out, options.smoke)
+    read = [recipe.pairs, of_input] if of_input else installed()
+    pairs_key = fingerprint(read, recipe.held_out, options.smoke)
     data = shelf.read("pairs.json", pairs_key)
     if data is None:
         data = collect_text(options) if options.input else collect_code(recipe, options.smoke)
@@ -93,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     say(f"{len(training):,} pairs to train on, {len(data['held_out']):,} held out.")
 
+    vocabulary_key = fingerprint(pairs_key, recipe.vocabulary_size, len(training))
     key = fingerprint(
         pairs_key, dataclasses.asdict(recipe), len(training), options.model, options.backend
     )
@@ -107,7 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for size, seed in wanted:
         if (size, seed) in runs:
             continue
-        run = one_run(size, seed, training, data["held_out"], options)
+        vocabulary = shelf.read("vocabulary.json", vocabulary_key)
+        if vocabulary is None and options.model == "gpt2":
+            vocabulary = learn_vocabulary(training, recipe.vocabulary_size)
+            shelf.write("vocabulary.json", vocabulary_key, vocabulary)
+        run = one_run(size, seed, training, data["held_out"], vocabulary, options)
         shelf.write(f"batch_{size}_seed_{seed}.json", key, run)
         runs[size, seed] = run
         say(
@@ -163,6 +176,24 @@ def texts(pairs: Iterable[Any]) -> list[list[str]]:
     return rows
 
 
+def learn_vocabulary(pairs: Sequence[Sequence[str]], size: int) -> dict[str, Any]:
+    """Byte-pair tokens of the training texts, in GPT-2's form."""
+    import json
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 1, initial_alphabet=sorted(alphabet), show_progress=False
+    )
+    tokenizer.train_from_iterator((text for pair in pairs for text in pair), trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    vocabulary = model["vocab"] | {"<|endoftext|>": len(model["vocab"])}
+    return {"vocabulary": vocabulary, "merges": [" ".join(pair) for pair in model["merges"]]}
+
+
 # === A run ===
 
 
@@ -171,6 +202,7 @@ def one_run(
     seed: int,
     training: Sequence[Sequence[str]],
     held_out: Sequence[Sequence[str]],
+    vocabulary: dict[str, Any],
     options: argparse.Namespace,
 ) -> dict[str, float]:
     """Train from the seed's weights, in the seed's order, and measure."""
@@ -179,7 +211,7 @@ def one_run(
     recipe = options.recipe
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    embedder = make_embedder(options)
+    embedder = make_embedder(options, vocabulary)
     micro_batches = recipe.micro_batch_size if batch_size > recipe.micro_batch_size else None
     head = cptk.layers.ContrastiveHead(recipe.temperature)
     trainer = cptk.ContrastiveTrainer(embedder, head, seed=seed, micro_batch_size=micro_batches)
@@ -208,8 +240,8 @@ def one_run(
         {"query": queries, "document": documents},
         batch_size=len(held_out), verbose=0, return_dict=True,
     )["loss"]  # fmt: skip
-    vectors = [trainer.encode_text(side, batch_size=64, verbose=0) for side in (queries, documents)]
-    ranks = cptk.evaluation.retrieval_ranks(*vectors)
+    encode = encoder(trainer, recipe.sequence_length)
+    ranks = cptk.evaluation.retrieval_ranks(encode(queries, "query"), encode(documents, "document"))
     return {
         "batch_size": batch_size,
         "seed": seed,
@@ -229,20 +261,29 @@ def rate(batch_size: int, recipe: Recipe) -> float:
     return recipe.learning_rate * math.sqrt(batch_size / REFERENCE_BATCH)
 
 
-def make_embedder(options: argparse.Namespace) -> Any:
-    """SmolLM2-135M of which LoRA's factors are trained, MiniLM, or for a test a toy."""
+def make_embedder(options: argparse.Namespace, vocabulary: dict[str, Any]) -> Any:
+    """SmolLM2-135M of which LoRA's factors are trained, MiniLM, or a GPT-2 that knows nothing."""
+    import keras_hub
+
     recipe, dtype = options.recipe, cptk.models.fastest_dtype()
-    if options.smoke:
-        return quickstart_models.tiny_gpt2(recipe.sequence_length, "float32")
     if options.model == "minilm":
         return quickstart_models.load_minilm(None, recipe.sequence_length, dtype)
-    gguf = cptk.integrations.gguf
-    embedder = gguf.load_embedder(
-        gguf.smollm2_path(), num_layers=recipe.num_layers, dtype=dtype,
-        sequence_length=recipe.sequence_length, roles={"query": PROMPT, "document": PROMPT},
+    if options.model == "smollm2":
+        gguf = cptk.integrations.gguf
+        embedder = gguf.load_embedder(
+            gguf.smollm2_path(), num_layers=recipe.num_layers, dtype=dtype,
+            sequence_length=recipe.sequence_length, roles={"query": PROMPT, "document": PROMPT},
+        )  # fmt: skip
+        cptk.training.enable_lora(embedder, recipe.lora_rank, alpha=2 * recipe.lora_rank)
+        return embedder
+    tokenizer = keras_hub.models.GPT2Tokenizer(**vocabulary)
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=len(vocabulary["vocabulary"]), num_layers=recipe.num_layers, num_heads=2,
+        hidden_dim=recipe.hidden_dim, intermediate_dim=4 * recipe.hidden_dim,
+        max_sequence_length=recipe.sequence_length, dropout=0.0,
     )  # fmt: skip
-    cptk.training.enable_lora(embedder, recipe.lora_rank, alpha=2 * recipe.lora_rank)
-    return embedder
+    preprocessor = cptk.models.GPT2TextEmbedderPreprocessor(tokenizer, recipe.sequence_length)
+    return cptk.models.GPT2TextEmbedder(backbone, preprocessor)
 
 
 # === What is shown ===
@@ -315,7 +356,11 @@ def to_markdown(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> 
     return "\n".join(lines)
 
 
-NAMES = {"smollm2": "SmolLM2-135M with LoRA", "minilm": "all-MiniLM-L6-v2"}
+NAMES = {
+    "smollm2": "SmolLM2-135M with LoRA",
+    "minilm": "all-MiniLM-L6-v2",
+    "gpt2": "A small GPT-2 from scratch",
+}
 
 
 def draw(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> Any:
@@ -391,6 +436,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         for name in ("pairs", "learning_rate", "micro_batch_size")
         if getattr(options, name) is not None
     }
+    options.model = "gpt2" if options.smoke else options.model
     own = SMOKE if options.smoke else RECIPES[options.model]
     options.recipe = recipe = dataclasses.replace(own, **given)
 

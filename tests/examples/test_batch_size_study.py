@@ -84,6 +84,16 @@ def test_text_is_taken_by_the_root_of_a_sources_size(study, tmp_path):
     assert sum("small" in query for query in queries) == 23  # 114 * 10 / (40 + 10), rounded up
 
 
+def test_learned_vocabulary_is_that_of_gpt2_in_form(study):
+    pairs = [["how to open a file", "def open_file(path):\n    return open(path)"]] * 4
+    found = study.learn_vocabulary(pairs, 280)
+    assert sorted(found["vocabulary"].values()) == list(range(len(found["vocabulary"])))
+    assert len(found["vocabulary"]) <= 280
+    assert "<|endoftext|>" in found["vocabulary"]
+    assert {*"[]{}"} <= found["vocabulary"].keys()
+    assert all(merge.count(" ") == 1 for merge in found["merges"])
+
+
 def test_defaults_see_the_same_pairs(study):
     options = study.parse_arguments([])
     assert options.batch_sizes == [32, 128, 512, 2048, 4096]
