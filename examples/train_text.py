@@ -217,7 +217,9 @@ def train(
     """By `fit`, measured and backed up now and then; the scores by how many pairs were seen."""
     import keras
 
-    embedder.preprocessor.sequence_length = recipe.length
+    given = (each for each in training.values() if isinstance(each, cptk.data.TokenStore))
+    length = max(recipe.length, *(store.sequence_length for store in given), 0)
+    embedder.preprocessor.sequence_length = length
     reader = cptk.models.text_reader(embedder)
     stores = {
         name: pairs

@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parents[2] / "examples"))
 
 import collect_corpus
 import corpus_text
+import quickstart_models
 import train_text
 
 TRANSLATION = """Package: tree
@@ -138,8 +139,12 @@ def some_pairs(folder, name, size):
 def test_an_embedder_is_trained_on_kinds_of_pairs_and_goes_on(tmp_path, no_tests, capsys):
     for name, size in (("terms", 60), ("headings", 30)):
         some_pairs(tmp_path / "pairs", name, size)
-    output = tmp_path / "out"
-    command = ["--input", str(tmp_path / "pairs"), "--tiny", "--pairs", "64", "--points", "4"]
+    output, store = tmp_path / "out", tmp_path / "store"
+    reader = quickstart_models.tiny_gpt2(28, "float32").preprocessor  # longer than the recipe's
+    rows = [(f"query {i}", f"{i * 3} is what it is") for i in range(20)]
+    cptk.data.TokenStore.write(store, cptk.data.Pairs(rows), reader)
+    command = ["--input", str(tmp_path / "pairs"), str(store)]
+    command += ["--tiny", "--pairs", "64", "--points", "4"]
     train_text.main([*command, "--output", str(output)])
     curve = json.loads((output / "curve.json").read_text())["curve"]
     assert [row["pairs"] for row in curve] == [0, 16, 32, 48, 64]
