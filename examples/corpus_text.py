@@ -64,8 +64,12 @@ def mine(part: str, name: str, place: Path, counts: Counter[str]) -> Iterator[An
     elif part == "readmes":
         yield from readme(place.read_text(encoding="utf-8", errors="replace"), name, counts)
     elif part == "manuals":
-        read = cptk.mining.read(place, ENDINGS, plain=True, counts=counts)
-        yield from of_documents(list(read), counts)
+        try:
+            documents = list(cptk.mining.read(place, ENDINGS, plain=True, counts=counts))
+        except ValueError:  # nothing to read in it
+            counts["packages without such files"] += 1
+            return
+        yield from of_documents(documents, counts)
     else:
         with tempfile.TemporaryDirectory() as scratch:
             subprocess.run(["dpkg-deb", "-x", str(place), scratch], check=True)
