@@ -75,9 +75,7 @@ def mine(part: str, name: str, place: Path, counts: Counter[str]) -> Iterator[An
             subprocess.run(["dpkg-deb", "-x", str(place), scratch], check=True)
             files = [file for file in sorted(Path(scratch).rglob("*")) if file.is_file()]
             if part == "wordnet":
-                found = [
-                    file for file in files if re.match(r"data\.(noun|verb|adj|adv)$", file.name)
-                ]
+                found = (file for file in files if file.name in SYNSETS)
                 text = "".join(file.read_text(encoding="utf-8") for file in found)
                 yield table("glosses", glosses(text), name)
                 yield table("examples", examples(text), name)
