@@ -1,19 +1,20 @@
 """The paper's study of the batch size, on one machine: what do more negatives bring?
 
-    python examples/batch_size_study.py            # a small GPT-2; hours on two CPU cores
-    python examples/batch_size_study.py --smoke    # toys, to see that it runs
+    python examples/batch_size_study.py --input FOLDER   # SmolLM2-135M; hours on two CPU cores
+    python examples/batch_size_study.py --model minilm --input FOLDER
+    python examples/batch_size_study.py --model gpt2     # a small one from scratch
+    python examples/batch_size_study.py --smoke          # toys, to see that it runs
 
-The same pairs (docstring, function) of the Python code on this machine, and the same number of them
-seen; only the batch differs, from 32 to 4,096. Memory does not grow with it: batches above
+FOLDER holds pairs of text, as collect_corpus.py --text leaves them; without it the pairs are
+(docstring, function) of the Python code on this machine. The same pairs, and the same number of
+them seen; only the batch differs, from 32 to 4,096. Memory does not grow with it: batches above
 `--micro-batch-size` pass through the model in micro-batches, and the step is that of the whole.
 
 Learning rate: that of a batch of 256, times the square root of (batch / 256), the rule for Adam of
 Malladi et al. 2022 (arXiv:2205.10287). A tenth of the steps warms up, then the rate falls to zero
 in a line. It is one rule and no search: each batch size may have a better rate of its own.
 
-Each finished run (batch, seed) is a file in `--output`; started again, the study goes on. A model
-so small does not fill two cores: it is quicker to run the seeds side by side, each with
-TF_NUM_INTRAOP_THREADS=1 and TF_NUM_INTEROP_THREADS=1, and all of them at last for the table.
+Each finished run (batch, seed) is a file in `--output`; started again, the study goes on.
 """
 
 import argparse
@@ -28,7 +29,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quickstart_parts import COLOURS, Shelf, fingerprint, installed, linear_schedule, say, versions
+import quickstart_models
+from quickstart_parts import (
+    COLOURS,
+    Shelf,
+    fingerprint,
+    installed,
+    linear_schedule,
+    say,
+    state_of,
+    versions,
+)
+from train_text import PROMPT, encoder
 
 import cptk  # quick: Keras and its backend are imported when they are first used
 
@@ -39,20 +51,29 @@ REFERENCE_BATCH = 256  # of which `learning_rate` is the rate
 class Recipe:
     """What all runs share."""
 
-    pairs: int = 262_144  # seen in a run: of a smaller training set, in several passes
-    learning_rate: float = 4e-3
+    pairs: int = 16_384  # seen in a run: of a smaller training set, in several passes
+    learning_rate: float = 2e-4
     weight_decay: float = 0.01
-    micro_batch_size: int = 256
-    sequence_length: int = 32
+    temperature: float = 0.05
+    micro_batch_size: int = 64
+    sequence_length: int = 40
     held_out: int = 1000
-    num_layers: int = 2
-    hidden_dim: int = 64
+    lora_rank: int | None = 16
+    num_layers: int | None = 24
+    hidden_dim: int = 64  # of a GPT-2 from scratch alone
     vocabulary_size: int = 8192
-    lora_rank: int = 16  # of SmolLM2 alone
 
 
-SMOKE = Recipe(
-    pairs=256, learning_rate=3e-3, micro_batch_size=16, sequence_length=32, held_out=50,
+RECIPES = {
+    "smollm2": Recipe(),
+    "minilm": Recipe(learning_rate=1e-4, lora_rank=None, num_layers=None),
+    "gpt2": Recipe(
+        pairs=262_144, learning_rate=4e-3, temperature=0.07, micro_batch_size=256,
+        sequence_length=32, num_layers=2,
+    ),
+}  # fmt: skip
+SMOKE = dataclasses.replace(
+    RECIPES["gpt2"], pairs=256, learning_rate=3e-3, micro_batch_size=16, held_out=50,
     num_layers=1, hidden_dim=32, vocabulary_size=400,
 )  # fmt: skip
 
@@ -63,11 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["KERAS_BACKEND"] = options.backend  # Keras reads it when it is imported
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     shelf, recipe = Shelf(options.output), options.recipe
-    pairs_key = fingerprint(installed(), recipe.held_out, options.smoke)
+    of_input = [state_of(str(folder)) for folder in options.input]
+    read = [recipe.pairs, of_input] if of_input else installed()
+    pairs_key = fingerprint(read, recipe.held_out, options.smoke)
     data = shelf.read("pairs.json", pairs_key)
     if data is None:
-        say("Reading the Python code on this machine.")
-        data = collect_pairs(recipe, options.smoke)
+        data = collect_text(options) if options.input else collect_code(recipe, options.smoke)
         shelf.write("pairs.json", pairs_key, data)
     largest = max(options.batch_sizes)
     # Whole batches of each size: then a pass ends alike for all, and all see the same pairs.
@@ -114,8 +136,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 # === The data ===
 
 
-def collect_pairs(recipe: Recipe, smoke: bool) -> dict[str, Any]:
+def collect_text(options: argparse.Namespace) -> dict[str, Any]:
+    """Held-out pairs of text and others, of each file as many as the root of its size says."""
+    files = sorted(file for folder in options.input for file in folder.glob("*.parquet"))
+    if not files:
+        raise SystemExit(f"There are no Parquet files of pairs in {options.input[0]}.")
+    recipe = options.recipe
+    sources = [cptk.data.Pairs.from_parquet(file) for file in files]
+    shares = np.sqrt([len(pairs) for pairs in sources])
+    wanted = np.ceil((recipe.pairs + recipe.held_out) * shares / shares.sum())
+    parts = [
+        pairs.sample(min(len(pairs), int(size)), seed=0)
+        for pairs, size in zip(sources, wanted, strict=True)
+    ]
+    every = cptk.mining.deduplicate(cptk.data.Pairs.concat(parts))
+    held_out, training = every.split(recipe.held_out, seed=0)
+    return {"held_out": texts(held_out), "training": texts(training)}
+
+
+def collect_code(recipe: Recipe, smoke: bool) -> dict[str, Any]:
     """Held-out functions of the standard library, and others that share nothing with them."""
+    say("Reading the Python code on this machine.")
     mining = cptk.mining
     library = Path(sysconfig.get_path("stdlib"))
     few = [library / name for name in ("email", "http", "importlib", "json", "logging", "xml")]
@@ -125,14 +166,14 @@ def collect_pairs(recipe: Recipe, smoke: bool) -> dict[str, Any]:
         others = mining.mine_functions(sysconfig.get_path("purelib"))
         training = mining.deduplicate(cptk.data.Pairs.concat([training, others]))
         training = mining.exclude_copies(training, of=held_out)
-    rows = list(training)
+    return {"held_out": texts(held_out), "training": texts(training)}
+
+
+def texts(pairs: Iterable[Any]) -> list[list[str]]:
+    """Pairs in a random order, with more than the tokens that count: some functions are long."""
+    rows = [[pair["query"][:2000], pair["document"][:2000]] for pair in pairs]
     random.Random(0).shuffle(rows)
-
-    def texts(pairs: Iterable[Any]) -> list[list[str]]:
-        # More than the tokens that count; some functions are long.
-        return [[pair["query"][:2000], pair["document"][:2000]] for pair in pairs]
-
-    return {"held_out": texts(held_out), "training": texts(rows)}
+    return rows
 
 
 def learn_vocabulary(pairs: Sequence[Sequence[str]], size: int) -> dict[str, Any]:
@@ -170,9 +211,10 @@ def one_run(
     recipe = options.recipe
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    embedder = make_embedder(options.model, recipe, vocabulary)
+    embedder = make_embedder(options, vocabulary)
     micro_batches = recipe.micro_batch_size if batch_size > recipe.micro_batch_size else None
-    trainer = cptk.ContrastiveTrainer(embedder, seed=seed, micro_batch_size=micro_batches)
+    head = cptk.layers.ContrastiveHead(recipe.temperature)
+    trainer = cptk.ContrastiveTrainer(embedder, head, seed=seed, micro_batch_size=micro_batches)
     steps = recipe.pairs // batch_size
     trainer.compile(
         optimizer=keras.optimizers.AdamW(
@@ -198,10 +240,8 @@ def one_run(
         {"query": queries, "document": documents},
         batch_size=len(held_out), verbose=0, return_dict=True,
     )["loss"]  # fmt: skip
-    ranks = cptk.evaluation.retrieval_ranks(
-        embedder.encode_text(queries, role="query"),
-        embedder.encode_text(documents, role="document"),
-    )
+    encode = encoder(trainer, recipe.sequence_length)
+    ranks = cptk.evaluation.retrieval_ranks(encode(queries, "query"), encode(documents, "document"))
     return {
         "batch_size": batch_size,
         "seed": seed,
@@ -221,18 +261,20 @@ def rate(batch_size: int, recipe: Recipe) -> float:
     return recipe.learning_rate * math.sqrt(batch_size / REFERENCE_BATCH)
 
 
-def make_embedder(model: str, recipe: Recipe, vocabulary: dict[str, Any]) -> Any:
-    """A GPT-2 that knows nothing, or SmolLM2-135M of which LoRA's factors are trained."""
+def make_embedder(options: argparse.Namespace, vocabulary: dict[str, Any]) -> Any:
+    """SmolLM2-135M of which LoRA's factors are trained, MiniLM, or a GPT-2 that knows nothing."""
     import keras_hub
 
-    if model == "smollm2":
+    recipe, dtype = options.recipe, cptk.models.fastest_dtype()
+    if options.model == "minilm":
+        return quickstart_models.load_minilm(None, recipe.sequence_length, dtype)
+    if options.model == "smollm2":
         gguf = cptk.integrations.gguf
         embedder = gguf.load_embedder(
-            gguf.smollm2_path(),
-            sequence_length=recipe.sequence_length,
-            dtype=cptk.models.fastest_dtype(),
-        )
-        cptk.training.enable_lora(embedder, recipe.lora_rank)
+            gguf.smollm2_path(), num_layers=recipe.num_layers, dtype=dtype,
+            sequence_length=recipe.sequence_length, roles={"query": PROMPT, "document": PROMPT},
+        )  # fmt: skip
+        cptk.training.enable_lora(embedder, recipe.lora_rank, alpha=2 * recipe.lora_rank)
         return embedder
     tokenizer = keras_hub.models.GPT2Tokenizer(**vocabulary)
     backbone = keras_hub.models.GPT2Backbone(
@@ -305,7 +347,7 @@ def to_markdown(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> 
     lines += [
         "",
         f"{NAMES[options.model]}; {recipe.pairs:,} pairs seen in each run; mean ± standard "
-        f"deviation over seeds. MRR and held-out loss: {recipe.held_out:,} functions that no run "
+        f"deviation over seeds. MRR and held-out loss: {recipe.held_out:,} pairs that no run "
         "has seen, all of them one another's negatives. In-batch loss: of training, the mean of "
         "its last eighth, or of all of it; chance is log n, so that rows of different batches "
         "cannot be compared by it. Pairs/s: compilation included.",
@@ -314,7 +356,11 @@ def to_markdown(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> 
     return "\n".join(lines)
 
 
-NAMES = {"gpt2": "A small GPT-2 from scratch", "smollm2": "SmolLM2-135M with LoRA"}
+NAMES = {
+    "smollm2": "SmolLM2-135M with LoRA",
+    "minilm": "all-MiniLM-L6-v2",
+    "gpt2": "A small GPT-2 from scratch",
+}
 
 
 def draw(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> Any:
@@ -327,7 +373,7 @@ def draw(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> Any:
     for axes, name, label in zip(
         figure.subplots(1, 2),
         ("mrr", "held_out_loss"),
-        ("MRR on held-out functions", f"loss on {options.recipe.held_out:,} held-out pairs"),
+        ("MRR on held-out pairs", f"loss on {options.recipe.held_out:,} held-out pairs"),
         strict=True,
     ):
         axes.errorbar(
@@ -361,15 +407,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--smoke", action="store_true", help="toys and few pairs, to see that it runs")
-    add("--model", choices=list(NAMES), default="gpt2", help="(default: gpt2, from scratch)")
+    add("--model", choices=list(NAMES), default="smollm2", help="(default: smollm2)")
+    add("--input", type=Path, nargs="+", default=[], help="folders of pairs (default: code)")
     add("--batch-sizes", type=int, nargs="+", help="(default: 32 128 512 2048 4096)")
-    add("--seeds", type=int, nargs="+", help="(default: 0 1 2)")
+    add("--seeds", type=int, nargs="+", help="(default: 0)")
     add("--pairs", type=int, help=f"pairs seen in each run (default: {Recipe.pairs})")
     add(
         "--learning-rate",
         type=float,
         help=f"at a batch of {REFERENCE_BATCH}, and by the square root at others "
-        f"(default: {Recipe.learning_rate:g})",
+        f"(default: {Recipe.learning_rate:g} for SmolLM2)",
     )
     add(
         "--micro-batch-size",
@@ -382,14 +429,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.backend = options.backend or os.environ.get("KERAS_BACKEND", "tensorflow")
     sizes = options.batch_sizes or ([8, 32] if options.smoke else [32, 128, 512, 2048, 4096])
     options.batch_sizes = sorted(set(sizes))
-    seeds = options.seeds or ([0, 1] if options.smoke else [0, 1, 2])
+    seeds = options.seeds or ([0, 1] if options.smoke else [0])
     options.seeds = list(dict.fromkeys(seeds))
     given = {
         name: getattr(options, name)
         for name in ("pairs", "learning_rate", "micro_batch_size")
         if getattr(options, name) is not None
     }
-    options.recipe = recipe = dataclasses.replace(SMOKE if options.smoke else Recipe(), **given)
+    options.model = "gpt2" if options.smoke else options.model
+    own = SMOKE if options.smoke else RECIPES[options.model]
+    options.recipe = recipe = dataclasses.replace(own, **given)
 
     largest = options.batch_sizes[-1]
     if options.batch_sizes[0] < 2:

@@ -1,12 +1,18 @@
 """Real pairs of code without a data set to download: from Debian's packages, and Python's.
 
     python examples/collect_corpus.py FOLDER [--languages go java …] [--packages 200] [--workers 2]
+    python examples/collect_corpus.py FOLDER --text
 
 Each package is fetched by `apt-get download`, read without being installed or run, and mined by
 `cptk.mining.functions`; Python's are those that are installed. FOLDER/go/NAME.parquet and so on
-hold the pairs of a package each, with path, lines and licence. Started again, it goes on with the
-packages that are missing. Nothing outside of FOLDER is changed; apt's own sources are read, and
-asked for source packages too.
+hold the pairs of a package each, with path, lines and licence.
+
+`--text` collects text in their place (corpus_text.py says which): FOLDER/parts/ has the pairs of
+each package, FOLDER/glosses.parquet and so on those of each kind that are clean and in no test set
+that is here, FOLDER/dropped/ what is in one, and report.md what was found and left out.
+
+Started again, it goes on with the packages that are missing. Nothing outside of FOLDER is changed;
+apt's own sources are read, and asked for source packages too.
 """
 
 import argparse
@@ -25,6 +31,8 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import corpus_text
 
 import cptk
 
@@ -54,6 +62,7 @@ LANGUAGES = {
     "python": Language((".py",)),
     "ruby": Language((".rb",), r"ruby-.*(?<!-doc)", ("libruby3.1",)),
 }  # fmt: skip
+APT_HELPER = "/usr/lib/apt/apt-helper"
 SIZES = 15_000, 3_000_000
 """Bytes of a package: smaller ones hold little, larger ones are pictures and tables."""
 
@@ -109,6 +118,15 @@ class Apt:
         files = [file for file in sorted(folder.glob(pattern)) if file.suffix != ".asc"]
         return files[0] if files else None
 
+    def descriptions(self) -> Iterator[Path]:
+        """The package lists with long descriptions, a file for each of the system's sources."""
+        wanted = ("indextargets", "--format", "$(FILENAME)", "Created-By: Translations")
+        for name in self._run("apt-get", *wanted).split():
+            file = self.folder / "descriptions" / f"{Path(name).stem}.txt"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(self._run(APT_HELPER, "cat-file", name), encoding="utf-8")
+            yield file
+
     def _run(self, *command: str, folder: Path | None = None) -> str:
         tool, *arguments = command
         done = subprocess.run(
@@ -133,11 +151,18 @@ class Task(NamedTuple):
 def mine(task: Task) -> tuple[int, Counter[str]]:
     """Write the pairs of a package; how many there are, and what was left out."""
     counts: Counter[str] = Counter()
-    documents = read(task.place, LANGUAGES[task.language].endings, counts)
-    named = (each._replace(source=task.name) for each in documents)
-    parts = list(cptk.mining.functions(named, counts=counts))
+    if task.language in LANGUAGES:
+        documents = read(task.place, LANGUAGES[task.language].endings, counts)
+        named = (each._replace(source=task.name) for each in documents)
+        parts = list(cptk.mining.functions(named, counts=counts))
+    else:
+        found = corpus_text.mine(task.language, task.name, task.place, counts)
+        parts = [pairs for pairs in found if pairs is not None]
+        counts["taken"] = sum(map(len, parts))
     if parts:
-        pairs = cptk.mining.deduplicate(cptk.data.Pairs.concat(parts))
+        pairs = cptk.data.Pairs.concat(parts)
+        if task.language in LANGUAGES:
+            pairs = cptk.mining.deduplicate(pairs)
         pairs.to_parquet(task.file)
     else:
         task.file.with_suffix(".none").touch()
@@ -153,9 +178,9 @@ def read(place: Path, endings: Sequence[str], counts: Counter[str]) -> Iterator[
 
 
 def tasks(options: argparse.Namespace) -> Iterator[Task]:
-    """The packages of each language that were not mined yet, fetched one by one."""
+    """The packages of each language, or part, that were not mined yet, fetched one by one."""
     for language in options.languages:
-        folder = options.folder / language
+        folder = options.parts / language
         folder.mkdir(parents=True, exist_ok=True)
         for name, place in places(language, options):
             file = folder / f"{name}.parquet"
@@ -172,6 +197,9 @@ def places(language: str, options: argparse.Namespace) -> Iterator[tuple[str, Pa
         yield from ((each.name, each) for each in found)
         return
     apt = Apt(options.folder / "apt")
+    if language not in LANGUAGES:
+        yield from corpus_text.places(language, apt)
+        return
     about = LANGUAGES[language]
     names = [(name, False) for name in about.first] + [(name, True) for name in about.sources]
     if about.packages:
@@ -218,11 +246,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         while waiting:
             report(waiting, counts, wait=True)
     for language in options.languages:
-        files = sorted((options.folder / language).glob("*.parquet"))
+        files = sorted((options.parts / language).glob("*.parquet"))
         pairs = sum(len(cptk.data.Pairs.from_parquet(file)) for file in files)
         print(f"{language}: {pairs:,} pairs of {len(files)} packages", flush=True)
     left_out = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
     print(f"this time: {left_out or 'nothing to do'}")
+    if options.text:
+        corpus_text.finish(options.folder, options.parts)
 
 
 def report(waiting: dict[Any, Task], counts: Counter[str], wait: bool) -> None:
@@ -233,7 +263,7 @@ def report(waiting: dict[Any, Task], counts: Counter[str], wait: bool) -> None:
         task = waiting.pop(future)
         taken, own = future.result()
         counts.update(own)
-        print(f"{task.language} {task.name}: {taken:,} functions", flush=True)
+        print(f"{task.language} {task.name}: {taken:,} pairs", flush=True)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -244,11 +274,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("folder", type=Path, help="where pairs and packages go")
     add("--languages", nargs="+", choices=[*LANGUAGES], default=[*LANGUAGES])
+    add("--text", action="store_true", help="text in place of code")
     add("--packages", type=int, default=200, help="Debian packages of a language, at most (200)")
     add("--workers", type=int, default=os.cpu_count(), help="processes")
     options = parser.parse_args(arguments)
     if options.packages < 1 or options.workers < 1:
         parser.error("--packages and --workers should be 1 or more.")
+    options.parts = options.folder / "parts" if options.text else options.folder
+    if options.text:
+        options.languages = corpus_text.PARTS
     return options
 
 

@@ -54,6 +54,7 @@ ONCE = [
     "evaluation/test_cached_encoder.py",
     "evaluation/test_tasks_registry.py",
     "examples/test_corpus_of_code.py",
+    "examples/test_corpus_of_text.py",
     "examples/test_encode_at_scale.py",
     "examples/test_evaluate_cli.py",
     "examples/test_mine_at_scale.py",

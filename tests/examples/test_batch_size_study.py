@@ -70,6 +70,20 @@ def test_summary_is_mean_and_deviation(study):
     assert study.summary(runs[:1])["mrr"] == {"mean": 0.1, "deviation": None}
 
 
+def test_text_is_taken_by_the_root_of_a_sources_size(study, tmp_path):
+    import cptk
+
+    for name, size in (("large", 1600), ("small", 100)):
+        rows = [(f"{name} query {i}", f"the {name} document {i * 7}") for i in range(size)]
+        cptk.data.Pairs(rows).to_parquet(tmp_path / f"{name}.parquet")
+    flags = ["--input", str(tmp_path), "--smoke", "--pairs", "64"]
+    data = study.collect_text(study.parse_arguments(flags))
+    assert len(data["held_out"]) == 50
+    queries = [pair[0] for part in data.values() for pair in part]
+    assert len(queries) == len(set(queries)) >= 64 + 50
+    assert sum("small" in query for query in queries) == 23  # 114 * 10 / (40 + 10), rounded up
+
+
 def test_learned_vocabulary_is_that_of_gpt2_in_form(study):
     pairs = [["how to open a file", "def open_file(path):\n    return open(path)"]] * 4
     found = study.learn_vocabulary(pairs, 280)
@@ -83,7 +97,7 @@ def test_learned_vocabulary_is_that_of_gpt2_in_form(study):
 def test_defaults_see_the_same_pairs(study):
     options = study.parse_arguments([])
     assert options.batch_sizes == [32, 128, 512, 2048, 4096]
-    assert options.seeds == [0, 1, 2]
+    assert options.seeds == [0]
     assert all(options.recipe.pairs % size == 0 for size in options.batch_sizes)
     assert study.rate(256, options.recipe) == options.recipe.learning_rate
     assert study.rate(4096, options.recipe) == pytest.approx(4 * options.recipe.learning_rate)
