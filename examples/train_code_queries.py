@@ -22,7 +22,7 @@ def with_typed_queries(pairs: Any, share: float, seed: int) -> Any:
     A documentation is a sentence; who searches types a few words: "python merge two dictionaries".
     The words of a function's name come near to that. The function then has its documentation again,
     as most functions that are searched have, and its name is taken out of it, which would tell the
-    answer. Names of a single word say too little, and these pairs stay; so do all that have no name.
+    answer. Names of a single word say too little, and these pairs stay, as do those without a name.
     """
     if not {"name", "language"} <= {*pairs.columns}:
         return pairs
