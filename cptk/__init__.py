@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from cptk import metrics as metrics
     from cptk import mining as mining
     from cptk import models as models
+    from cptk import quantization as quantization
     from cptk import search as search
     from cptk import training as training
+    from cptk import vectors as vectors
     from cptk import visualization as visualization
+    from cptk.models.encode import encode as encode
     from cptk.training import ContrastiveTrainer as ContrastiveTrainer
 
 _ROOMS = (
@@ -37,8 +40,10 @@ _ROOMS = (
     "metrics",
     "mining",
     "models",
+    "quantization",
     "search",
     "training",
+    "vectors",
     "visualization",
 )
 
@@ -48,6 +53,7 @@ __all__ = [
     "data",
     "datasets",
     "distribution",
+    "encode",
     "evaluation",
     "integrations",
     "layers",
@@ -55,8 +61,10 @@ __all__ = [
     "metrics",
     "mining",
     "models",
+    "quantization",
     "search",
     "training",
+    "vectors",
     "visualization",
 ]
 
@@ -66,6 +74,8 @@ def __getattr__(name: str) -> Any:
         return import_module(f"cptk.{name}")
     if name == "ContrastiveTrainer":
         return import_module("cptk.training").ContrastiveTrainer
+    if name == "encode":
+        return import_module("cptk.models.encode").encode
     raise AttributeError(f"module 'cptk' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

@@ -51,7 +51,9 @@ def shown(value: object, width: int = 100) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def texts(values: object, name: str = "texts", *, allow_blank: bool = False) -> list[str]:
+def texts(
+    values: object, name: str = "texts", *, allow_blank: bool = False, first: int = 0
+) -> list[str]:
     """Texts as a list of strings, for every public door that takes some.
 
     It takes lists, tuples, generators, one-dimensional arrays, pandas and Arrow columns, and a
@@ -62,6 +64,7 @@ def texts(values: object, name: str = "texts", *, allow_blank: bool = False) -> 
         values: n texts.
         name: What the error calls them.
         allow_blank: Take empty texts and those of white space too, for whoever leaves them out.
+        first: The number of the first text, of those that are part of more.
 
     Returns:
         n strings, each with something else than white space in it.
@@ -82,7 +85,7 @@ def texts(values: object, name: str = "texts", *, allow_blank: bool = False) -> 
     items = list(iterated(values, name))
     if not items:
         raise ValueError(f"`{name}` is empty. Pass at least one text.")
-    for index, item in enumerate(items):
+    for index, item in enumerate(items, first):
         if not isinstance(item, str):
             raise TypeError(
                 f"`{name}` should hold strings only. Item {index} is {shown(item)} of type "

@@ -7,6 +7,7 @@ import json
 import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +21,7 @@ _ACCIDENTAL = ("initializer", "regularizer", "constraint")
 PACKAGES = "cptk keras keras-hub tensorflow jax torch sentence-transformers scikit-learn numpy"
 
 
-def fingerprint(encoder: TextEncoder) -> str | None:
+def fingerprint(encoder: TextEncoder, *, exact: bool = True) -> str | None:
     """SHA-256 of an encoder's configuration, weights and vocabulary.
 
     Of a Keras model: class, configuration of it and of each of its layers (roles, sequence length,
@@ -30,6 +31,8 @@ def fingerprint(encoder: TextEncoder) -> str | None:
 
     Args:
         encoder: Anything that embeds text.
+        exact: Whether encoders differ whose vectors differ by rounding alone: on another backend,
+            or in another type of numbers with the same weights.
 
     Returns:
         64 hexadecimal digits; `None` where the weights cannot be read.
@@ -56,7 +59,7 @@ def fingerprint(encoder: TextEncoder) -> str | None:
     if isinstance(own, str) and own:
         return hashlib.sha256(own.encode()).hexdigest()
     if is_keras(encoder):
-        return _of_keras(encoder)
+        return _of_keras(encoder) if exact else _of_any_backend(encoder)
     if all(callable(getattr(encoder, method, None)) for method in ("encode", "state_dict")):
         return _of_torch(encoder)
     return None
@@ -70,6 +73,22 @@ def _of_keras(model: Model) -> str:
         keras.backend.backend(),
         [_layer(layer) for layer in model._flatten_layers()],
         *_tokenizer(tokenizer),
+    ]
+    return _hash(about, (keras.ops.convert_to_numpy(weight) for weight in model.weights))
+
+
+def _of_any_backend(model: Model) -> str:
+    import keras
+
+    preprocessor = getattr(model, "preprocessor", None)
+    tokenizer = getattr(preprocessor, "tokenizer", None)
+    # Keras lists a preprocessor and its parts among the layers on some backends alone.
+    parts = {id(part) for part in (preprocessor, tokenizer, getattr(preprocessor, "packer", None))}
+    layers = [layer for layer in model._flatten_layers() if id(layer) not in parts]
+    about = [
+        [_layer(layer, exact=False) for layer in layers],
+        None if preprocessor is None else _layer(preprocessor, exact=False),
+        *_tokenizer(tokenizer, exact=False),
     ]
     return _hash(about, (keras.ops.convert_to_numpy(weight) for weight in model.weights))
 
@@ -96,10 +115,10 @@ def tokenizer_fingerprint(preprocessor: Preprocessor) -> str:
     return _hash([*_tokenizer(preprocessor.tokenizer), _essential(spec)], [])
 
 
-def _tokenizer(tokenizer: Tokenizer | None) -> list[object]:
+def _tokenizer(tokenizer: Tokenizer | None, exact: bool = True) -> list[object]:
     """Class, configuration and vocabulary of a tokenizer, in JSON values."""
     return [
-        None if tokenizer is None else _layer(tokenizer),
+        None if tokenizer is None else _layer(tokenizer, exact),
         getattr(tokenizer, "vocabulary", None),
         getattr(tokenizer, "merges", None),
         str(getattr(tokenizer, "proto", None)),
@@ -154,17 +173,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _layer(layer: Layer) -> list[object]:
+def _layer(layer: Layer, exact: bool = True) -> list[object]:
     """Class, dtypes, LoRA and configuration of a layer, in JSON values; not its weights."""
     try:
         config = layer.get_config()
     except Exception:  # some layers of KerasHub's have none: what they were made with stands for it
         plain = int | float | str | bool
         config = {k: v for k, v in vars(layer).items() if k[0] != "_" and isinstance(v, plain)}
-    policy = getattr(layer, "dtype_policy", None)
+    policy = getattr(layer, "dtype_policy", None) if exact else None
+    config = config if exact else _without_dtypes(config)
     lora = [getattr(layer, f"lora_{what}", None) for what in ("enabled", "rank", "alpha")]
     kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
     return [kind, getattr(policy, "name", None), lora, _layer_config(config)]
+
+
+def _without_dtypes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_dtypes(v) for k, v in value.items() if k not in ("dtype", "backend")}
+    if isinstance(value, list | tuple):
+        return [_without_dtypes(each) for each in value]
+    return value
 
 
 def _layer_config(config: Mapping[str, object]) -> dict[str, object]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol, TypeAlias
 
 import keras
 
@@ -13,6 +14,10 @@ class Progress(Protocol):
 
     def add(self, done: int) -> None:
         """Say that `done` more are done."""
+
+
+Shown: TypeAlias = bool | Literal["auto"] | Callable[[int, int | None], object] | None
+"""How progress is shown: by a bar or not, or by a function of (done, total)."""
 
 
 def is_terminal() -> bool:
@@ -54,11 +59,11 @@ def verbosity(verbose: str | int) -> str | int:
     return verbose
 
 
-def progress(total: int, unit: str) -> Progress:
+def progress(total: int | None, unit: str) -> Progress:
     """Shows how many of `total` are done.
 
     Args:
-        total: How many there are.
+        total: How many there are; None where nobody knows.
         unit: What they are, in the singular.
 
     Example:
@@ -77,13 +82,38 @@ def progress(total: int, unit: str) -> Progress:
     return _Lines(total, unit)
 
 
-class _Lines:
-    """At most ten lines, without control characters: one as each tenth is done."""
+class Called:
+    """Hands progress to a function of (done, total).
 
-    def __init__(self, total: int, unit: str) -> None:
+    Args:
+        function: It.
+        total: How many there are; None where nobody knows.
+    """
+
+    def __init__(self, function: Callable[[int, int | None], object], total: int | None) -> None:
+        self.function, self.total, self.done = function, total, 0
+
+    def add(self, done: int) -> None:
+        """Say that `done` more are done."""
+        self.done += done
+        self.function(self.done, self.total)
+
+
+class _Lines:
+    """At most ten lines, without control characters: one as each tenth is done.
+
+    Of an unknown number a line as what is done doubles.
+    """
+
+    def __init__(self, total: int | None, unit: str) -> None:
         self.total, self.unit, self.done = total, unit, 0
+        self.next = 1000
 
     def add(self, done: int) -> None:
         before, self.done = self.done, self.done + done
-        if 10 * self.done // self.total > 10 * before // self.total:
+        if self.total is None:
+            if self.done >= self.next:
+                self.next = 2 * self.done
+                print(f"{self.done:,} {self.unit}s", flush=True)
+        elif 10 * self.done // self.total > 10 * before // self.total:
             print(f"{self.done:,}/{self.total:,} {self.unit}s", flush=True)

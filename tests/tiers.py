@@ -41,6 +41,7 @@ NO_BACKEND = [
     "test_files.py",
     "test_imports.py",
     "test_package.py",
+    "test_quantization.py",
     "test_tiers.py",
     "test_types.py",
     "test_visualization.py",

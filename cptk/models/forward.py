@@ -73,6 +73,30 @@ def compiled_forward(embedder: Model) -> Embed:
     return known.embed
 
 
+def takes_any_shape(embedder: Model) -> bool:
+    """Whether a batch of another shape costs no compiling."""
+    backend = keras.config.backend()
+    return backend != "jax" and not (embedder.jit_compile and not embedder.run_eagerly)
+
+
+def on_one_cpu(embedder: Model) -> bool:
+    """Whether batches are embedded on the processor, and on one device of it."""
+    backend = keras.config.backend()
+    if backend == "tensorflow":
+        config = import_module("tensorflow").config
+        return not config.list_logical_devices("GPU") and not _mirrored(embedder)
+    if backend == "jax":
+        jax = import_module("jax")
+        return jax.default_backend() == "cpu" and keras.distribution.distribution() is None
+    return not import_module("torch").cuda.is_available()
+
+
+def for_threads() -> Callable[[], None]:
+    """What each thread that embeds calls first: Keras keeps the distribution thread by thread."""
+    current = keras.distribution.distribution()
+    return lambda: keras.distribution.set_distribution(current)
+
+
 class _Compiled:
     """A compiled function and the state of the model that it was compiled for.
 
@@ -189,6 +213,8 @@ def _on_tensorflow(embedder: Model) -> Embed:
         return embed_tokens(embedder, features, training=False)
 
     call: Callable[[Features], Tensor] = embed
+    if _mirrored(embedder):
+        return _on_replicas(embedder, specs)
     if not embedder.run_eagerly:
         alone = embedder.distribute_strategy.num_replicas_in_sync == 1
         compiled = tf.function(
@@ -203,6 +229,59 @@ def _on_tensorflow(embedder: Model) -> Embed:
     return lambda features: np.asarray(
         call({name: np.asarray(array, dtypes[name]) for name, array in features.items()})
     )
+
+
+def _mirrored(embedder: Model) -> bool:
+    """Whether a strategy holds the weights on several devices of this process, and of no other."""
+    strategy = embedder.distribute_strategy
+    mirrored = import_module("tensorflow").distribute.MirroredStrategy
+    return isinstance(strategy, mirrored) and strategy.num_replicas_in_sync > 1
+
+
+def _on_replicas(embedder: Model, specs: Mapping[str, Tensor]) -> Embed:
+    """Each replica embeds its rows of a batch, where its own copy of the weights is."""
+    tf = import_module("tensorflow")
+    strategy = embedder.distribute_strategy
+    count = strategy.num_replicas_in_sync
+
+    def embed(features: Features) -> Tensor:
+        return embed_tokens(embedder, features, training=False)
+
+    def step(features: Features) -> Tensor:
+        return strategy.run(embed, args=(features,))
+
+    if not embedder.run_eagerly:
+        step = tf.function(step, autograph=False, reduce_retracing=True)
+    dtypes = {name: spec.dtype.as_numpy_dtype for name, spec in specs.items()}
+
+    def call(features: Features) -> Vectors:
+        whole, rows = _filled_up(features, count)
+        each = len(whole["token_ids"]) // count
+
+        def part(context: Tensor) -> Features:
+            start = context.replica_id_in_sync_group * each
+            return {
+                name: tf.constant(np.asarray(array[start : start + each], dtypes[name]))
+                for name, array in whole.items()
+            }
+
+        shares = strategy.experimental_distribute_values_from_function(part)
+        found = strategy.experimental_local_results(step(shares))
+        return np.concatenate([np.asarray(share) for share in found])[:rows]
+
+    return call
+
+
+def _filled_up(features: Features, parts: int) -> tuple[dict[str, TensorLike], int]:
+    """Rows that can be cut in equal parts, by repeating the first; and how many there were."""
+    rows = len(features["token_ids"])
+    missing = -rows % parts
+    if not missing:
+        return dict(features), rows
+    return {
+        name: np.concatenate([array := np.asarray(x), np.repeat(array[:1], missing, axis=0)])
+        for name, x in features.items()
+    }, rows
 
 
 def _on_torch(embedder: Model) -> Embed:
@@ -299,9 +378,9 @@ def _embed_on_this_process(
     if jax.process_count() == 1:
         layout, mesh = current.get_data_layout((1, 1)), current.device_mesh
         parts = mesh.shape[list(mesh.axis_names).index(current.batch_dim_name)]
-        if len(features["token_ids"]) % parts == 0:
-            features = {k: jax.device_put(v, layout.backend_layout) for k, v in features.items()}
-        return np.asarray(embed(values, features))
+        whole, rows = _filled_up(features, parts)
+        whole = {k: jax.device_put(v, layout.backend_layout) for k, v in whole.items()}
+        return np.asarray(embed(values, whole))[:rows]
     if not all(value.is_fully_replicated for value in values):
         raise ValueError(
             "The weights are divided between processes, so that no process can embed alone. "

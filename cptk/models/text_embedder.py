@@ -10,12 +10,13 @@ import keras_hub
 import numpy as np
 
 from cptk import checks, layers, ops
+from cptk.data.token_store import TokenStore
 from cptk.layers.right_padding import RightPadding
 from cptk.models import presets, saving
 from cptk.models.attention import Attention, check_attention, own_attention, seen_by_all
 from cptk.models.backbones import complete_config
 from cptk.models.configured_backbones import is_encoder
-from cptk.models.encode import check_sequence_length, encode
+from cptk.models.encode import Codes, check_sequence_length, encode
 from cptk.models.forward import check_not_forked
 from cptk.models.keras_methods import CheckedTextEmbedder
 from cptk.models.preprocessor import (
@@ -23,7 +24,9 @@ from cptk.models.preprocessor import (
     RolesLike,
     TextEmbedderPreprocessor,
 )
-from cptk.types import Config, Layer, Path, Vectors
+from cptk.progress import Shown
+from cptk.quantization import Calibration, VectorDType
+from cptk.types import Config, Layer, Path
 
 Pooling: TypeAlias = Literal["eos", "mean", "weighted_mean", "cls", "max"]
 
@@ -187,41 +190,59 @@ class TextEmbedder(CheckedTextEmbedder):
 
     def encode_text(
         self,
-        texts: str | Iterable[str],
+        texts: str | Iterable[str] | TokenStore,
         role: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         verbose: Literal["auto"] | int = "auto",
         truncate_dim: int | None = None,
-    ) -> Vectors:
-        """Embed texts.
+        *,
+        batch_tokens: int | None = None,
+        dtype: VectorDType = "float32",
+        output: Path | None = None,
+        progress: Shown = None,
+        column: str | None = None,
+        calibration: Calibration | None = None,
+    ) -> Codes:
+        """Embed texts, in memory or into a file.
 
-        Texts are tokenised, sorted by length and embedded in batches that are padded to a few
-        lengths only, so that little work goes into padding and few shapes are compiled. The
-        result does not depend on the order of the texts nor on `batch_size`. Several threads may
-        call it at once, and beside a `ContrastiveTrainer.fit`, where vectors are those of the
-        weights as they stand.
+        Texts are tokenised on a thread of their own, sorted by length and embedded in batches that
+        need little padding, equal texts once. The result does not depend, but for rounding, on the
+        order of the texts nor on the batches. Several threads may call it at once, and beside a
+        `ContrastiveTrainer.fit`, where vectors are those of the weights as they stand.
 
         Args:
             texts: One string, or n of them: a list, tuple, generator, array, or a column of a
-                frame or table.
+                frame or table; or a `TokenStore`.
             role: Name of the role. Defaults to `"document"`, or to the only role there is.
-            batch_size: Number of texts in a batch.
+            batch_size: Number of texts in a batch; by default as many as `batch_tokens` allows.
             verbose: `1` shows progress, `0` none, `"auto"` only on long work. Progress is a bar in
                 a terminal or notebook, and a line now and then in a file or pipe.
             truncate_dim: How many numbers of each vector to keep, the first ones, which are brought
                 to unit length again. For embedders that were trained with
                 `cptk.losses.Matryoshka`; all by default. Below the smallest or above the largest
                 of `trained_dims` there is a warning; between them none is needed.
+            batch_tokens: Tokens in a batch, padding included; by default 2,048 on a processor.
+            dtype: What a vector is kept in: `"float32"`, `"float16"`, `"int8"` or `"binary"`.
+            output: An `.npy` file that vectors are written to block by block. Killed and called
+                again, it goes on.
+            progress: In place of `verbose`: True, False, "auto", or a function of (done, total).
+            column: Which column of a store, frame or table.
+            calibration: For int8; see `cptk.encode`.
 
         Returns:
             A float32 array of shape `(n, hidden_dim)`, or `(n, truncate_dim)`, in the order of
-            `texts`; n is 1 for one string. Rows have unit length unless `normalize=False`.
+            `texts`; n is 1 for one string. Rows have unit length unless `normalize=False`. With
+            `output` it is a read-only memory map of the file; with another `dtype` the codes of
+            `cptk.quantization`.
 
         Raises:
             ValueError: No texts, an empty text or one of white space, an unknown role, no
-                preprocessor, a vector that is not finite, a `truncate_dim` above `hidden_dim`.
+                preprocessor, a vector that is not finite, a `truncate_dim` above `hidden_dim`; an
+                `output` of other vectors.
             TypeError: Something that is not a string.
             RuntimeError: In a process that was forked after an embedder had been made.
+
+        `cptk.encode` does the same for any embedder, and says more of files.
 
         Example:
 
@@ -239,7 +260,20 @@ class TextEmbedder(CheckedTextEmbedder):
             Kusupati et al. 2022, Matryoshka Representation Learning, arXiv:2205.13147, where sizes
             between the trained ones do as well.
         """
-        return encode(self, texts, role, batch_size, verbose, truncate_dim)
+        return encode(
+            self,
+            texts,
+            role,
+            batch_size,
+            verbose,
+            truncate_dim,
+            batch_tokens=batch_tokens,
+            dtype=dtype,
+            output=output,
+            progress=progress,
+            column=column,
+            calibration=calibration,
+        )
 
     # === Presets, precision, export ===
 

@@ -155,6 +155,30 @@ class BM25:
             raise ValueError(
                 f"`k` must be at most the number of documents, {fitted.documents}. Received: {k}."
             )
+        return self.best(texts, k)
+
+    def best(
+        self, texts: list[str], k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """What `top_k` gives, of texts and a k that are checked, among some of the documents.
+
+        Args:
+            texts: n queries.
+            k: 1 to m.
+            allowed: (m,) which documents may be found; None for all. The idf stays that of all.
+
+        Example:
+
+        ```pycon
+        >>> import numpy as np
+        >>> from cptk.search import BM25
+        >>> bm25 = BM25().fit(["Sort the values.", "Open the path.", "Open a file."])
+        >>> bm25.best(["open it"], 1, np.array([True, False, True]))[1].tolist()
+        [[2]]
+
+        ```
+        """
+        fitted = self._check_fitted()
         scores = np.full((len(texts), k), -np.inf)
         indices = np.full((len(texts), k), -1, np.int64)
         step = max(1, SCORES_AT_A_TIME // fitted.documents)
@@ -163,6 +187,8 @@ class BM25:
             found = asked @ fitted.postings
             for row, (low, high) in enumerate(pairwise(found.indptr), start):
                 data, places = found.data[low:high], found.indices[low:high]
+                if allowed is not None:
+                    data, places = data[allowed[places]], places[allowed[places]]
                 if len(data) > k:
                     near = data >= np.partition(data, -k)[-k]
                     data, places = data[near], places[near]

@@ -88,17 +88,38 @@ def top_k(
         raise ValueError(f"`metric` must be 'cosine' or 'dot'. Received: {metric!r}.")
     size = checks.integer("block_size", block_size, 1)
     cosine = metric == "cosine"
-    collection = _Collection.of(_unit_in_blocks(document_matrix) if cosine else document_matrix)
-    scores = np.empty((len(query_matrix), k), np.float32)
-    indices = np.empty((len(query_matrix), k), np.int64)
+    collection = Collection.of(_unit_in_blocks(document_matrix) if cosine else document_matrix)
+    return nearest(query_matrix, collection, k, (size, size), cosine=cosine)
+
+
+def nearest(
+    queries: Floats,
+    collection: Collection,
+    k: int,
+    sizes: tuple[int, int],
+    *,
+    rows: Integers | None = None,
+    cosine: bool = False,
+) -> tuple[Floats, Integers]:
+    """What `top_k` gives, of arrays that are checked.
+
+    Args:
+        queries: (n, d).
+        collection: The documents.
+        k: From 1 to the number of documents.
+        sizes: Queries, and documents, multiplied at a time.
+        rows: Indices of the documents that may be found, ascending, at least k; None for all.
+        cosine: Whether to make unit vectors of the queries.
+    """
+    scores = np.empty((len(queries), k), np.float32)
+    indices = np.empty((len(queries), k), np.int64)
 
     def search(start: int) -> None:
-        rows = slice(start, start + size)
-        block = query_matrix[rows]
-        block = unit_rows(block) if cosine else block
-        scores[rows], indices[rows] = _search_block(block, collection, k, size)
+        part = slice(start, start + sizes[0])
+        block = unit_rows(queries[part]) if cosine else queries[part]
+        scores[part], indices[part] = _search_block(block, collection, k, sizes[1], rows)
 
-    starts = range(0, len(query_matrix), size)
+    starts = range(0, len(queries), sizes[0])
     if len(starts) == 1:
         search(0)
     else:
@@ -114,7 +135,7 @@ def unit_rows(vectors: ArrayLike) -> Floats:
     return np.asarray(np.asarray(vectors) / np.where(lengths == 0, 1.0, lengths), dtype=np.float32)
 
 
-class _Collection(NamedTuple):
+class Collection(NamedTuple):
     """Documents, and what bounds the rounding of a product with them."""
 
     vectors: Floats
@@ -122,7 +143,7 @@ class _Collection(NamedTuple):
     nonzeros: int
 
     @classmethod
-    def of(cls, vectors: Floats) -> _Collection:
+    def of(cls, vectors: Floats) -> Collection:
         extents = [_extent(vectors[i : i + ROWS_AT_A_TIME]) for i in _block_starts(vectors)]
         return cls(vectors, max(e[0] for e in extents), max(e[1] for e in extents))
 
@@ -136,10 +157,11 @@ class _Candidates(NamedTuple):
 
 
 def _search_block(
-    queries: Floats, collection: _Collection, k: int, size: int
+    queries: Floats, collection: Collection, k: int, size: int, rows: Integers | None
 ) -> tuple[Floats, Integers]:
     documents, count = collection.vectors, len(queries)
-    size = min(size, len(documents))
+    total = len(documents) if rows is None else len(rows)
+    size = min(size, total)
     margin = _margin(queries, collection)
     width = k + size  # `_drop_hopeless` leaves k or fewer, so that a whole block always fits beside
     found = _Candidates(
@@ -149,8 +171,9 @@ def _search_block(
     )
     threshold = np.full(count, -np.inf, np.float32)
     products, passed = np.empty(count * size, np.float32), np.empty(count * size, np.bool_)
-    for start in range(0, len(documents), size):
-        block = documents[start : start + size]
+    for start in range(0, total, size):
+        part = slice(start, start + size)
+        block = documents[part] if rows is None else documents[rows[part]]
         shape = (count, len(block))
         scores = products[: count * len(block)].reshape(shape)
         mask = passed[: count * len(block)].reshape(shape)
@@ -158,14 +181,16 @@ def _search_block(
         if start == 0 and len(block) > 4 * k:
             threshold = _lower_bound(np.partition(scores, -k, axis=1)[:, -k], margin)
         np.greater_equal(scores, threshold[:, None], out=mask)
-        places, rows, arrived = _true_places(mask)
+        places, of_query, arrived = _true_places(mask)
         crowded = (found.filled + arrived).max() > width
         if crowded or found.filled.sum() > 3 * k * count:
             least = _drop_hopeless(found, queries, documents, k, margin, arrived)
             threshold = np.maximum(threshold, least)
             np.greater_equal(scores, threshold[:, None], out=mask)
-            places, rows, arrived = _true_places(mask)
-        _append(found, scores.reshape(-1)[places], places - rows * len(block) + start, arrived)
+            places, of_query, arrived = _true_places(mask)
+        indices = places - of_query * len(block) + start
+        indices = indices if rows is None else rows[indices]
+        _append(found, scores.reshape(-1)[places], indices, arrived)
     _drop_hopeless(found, queries, documents, k, margin, np.zeros(count, np.int64))
     _rescore_exactly(found, np.arange(count), queries, documents, k)
     return found.scores[:, :k], found.indices[:, :k]
@@ -250,7 +275,7 @@ def in_order(scores: Floats, indices: Integers) -> Integers:
     return order
 
 
-def _margin(queries: Floats, collection: _Collection) -> NDArray[np.float64]:
+def _margin(queries: Floats, collection: Collection) -> NDArray[np.float64]:
     """How far a matrix product may lie from the dot product of the same pair, by query.
 
     Each is off by at most `gamma |q| |d|`, `gamma = n u / (1 - n u)`, of the n products that are

@@ -6,7 +6,7 @@ saving) stand here together with their documentation; what they call is in the f
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import keras
 import numpy as np
@@ -21,10 +21,11 @@ from cptk.data.columns import is_pairs
 from cptk.data.mixture import as_mixture
 from cptk.data.order import OrderedBatches
 from cptk.data.store_batches import StoreBatches
+from cptk.data.token_store import TokenStore
 from cptk.layers import ContrastiveHead
 from cptk.losses.by_source import BySource
 from cptk.losses.tiles import DEFAULT_TILE_SIZE
-from cptk.models.encode import encode
+from cptk.models.encode import Codes, encode
 from cptk.models.forward import forward, holds, kept
 from cptk.models.keras_hub_embedders import embed, is_keras_hubs_own, text_reader
 from cptk.ops import float32_or_higher
@@ -72,7 +73,6 @@ from cptk.types import (
     TokenBatch,
     Tree,
     Variable,
-    Vectors,
 )
 
 LARGE = 4096
@@ -672,12 +672,13 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
     def encode_text(
         self,
-        texts: str | Iterable[str],
+        texts: str | Iterable[str] | TokenStore,
         role: str | None = None,
-        batch_size: int = 32,
-        verbose: str | int = "auto",
+        batch_size: int | None = None,
+        verbose: Literal["auto"] | int = "auto",
         truncate_dim: int | None = None,
-    ) -> Vectors:
+        **options: Any,
+    ) -> Codes:
         """Embed texts with the embedder as it is now, within `fit` too.
 
         As `TextEmbedder.encode_text`, for KerasHub's own embedders as well: theirs pads each
@@ -686,16 +687,17 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         Args:
             texts: One string, or n of them.
             role: Name of the role; None for KerasHub's own embedders, which have none.
-            batch_size: Number of texts in a batch.
+            batch_size: Number of texts in a batch; by default as many as fit in 2,048 tokens.
             verbose: `1` shows progress, `0` none, `"auto"` only on long work.
             truncate_dim: How many numbers of each vector to keep, brought to unit length again; all
                 by default.
+            **options: The others of `cptk.encode`: `batch_tokens`, `dtype`, `output`, ….
 
         Returns:
-            A float32 array `(n, dim)`, in the order of `texts`.
+            A float32 array `(n, dim)`, in the order of `texts`; `cptk.encode` has the rest.
 
         Raises:
-            ValueError: As `TextEmbedder.encode_text`.
+            ValueError: As `cptk.encode`.
 
         Example:
 
@@ -707,7 +709,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
 
         ```
         """
-        return encode(self.embedder, texts, role, batch_size, verbose, truncate_dim)
+        return encode(self.embedder, texts, role, batch_size, verbose, truncate_dim, **options)
 
     def _reader(self, of_loss: bool = True) -> PairReader:
         """Reads pairs, with the number columns of the loss or without."""
