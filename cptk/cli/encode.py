@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cptk.cli.commands import reporting
 from cptk.cli.inputs import INPUT, OUTPUT, dtype_option, embedder_of, texts_of
+
+if TYPE_CHECKING:
+    from cptk.quantization import VectorDType
 
 
 @click.command()
@@ -28,7 +31,7 @@ from cptk.cli.inputs import INPUT, OUTPUT, dtype_option, embedder_of, texts_of
 @dtype_option
 @reporting
 def command(
-    embedder: str, texts: Path, out: Path, column: str | None, role: str | None, dtype: str,
+    embedder: str, texts: Path, out: Path, column: str | None, role: str | None, dtype: VectorDType,
     truncate_dim: int | None, compute_dtype: str,
 ) -> tuple[dict[str, Any], str]:  # fmt: skip
     r"""Encode TEXTS, a file, by EMBEDDER, a preset or a folder.

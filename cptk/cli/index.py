@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cptk.cli.commands import reporting
 from cptk.cli.inputs import INPUT, OUTPUT, dtype_option, embedder_of, texts_of
+
+if TYPE_CHECKING:
+    from cptk.quantization import VectorDType
 
 ROWS_PER_SAVE = 16_384
 
@@ -29,7 +32,7 @@ ROWS_PER_SAVE = 16_384
 @dtype_option
 @reporting
 def command(
-    embedder: str, texts: Path, out: Path, column: str | None, dtype: str, factory: str | None,
+    embedder: str, texts: Path, out: Path, column: str | None, dtype: VectorDType, factory: str | None,
     compute_dtype: str,
 ) -> tuple[dict[str, Any], str]:  # fmt: skip
     r"""Index TEXTS, a file as of `cptk encode`, by EMBEDDER, a preset or a folder.

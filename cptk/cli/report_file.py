@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cptk.files import replacing
 
@@ -28,4 +28,5 @@ def write(report: Report, path: Path) -> None:
         if path.suffix == ".md":
             file.write(report.to_markdown().encode())
         else:
-            report.plot().get_figure(root=True).savefig(file, format="png", dpi=150)
+            figure: Any = report.plot().figure
+            figure.savefig(file, format="png", dpi=150)

@@ -31,7 +31,7 @@ def command(
     import cptk
 
     searched = cptk.search.Index.load(index, embedder_of(embedder, compute_dtype))
-    found = searched.search([*queries], k=k, hybrid=hybrid)
+    found: Any = searched.search([*queries], k=k, hybrid=hybrid)  # a list, of a list
     rows = [
         {"query": query, "hits": [hit._asdict() for hit in hits]}
         for query, hits in zip(queries, found, strict=True)

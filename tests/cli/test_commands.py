@@ -83,6 +83,7 @@ def test_train_encode_and_its_vectors(pairs, preset, tmp_path):
     assert "is there already" in run(*train(pairs, preset, out), status=1).stderr
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_was_killed(pairs, preset, tmp_path, monkeypatch):
     from cptk.cli import train as module
 
@@ -162,11 +163,12 @@ def test_errors_are_one_line_and_status_1(preset, tmp_path):
         (["train", texts, "--base", preset, "--out", tmp_path / "t"], "query"),
         (["train", preset, "--base", preset, "--out", tmp_path / "t"], "store"),
         (["train", texts, "--base", preset, "--out", tmp_path / "t", "--loss", "x"], "loss"),
-        (["mine", tmp_path, "--out", tmp_path / "p.parquet"], "pairs"),
+        (["mine", tmp_path, "--out", tmp_path / "p.parquet"], "no file that ends in .py"),
         (["export", preset, "--to", "onnx", "--out", out, "--role", "query"], "--role"),
     ]:
         error = run(*arguments, status=1).stderr.strip().splitlines()[-1]
-        assert error.startswith("Error: ") and words in error, (arguments, error)
+        assert error.startswith("Error: "), (arguments, error)
+        assert words in error, (arguments, error)
     assert not out.exists()
     assert not (tmp_path / "t").exists()
 
