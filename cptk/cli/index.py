@@ -32,8 +32,8 @@ ROWS_PER_SAVE = 16_384
 @dtype_option
 @reporting
 def command(
-    embedder: str, texts: Path, out: Path, column: str | None, dtype: VectorDType, factory: str | None,
-    compute_dtype: str,
+    embedder: str, texts: Path, out: Path, column: str | None, dtype: VectorDType,
+    factory: str | None, compute_dtype: str,
 ) -> tuple[dict[str, Any], str]:  # fmt: skip
     r"""Index TEXTS, a file as of `cptk encode`, by EMBEDDER, a preset or a folder.
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -28,6 +30,10 @@ def pairs(tmp_path):
     rows = [f"how do I {word} a file?,{word}(path)" for word in WORDS]
     file.write_text("\n".join(["question,answer", *rows]) + "\n")
     return file
+
+
+def command_of(name):
+    return main.get_command(None, name)
 
 
 def run(*arguments, status=0):
@@ -187,3 +193,13 @@ def test_the_backend_can_be_named(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     run("--backend", "jax", "mine", "--help")
     assert os.environ["KERAS_BACKEND"] == "jax"
+
+
+def test_the_page_of_the_docs_names_commands_and_options_that_there_are():
+    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("cptk ")]
+    assert {line.split()[1] for line in lines} == set(COMMANDS)
+    for line in lines:
+        _, name, *rest = shlex.split(line)
+        known = {option for parameter in command_of(name).params for option in parameter.opts}
+        assert {word for word in rest if word.startswith("-")} <= known, line
