@@ -4,6 +4,7 @@ import importlib.util
 import json
 import random
 import resource
+import shutil
 import sys
 import sysconfig
 import time
@@ -117,9 +118,14 @@ def _write_smollm2(folder):
 
     path = Path(cptk.integrations.gguf.smollm2_path())
     source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    model = transformers.AutoModel.from_pretrained(**source, dtype=torch.float32)
+    packed = transformers.AutoModel.from_pretrained(**source, dtype=torch.float32)
+    config = packed.config
+    vars(config).pop("quantization_config", None)  # with it transformers saves nothing
+    model = transformers.AutoModel.from_config(config)
+    model.load_state_dict(packed.state_dict())
     tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
     scratch = folder.with_name("smollm2.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
     for part in (model, tokenizer):
         part.save_pretrained(scratch / "model")
     modules = sentence_transformers.models
@@ -130,6 +136,7 @@ def _write_smollm2(folder):
     )
     whole.save(str(scratch / "st"))
     (scratch / "st").rename(folder)
+    shutil.rmtree(scratch)
 
 
 # === What is measured ===

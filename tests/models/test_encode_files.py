@@ -13,6 +13,7 @@ import cptk
 from cptk import quantization, vector_writing
 from cptk.models import encode, encode_pipeline
 from tests import toys
+from tests.tiers import FULL
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [f"{number % 33} thing " + "x" * (number % 11) for number in range(50)]
@@ -187,7 +188,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path):
     done = run(whole, 1000, 0)
     assert done.returncode == 0, done.stderr
     path = tmp_path / "vectors.npy"
-    for kill in (3, 20, 25, 9, 14):
+    for kill in (3, 20, 25, 9, 14) if FULL else (3, 20):
         killed = run(path, 1000, kill)
         assert killed.returncode == -9, killed.stdout + killed.stderr
         assert not path.exists()
