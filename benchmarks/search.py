@@ -11,7 +11,6 @@ which the last ones are the queries. Writes search.json and search.md, and goes 
 """
 
 import argparse
-import contextlib
 import datetime
 import functools
 import importlib.util
@@ -314,12 +313,14 @@ def parse(arguments):
         if getattr(parsed, name) is None:
             setattr(parsed, name, value)
     if parsed.vectors is not None:
-        with contextlib.suppress(ValueError, OSError):
+        try:
             count, parsed.size = np.load(parsed.vectors, mmap_mode="r").shape
-            parsed.documents = min(parsed.documents, count - parsed.queries)
-            parsed.vectors = parsed.vectors.resolve()
-        if parsed.documents < 1 or not parsed.vectors.is_absolute():
-            parser.error(f"--vectors should be a .npy file of rows. Received: {parsed.vectors}.")
+        except (ValueError, OSError) as error:
+            parser.error(f"--vectors should be a .npy file of rows: {error}.")
+        parsed.documents = min(parsed.documents, count - parsed.queries)
+        if parsed.documents < 1:
+            parser.error(f"--vectors has {count} rows, and {parsed.queries} are for queries.")
+        parsed.vectors = parsed.vectors.resolve()
     if parsed.k > parsed.documents:
         parser.error(f"--k should be at most the documents. Received: {parsed.k}.")
     return parsed

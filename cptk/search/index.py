@@ -1,4 +1,7 @@
-"""`Index`: vectors with ids, texts and metadata; searched, saved, and kept to one embedder."""
+"""`Index`: vectors with ids, texts and metadata; searched, saved, and kept to one embedder.
+
+More than 400 lines, most of them what its eight public methods say of themselves.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from cptk.search import rows as row_tables
 from cptk.search.contents import Contents, checked_settings
 from cptk.search.embedding import OneEmbedder
 from cptk.search.exact import Floats, Integers
-from cptk.search.finders import Approximate, Mask
+from cptk.search.finders import Approximate
 from cptk.search.fusion import reciprocal_rank_fusion
 from cptk.search.hits import Hits
 from cptk.search.rows import ID, TEXT, Ids, Metadata
-from cptk.search.vectors import texts_or_array
+from cptk.search.vectors import texts_or_array, unit_vectors
 from cptk.types import Path as StrPath
 
 FUSED = 100
@@ -302,9 +305,7 @@ class Index:
         """
         k, oversample = checks.integer("k", k, 1), checks.integer("oversample", oversample, 1)
         checks.switch("hybrid", hybrid)
-        contents = self._contents
-        if contents is None or not len(contents):
-            raise ValueError("This index is empty. Add rows to it first: index.add(documents).")
+        contents = self._some_contents()
         mask = None if filter is None else row_tables.chosen(contents.table, filter)
         mask = None if mask is None else mask & contents.alive
         asked = [queries] if isinstance(queries, str) else texts_or_array(queries)
@@ -329,33 +330,41 @@ class Index:
         return found[0] if single else found
 
     def nearest(
-        self, vectors: Floats, k: int, *, mask: Mask | None = None, oversample: int = 4
+        self, vectors: ArrayLike, k: int, *, oversample: int = 4
     ) -> tuple[Floats, Integers]:
-        """Places of the nearest rows, for a program that wants arrays.
+        """What `search` finds, as arrays, for programs with many queries.
 
         Args:
-            vectors: (n, d) float32 of unit length.
-            k: How many, 1 or more.
-            mask: (m,) which of all rows that ever came may be found; None for those that are there.
+            vectors: (n, d) of any length.
+            k: How many rows to find, 1 or more.
             oversample: As of `search`.
 
         Returns:
-            Cosines (n, c) and places (n, c), c at most k; `-inf` and -1 where fewer were found.
+            Cosines (n, c) float32, descending, and places in `rows` (n, c) int64; c is k, or how
+            many rows there are. `-inf` and -1 where fewer were found.
+
+        Raises:
+            TypeError, ValueError: As of `search`.
 
         Example:
 
         ```pycon
-        >>> import numpy as np
         >>> from cptk.search import Index
-        >>> index = Index().add([[1.0, 0.0], [0.0, 1.0]])
-        >>> index.nearest(np.eye(2, dtype=np.float32), 1)[1].tolist()
-        [[0], [1]]
+        >>> index = Index().add([[1.0, 0.0], [0.0, 1.0]], ids=["x", "y"])
+        >>> scores, places = index.nearest([[3.0, 4.0], [4.0, 3.0]], k=1)
+        >>> places.tolist(), index.rows["id"].take(places[:, 0]).to_pylist()
+        ([[1], [0]], ['y', 'x'])
 
         ```
         """
-        if self._contents is None:
-            return np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
-        return self._contents.nearest(vectors, k, mask, oversample)
+        k, oversample = checks.integer("k", k, 1), checks.integer("oversample", oversample, 1)
+        contents = self._some_contents()
+        asked = unit_vectors(vectors, "vectors", self._dim)
+        scores, places = contents.nearest(asked, k, None, oversample)
+        if not contents.whole:
+            before = np.cumsum(contents.alive) - 1
+            places = np.where(places >= 0, before[places], -1)
+        return scores, places
 
     # === Files ===
 
@@ -404,11 +413,11 @@ class Index:
                     "overwrite=True."
                 )
             writer = index_files.Writer(place)
-            name = saved.write(writer, contents, self._settings, self._embedder.about)
+            of_faiss = saved.write(writer, contents, self._settings, self._embedder.about)
             fresh = saved.read(index_files.read(place), self._settings)
-        if isinstance(contents.finder, Approximate) and isinstance(fresh.finder, Approximate):
-            fresh.finder.index = contents.finder.index  # which need not be read again
-        self._contents, self._home = fresh, (home, name)
+        if isinstance(fresh.finder, Approximate):
+            fresh.finder.index = of_faiss  # which need not be read again
+        self._contents, self._home = fresh, (home, writer.name)
 
     @classmethod
     def load(cls, folder: StrPath, embedder: TextEncoder | None = None) -> Self:
@@ -443,6 +452,11 @@ class Index:
             if again.name == generation.name:
                 raise
             return cls._of(again, embedder)
+
+    def _some_contents(self) -> Contents:
+        if self._contents is None or not len(self._contents):
+            raise ValueError("This index is empty. Add rows to it first: index.add(documents).")
+        return self._contents
 
     @classmethod
     def _of(cls, generation: index_files.Generation, embedder: TextEncoder | None) -> Self:

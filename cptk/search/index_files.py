@@ -138,8 +138,8 @@ class Writer:
         with files.replacing(self._path("faiss", "index")) as file:
             yield file.name
 
-    def commit(self, about: Config) -> str:
-        """Make this generation the index; returns its name."""
+    def commit(self, about: Config) -> None:
+        """Make this generation the index."""
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -153,7 +153,6 @@ class Writer:
         }
         with files.replacing(self.folder / MANIFEST) as file:
             file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-        return self.name
 
     def _path(self, kind: str, ending: str) -> Path:
         self.written[kind] = self.folder / f"{kind}-{self.name}.{ending}"

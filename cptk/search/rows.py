@@ -19,6 +19,7 @@ Metadata: TypeAlias = Mapping[str, object] | Sequence[Mapping[str, object]] | Fr
 
 ID, TEXT = "id", "text"
 _LARGEST_INTEGER = 2**63 - 1
+_MOST_CHUNKS = 100
 _WHAT = (
     "`metadata` should be columns by name ({'path': [...]}), a dictionary for each row, or a frame "
     "or Arrow table."
@@ -130,6 +131,8 @@ def joined(rows: pa.Table | None, more: pa.Table) -> pa.Table:
                 ) from None
         columns.append(column)
     added = pa.table(columns, names=names)
+    if rows.column(0).num_chunks > _MOST_CHUNKS:  # a row is looked for in one after another
+        rows = rows.combine_chunks()
     return pa.concat_tables([rows, added], promote_options="default")
 
 

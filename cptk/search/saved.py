@@ -5,6 +5,7 @@ from __future__ import annotations
 from cptk import checks
 from cptk.quantization import Calibration
 from cptk.search import index_files
+from cptk.search.approximate import FaissIndex
 from cptk.search.contents import Contents, Settings
 from cptk.search.finders import Approximate, Coded
 from cptk.search.index_files import Generation, Writer
@@ -12,11 +13,11 @@ from cptk.search.vectors import Vectors
 from cptk.types import Config
 
 
-def write(writer: Writer, contents: Contents, settings: Settings, embedder: Config | None) -> str:
-    """Write what is there, and make it the index; returns the generation's name.
-
-    An index of FAISS's is left in the contents, to be used on.
-    """
+def write(
+    writer: Writer, contents: Contents, settings: Settings, embedder: Config | None
+) -> FaissIndex | None:
+    """Write what is there, and make it the index; returns that of FAISS's, to be used on."""
+    index = None
     count, dim, whole = len(contents), contents.vectors.dim, contents.whole
     first, alive = len(contents.vectors.base), contents.alive
     masks = (None, None) if whole else (alive[:first], alive[first:])
@@ -43,11 +44,11 @@ def write(writer: Writer, contents: Contents, settings: Settings, embedder: Conf
         if not whole:  # few of FAISS's indices can forget a row
             written = index_files.read_floats(path, count, dim)
             finder = Approximate(Vectors(written), finder.factory, finder.parameters)
-            contents.finder = finder
         with writer.faiss() as file:
             finder.write(file)
-        about["trained_on"] = finder.trained_on
-    return writer.commit(about)
+        about["trained_on"], index = finder.trained_on, finder.index
+    writer.commit(about)
+    return index
 
 
 def settings_of(generation: Generation) -> Settings:

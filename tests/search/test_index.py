@@ -413,3 +413,27 @@ def test_an_embedder_that_has_changed_is_refused() -> None:
     with pytest.raises(ValueError, match=r"another embedder\. What differs: its weights"):
         index.add(["b"])
     assert len(index) == 1
+
+
+def test_arrays_of_places() -> None:
+    index = Index().add(VECTORS[:50], ids=[f"i{i}" for i in range(50)]).delete(["i0", "i20"])
+    scores, places = index.nearest(QUERIES * 5, 60)
+    assert scores.shape == places.shape == (20, 48)
+    names = index.rows["id"].to_pylist()
+    for row, hits in zip(places, index.search(QUERIES, 60), strict=True):
+        assert [names[place] for place in row] == hits.ids
+    with pytest.raises(ValueError, match="`k` should be an integer of 1"):
+        index.nearest(QUERIES, 0)
+    with pytest.raises(ValueError, match=r"shape \(n, d\)"):
+        index.nearest(QUERIES[0], 1)
+    with pytest.raises(ValueError, match="This index is empty"):
+        Index().nearest(QUERIES, 1)
+
+
+def test_many_small_additions() -> None:
+    index = Index()
+    for row in range(250):
+        index.add(VECTORS[row : row + 1], metadata={"n": [row]})
+    assert index.rows["n"].num_chunks < 200
+    assert index.rows["n"].to_pylist() == [*range(250)]
+    assert ids(index.search(QUERIES, 5)) == reference(QUERIES, VECTORS[:250], 5)

@@ -270,6 +270,21 @@ def test_a_full_disk_leaves_the_index_that_was_there(
     assert len(Index.load(tmp_path)) == 59
 
 
+def test_a_save_that_fails_leaves_the_index_in_memory_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, kind in enumerate(KINDS):
+        index = made(kind).delete(["é0", "é1"])
+        before = [hits.ids for hits in index.search(VECTORS, 5, oversample=12)]
+        with monkeypatch.context() as patch:
+            patch.setattr(index_files.Writer, "commit", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                index.save(tmp_path / str(number))
+        assert [hits.ids for hits in index.search(VECTORS, 5, oversample=12)] == before
+        assert os.listdir(tmp_path / str(number)) == []
+        index.save(tmp_path / str(number))
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_it_leaves_an_index(tmp_path: Path) -> None:
     script = """

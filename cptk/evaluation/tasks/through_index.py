@@ -11,7 +11,6 @@ from cptk import checks
 from cptk.encoders import Vectors
 from cptk.search import Index
 from cptk.search.exact import Floats, Integers
-from cptk.search.vectors import unit_vectors
 
 NewIndex: TypeAlias = str | Callable[[], Index]
 """A factory of FAISS's, or a function that makes an empty index."""
@@ -50,9 +49,8 @@ class IndexSearch:
                 "`index` should make an empty cptk.search.Index on each call. Received: "
                 f"{checks.shown(index)}."
             )
-        asked = unit_vectors(queries, "queries", documents.shape[1])
-        scores, rows = index.add(documents).nearest(asked, k)
-        exact, _ = Index().add(documents).nearest(asked, min(k, max(RANKS)))
+        scores, rows = index.add(documents).nearest(queries, k)
+        exact, _ = Index().add(documents).nearest(queries, min(k, max(RANKS)))
         self.recall = {
             f"index_recall@{rank}": _recall(scores, exact, rank)
             for rank in RANKS
@@ -63,6 +61,5 @@ class IndexSearch:
 
 def _recall(found: Floats, exact: Floats, rank: int) -> float:
     """The share of the `rank` best that was found; any of equal cosines will do."""
-    return float(np.mean(found[:, :rank] >= exact[:, rank - 1 : rank], dtype=np.float64)) * (
-        min(rank, found.shape[1]) / rank
-    )
+    hits = np.count_nonzero(found[:, :rank] >= exact[:, rank - 1 : rank])
+    return int(hits) / (rank * len(found))
