@@ -421,3 +421,22 @@ def test_functions_say_where_they_come_from():
     (pairs,) = functions([Document("a.go", text, source="shapes", license="BSD-3-Clause")])
     names = ("path", "source", "license", "line", "end_line")
     assert [pairs[0][name] for name in names] == ["a.go", "shapes", "BSD-3-Clause", 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("a.rb", "module A # :nodoc:\n  # Adds one to it.\n  def f(a)\n    a + 1\n  end\nend\n"),
+        (
+            "a.go",
+            "package a\n\nvar x = 1 // a number\n// Adds one to it.\nfunc f() int { return 1 }\n",
+        ),
+        ("a.js", "var x = 1; // a number\n// Adds one to it.\nfunction f() { return 1; }\n"),
+        ("A.java", "class A { // a class\n  // Adds one to it.\n  int f() { return 1; }\n}\n"),
+        ("a.php", "<?php\n$x = 1; // a number\n// Adds one to it.\nfunction f() { return 1; }\n"),
+    ],
+)
+def test_a_comment_behind_code_is_about_that_code(path, source):
+    ((query, code),) = mined(path, source).values()
+    assert query == "Adds one to it."
+    assert "Adds one" not in code

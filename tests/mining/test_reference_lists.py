@@ -76,9 +76,10 @@ def test_python():
                 wanted = python_functions(ast.parse(document.text))
         except (SyntaxError, ValueError, RecursionError):
             continue
-        mined = {}
+        mined: dict[str, list] = {}
         for pairs in functions([document], rules=ALL):
-            mined |= {(row["name"].split(".")[-1], row["end_line"]): row for row in pairs}
+            for row in pairs:
+                mined.setdefault(row["name"].split(".")[-1], []).append(row)
         for node in wanted:
             docstring = ast.get_docstring(node)
             if "\\" in (ast.get_source_segment(document.text, node.body[0]) or ""):
@@ -88,7 +89,8 @@ def test_python():
             if all(isinstance(each, ast.Pass | ast.Raise) for each in node.body[1:]):
                 continue  # only declares, or raises NotImplementedError
             listed += 1
-            row = mined.get((node.name, node.end_lineno))
+            rows = mined.get(node.name, [])
+            row = next((r for r in rows if r["line"] <= node.lineno <= r["end_line"]), None)
             if row is None:
                 missed += 1
                 print(f"{document.path}:{node.lineno} {node.name}")
