@@ -92,8 +92,12 @@ def of_documents(documents: list[Any], counts: Counter[str]) -> Iterator[Any]:
     """Headings, questions and neighbouring paragraphs of some documents."""
     yield from titled(documents, "heading", counts)
     yield from titled(documents, "question", counts)
+    without_headings = (
+        each._replace(text=re.sub(r"^#+ .*", "", each.text, flags=re.MULTILINE))
+        for each in documents
+    )
     parts = cptk.mining.neighbouring_text(
-        documents, unit="paragraph", pieces=(1, 1), counts=counts, **WORDS
+        without_headings, unit="paragraph", pieces=(1, 1), counts=counts, **WORDS
     )
     for pairs in parts:
         yield with_kind(pairs, "neighbours")

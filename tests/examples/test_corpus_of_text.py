@@ -172,6 +172,8 @@ def test_a_folder_of_texts_is_mined(tmp_path, no_tests):
     found = train_text.sources([tmp_path])
     assert set(found) == {"headings", "neighbours"}
     assert "Title 2: Part one" in found["headings"]["query"]
+    sides = found["neighbours"]["query"] + found["neighbours"]["document"]
+    assert not any("#" in side for side in sides)
 
 
 def test_lora_is_softened_by_its_second_factor():
