@@ -1,4 +1,4 @@
-"""cptk: any KerasHub decoder becomes a text or code embedder through `fit`.
+"""cptk: any KerasHub decoder or encoder becomes an embedder of text or code through `fit`.
 
 `import cptk` is quick: it imports neither Keras nor a backend and sets no environment variable.
 Each name below is imported when it is first read (PEP 562).
