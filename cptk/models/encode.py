@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import Any, Literal, TypeAlias
 
 import keras
@@ -201,11 +202,12 @@ def _write(
         writer.take(calibration)
     hashes: deque[str] = deque()
     blocks = writer.after_those_written(source.blocks(BLOCK), hashes, pipeline.step)
-    for _, vectors in pipeline.run(blocks):
-        if int8 and writer.calibration is None:
-            writer.calibration = calibrate(vectors)
-        known = writer.calibration
-        writer.add(quantize(vectors, writer.form.dtype, known), hashes.popleft())
+    with closing(pipeline.run(blocks)) as found:  # its threads end with it, whatever happens
+        for _, vectors in found:
+            if int8 and writer.calibration is None:
+                writer.calibration = calibrate(vectors)
+            known = writer.calibration
+            writer.add(quantize(vectors, writer.form.dtype, known), hashes.popleft())
     if not writer.is_complete:
         writer.finish()
 

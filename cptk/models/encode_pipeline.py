@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -44,7 +44,7 @@ class Pipeline(NamedTuple):
     start_thread: Callable[[], None]
     """Called first in each thread."""
 
-    def run(self, blocks: Iterator[Block]) -> Iterator[tuple[Block, Vectors]]:
+    def run(self, blocks: Iterator[Block]) -> Generator[tuple[Block, Vectors]]:
         """Each block with its vectors `(n, dim)`, in order."""
         reading = ThreadPoolExecutor(1, "cptk-tokenise", self.start_thread)
         embedding = ThreadPoolExecutor(self.in_flight, "cptk-embed", self.start_thread)
