@@ -52,6 +52,7 @@ NO_BACKEND = [
 #: of other tools. They too run on TensorFlow alone; what is read works on both by test_smollm2.py.
 ONCE = [
     "evaluation/test_cached_encoder.py",
+    "evaluation/test_index_quality.py",
     "evaluation/test_tasks_registry.py",
     "examples/test_corpus_of_code.py",
     "examples/test_corpus_of_text.py",
@@ -59,6 +60,7 @@ ONCE = [
     "examples/test_evaluate_cli.py",
     "examples/test_mine_at_scale.py",
     "examples/test_quickstart.py",
+    "examples/test_search_your_code.py",
     "integrations",
     "models/test_preprocessor.py",
     "models/test_preset_files.py",
