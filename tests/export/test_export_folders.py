@@ -101,10 +101,12 @@ def test_folders_that_can_be_none(embedder, folder, error, match, tmp_path, monk
 def test_what_a_killed_export_left_behind_goes(tmp_path):
     left = tmp_path / ".cptk-export-dead"
     (left / "new").mkdir(parents=True)
+    (left / "old").mkdir()
+    (left / "name").write_text("moved")  # killed between two renames
     with target.writing(tmp_path / "model", False) as new:
         assert not left.exists()
         (new / "file").write_text("")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "moved"]
 
 
 # === Cards ===
