@@ -148,6 +148,7 @@ def test_a_card_has_data_recipe_report_with_intervals_and_licence(embedder):
     [
         ({"name": 3}, TypeError, "`name` should be a string"),
         ({"license": "apache-2.0\nother: x"}, ValueError, "`license` should be one line"),
+        ({"license": "mine: all mine"}, ValueError, "`license` should be a name such as"),
         ({"data": {"a": 1}}, TypeError, "`data` should be a sequence of strings"),
         ({"recipe": 3}, TypeError, "`recipe` should be a text, or settings"),
         ({"report": 3}, TypeError, "`report` should be a `cptk.evaluation.Report`"),
