@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from cptk.version import __version__
 
 if TYPE_CHECKING:
     from cptk.evaluation import Report
+
+
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 
 
 def model_card(
@@ -67,6 +71,11 @@ def model_card(
     check_embedder(embedder)
     for key, value in {"name": name, "base": base, "license": license}.items():
         _check_line(key, value)
+    if license and not _LICENSE.fullmatch(license):
+        raise ValueError(
+            '`license` should be a name such as "apache-2.0", as the hub spells it. Received: '
+            f"{checks.shown(license)}."
+        )
     title = name or type(embedder).__name__
     front = ["---", "library_name: cptk", "pipeline_tag: sentence-similarity"]
     front += ["tags: [cptk, feature-extraction, sentence-similarity, sentence-transformers]"]

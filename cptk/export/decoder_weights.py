@@ -110,7 +110,12 @@ def qwen3_config(backbone: Model, longest: int) -> Config:
     _check_window(window is not None, window, longest)
     inner = backbone.transformer_layers[0]._self_attention_layer._query_dense_layer_norm.epsilon
     if float(inner) != float(backbone.layer_norm_epsilon):
-        raise _no_place("an epsilon of its own within attention", inner)
+        raise ValueError(
+            f"KerasHub's Qwen3Backbone has the epsilon {inner:g} within attention and "
+            f"{backbone.layer_norm_epsilon:g} elsewhere; transformers has one for both. Load the "
+            "model's Hugging Face folder by cptk.models.TextEmbedder.from_preset(folder), which "
+            "computes as transformers does, and train that."
+        )
     return {
         "model_type": "qwen3",
         "architectures": ["Qwen3Model"],

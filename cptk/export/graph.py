@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -54,7 +55,8 @@ def on_tensorflow(
         ImportError: TensorFlow is not installed.
         RuntimeError: The process failed.
     """
-    optional.load("tensorflow", "This export", "tensorflow 2.21 or newer", "onnx")
+    if importlib.util.find_spec("tensorflow") is None:  # not imported beside another backend
+        optional.load("tensorflow", "This export", "tensorflow 2.21 or newer", "onnx")
     if keras.config.backend() == "tensorflow":
         with _warnings_kept():
             return _build(target)(embedder, folder, given, options)

@@ -14,7 +14,7 @@ import numpy as np
 from cptk import checks, optional
 from cptk.export.card import checked_card, with_use
 from cptk.export.graph import OUTPUT, in_batches, on_tensorflow, token_function
-from cptk.export.parts import check_embedder, check_float
+from cptk.export.parts import check_embedder, check_float, check_float32
 from cptk.export.samples import Sample, check_close, compare, sample
 from cptk.export.saved_model import check_quantize, check_size
 from cptk.export.target import Exported, checked_folder, finish, writing
@@ -83,6 +83,7 @@ def to_litert(
     check_quantize(quantize)
     _library()
     check_float(embedder, "LiteRT")
+    check_float32(embedder, "LiteRT")
     check_size(embedder, "LiteRT")
     text = checked_card(card, embedder)
     found = tokenization(embedder) if text_reader(embedder) is not None else None

@@ -13,7 +13,7 @@ from cptk import checks, optional
 from cptk.export.card import checked_card, with_use
 from cptk.export.graph import OUTPUT, in_batches, on_tensorflow, token_function
 from cptk.export.onnx_nodes import einsums_as_products, erfc_as_erf
-from cptk.export.parts import check_embedder, check_float
+from cptk.export.parts import check_embedder, check_float, check_float32
 from cptk.export.samples import Sample, check_close, compare, sample
 from cptk.export.saved_model import check_quantize, check_size
 from cptk.export.target import Exported, checked_folder, finish, writing
@@ -90,6 +90,7 @@ def to_onnx(
     opset = checks.integer("opset", opset, _FIRST_OPSET)
     check_opset(opset)
     check_float(embedder, "ONNX")
+    check_float32(embedder, "ONNX")
     check_size(embedder, "ONNX")
     text = checked_card(card, embedder)
     found = tokenization(embedder) if text_reader(embedder) is not None else None

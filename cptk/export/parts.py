@@ -87,6 +87,16 @@ def check_float(embedder: Model, target: str) -> None:
             )
 
 
+def check_float32(embedder: Model, target: str) -> None:
+    """Raise `ValueError` where the embedder computes in 16 bits, which `target` does not."""
+    kept = embedder.backbone.compute_dtype
+    if kept != "float32":
+        raise ValueError(
+            f"This embedder computes in {kept}, and {target} is written in float32. Save it and "
+            'load it with dtype="float32": TextEmbedder.from_preset(folder, dtype="float32").'
+        )
+
+
 def array(weight: Tensor) -> Vectors:
     """A weight as a float32 array of its own, whatever it is kept in."""
     return np.array(keras.ops.convert_to_numpy(weight)).astype(np.float32)

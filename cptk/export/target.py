@@ -133,16 +133,20 @@ def writing(target: Path, overwrite: bool) -> Iterator[Path]:
     missing = [path for path in target.parents if not path.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _scratch(target.parent) as scratch:
-            new = scratch / "new"
+        with _scratch(target) as scratch:
+            new, old = scratch / "new", scratch / "old"
             new.mkdir()
             yield new
             files.flush_to_disk(new)
             if os.path.lexists(target):  # also where it came to be during the work
                 _check_replaceable(target, overwrite)
-                if not files.exchange(new, target):
-                    target.rename(scratch / "old")
-                    new.rename(target)
+                if not files.exchange(new, target):  # for a moment nothing stands there
+                    target.rename(old)
+                    try:
+                        new.rename(target)
+                    except BaseException:
+                        old.rename(target)
+                        raise
             else:
                 new.rename(target)
     except BaseException:
@@ -153,17 +157,13 @@ def writing(target: Path, overwrite: bool) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    """A locked hidden folder, removed at the end; those of exports that were killed go first."""
-    for left in parent.glob(f"{_SCRATCH}*"):
-        with contextlib.suppress(OSError):
-            lock = files.Lock(left)
-            shutil.rmtree(left, ignore_errors=True)
-            lock.release()
+def _scratch(target: Path) -> Iterator[Path]:
+    """A locked hidden folder beside `target`, removed at the end."""
+    _clear_left_behind(target.parent)
     lock: files.Lock | None = None
-    scratch = parent
+    scratch = target
     while lock is None:  # Another export may have removed the folder before it was locked.
-        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=target.parent))
         try:
             lock = files.Lock(scratch)
         except (BlockingIOError, FileNotFoundError):
@@ -174,10 +174,24 @@ def _scratch(parent: Path) -> Iterator[Path]:
             lock.release()
             lock = None
     try:
+        (scratch / "name").write_bytes(os.fsencode(target.name))
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if lock is not None:
+            lock.release()
+
+
+def _clear_left_behind(parent: Path) -> None:
+    """Remove the hidden folders of exports that were killed, and put back what they had moved."""
+    for left in parent.glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            lock = files.Lock(left)
+            with contextlib.suppress(OSError):
+                target = parent / os.fsdecode((left / "name").read_bytes())
+                if (left / "old").exists() and not os.path.lexists(target):
+                    (left / "old").rename(target)
+            shutil.rmtree(left, ignore_errors=True)
             lock.release()
 
 

@@ -237,8 +237,8 @@ def with_role(
     single: list[Config] = []
     for name, ids in (("before", prefix), ("after", suffix)):
         if ids:
-            tokens = [pipeline.id_to_token(int(i)) for i in ids]
-            key = tokens[0] if len(tokens) == 1 else name
+            tokens = [pipeline.id_to_token(int(i)) or f"[{i}]" for i in ids]
+            key = tokens[0] if len(tokens) == 1 else f"{name} the text"
             special[key] = {"id": key, "ids": [int(i) for i in ids], "tokens": tokens}
             single.append({"SpecialToken": {"id": key, "type_id": 0}})
     text = {"Sequence": {"id": "A", "type_id": 0}}

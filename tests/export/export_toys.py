@@ -10,7 +10,12 @@ import toys
 
 import cptk
 from cptk.models import Role, TextEmbedder, TextEmbedderPreprocessor
-from cptk.models.configured_backbones import BertBackbone, RobertaBackbone, XLMRobertaBackbone
+from cptk.models.configured_backbones import (
+    BertBackbone,
+    Qwen3Backbone,
+    RobertaBackbone,
+    XLMRobertaBackbone,
+)
 from cptk.tokenizers import JSONTokenizer
 from tests.models import st_folders
 
@@ -30,13 +35,31 @@ def decoder(name: str, roles=ONE_ROLE, num_layers: int = 2, **kwargs) -> TextEmb
     family = {"Llama3": "smollm", "Qwen": "qwen3", "Qwen3": "qwen3"}.get(name, "gpt2")
     spec = cptk.tokenizers.family_spec({"qwen3": "qwen2"}.get(family, family))
     reader = TextEmbedderPreprocessor(toys.tokenizer(family), 24, roles, spec)
+    sizes = {"vocabulary_size": toys.VOCABULARY_SIZE, "intermediate_dim": 32, **_GROUPED}
     if name == "Qwen":
-        sizes = {"vocabulary_size": toys.VOCABULARY_SIZE, "intermediate_dim": 32, **_GROUPED}
-        arguments = {**sizes, "num_layers": num_layers}
-        return TextEmbedder(
-            toys.with_weights_of_some_size("QwenBackbone", arguments), reader, **kwargs
-        )
-    return TextEmbedder(toys.backbone(name, num_layers), reader, **kwargs)
+        made = toys.with_weights_of_some_size("QwenBackbone", {**sizes, "num_layers": num_layers})
+    elif name == "Qwen3":  # as from_preset makes it: KerasHub's own has two epsilons
+        made = _with_weights(Qwen3Backbone(**sizes, num_layers=num_layers, head_dim=8))
+    else:
+        made = toys.backbone(name, num_layers)
+    return TextEmbedder(made, reader, **kwargs)
+
+
+def gemma3(bidirectional: bool, num_layers: int = 7) -> TextEmbedder:
+    """A Gemma 3 of text with all of its norms, and a layer that sees more than its window."""
+    norms = ("use_post_ffw_norm", "use_post_attention_norm", "use_query_key_norm")
+    options = {"sliding_window_size": 5, "use_bidirectional_attention": bidirectional}
+    backbone = toys.backbone("Gemma3", num_layers, **dict.fromkeys(norms, True), **options)
+    return TextEmbedder(backbone, toys.preprocessor("gpt2", roles=ONE_ROLE), pooling="mean")
+
+
+def _with_weights(made):
+    rng = np.random.default_rng(0)
+    for weight in made.weights:
+        value = np.array(keras.ops.convert_to_numpy(weight))
+        size = 0.3 if value.ndim > 1 else 0.1
+        weight.assign(value * (value.ndim == 1) + rng.normal(scale=size, size=value.shape))
+    return made
 
 
 def encoder(name: str, pooling: str = "mean", **kwargs) -> TextEmbedder:
@@ -52,12 +75,7 @@ def encoder(name: str, pooling: str = "mean", **kwargs) -> TextEmbedder:
     classes = {"Bert": BertBackbone, "Roberta": RobertaBackbone, "XLMRoberta": XLMRobertaBackbone}
     sizes = {"vocabulary_size": len(st_folders.WORDS), "num_layers": 2, "num_heads": 2}
     sizes |= {"hidden_dim": 16, "intermediate_dim": 32, "max_sequence_length": 24}
-    made = classes[name](**sizes, layer_norm_epsilon=1e-6)
-    rng = np.random.default_rng(0)
-    for weight in made.weights:
-        value = np.array(keras.ops.convert_to_numpy(weight))
-        size = 0.3 if value.ndim > 1 else 0.1
-        weight.assign(value * (value.ndim == 1) + rng.normal(scale=size, size=value.shape))
+    made = _with_weights(classes[name](**sizes, layer_norm_epsilon=1e-6))
     return TextEmbedder(made, reader, pooling=pooling, **kwargs)
 
 

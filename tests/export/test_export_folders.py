@@ -101,10 +101,12 @@ def test_folders_that_can_be_none(embedder, folder, error, match, tmp_path, monk
 def test_what_a_killed_export_left_behind_goes(tmp_path):
     left = tmp_path / ".cptk-export-dead"
     (left / "new").mkdir(parents=True)
+    (left / "old").mkdir()
+    (left / "name").write_text("moved")  # killed between two renames
     with target.writing(tmp_path / "model", False) as new:
         assert not left.exists()
         (new / "file").write_text("")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "moved"]
 
 
 # === Cards ===
@@ -146,6 +148,7 @@ def test_a_card_has_data_recipe_report_with_intervals_and_licence(embedder):
     [
         ({"name": 3}, TypeError, "`name` should be a string"),
         ({"license": "apache-2.0\nother: x"}, ValueError, "`license` should be one line"),
+        ({"license": "mine: all mine"}, ValueError, "`license` should be a name such as"),
         ({"data": {"a": 1}}, TypeError, "`data` should be a sequence of strings"),
         ({"recipe": 3}, TypeError, "`recipe` should be a text, or settings"),
         ({"report": 3}, TypeError, "`report` should be a `cptk.evaluation.Report`"),

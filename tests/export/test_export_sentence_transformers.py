@@ -10,10 +10,12 @@ import toys
 from export_toys import (
     DECODERS,
     ENCODERS,
+    ONE_ROLE,
     PROMPTED,
     decoder,
     embedder,
     encoder,
+    gemma3,
     keras_hub_bert,
     minilm_folder,
 )
@@ -232,6 +234,9 @@ def test_what_cannot_be_exact_is_refused_by_name(tmp_path):
     broken.backbone.layer_norm.beta.assign(np.full(16, np.nan))
     with pytest.raises(ValueError, match=r"ln_f.bias.* not finite"):
         to_sentence_transformers(broken, tmp_path / "folder")
+    made = TextEmbedder(toys.backbone("Qwen3", 1), toys.preprocessor("qwen3", roles=ONE_ROLE))
+    with pytest.raises(ValueError, match="has the epsilon 1e-05 within attention and 1e-06"):
+        to_sentence_transformers(made, tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -280,11 +285,7 @@ def test_sentence_transformers_gives_our_vectors_on_toys(name, tmp_path):
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_gemma_3(attention, tmp_path):
     pytest.importorskip("sentence_transformers", reason="pip install cptk[compare]")
-    both_ways = attention == "bidirectional"
-    window = {"sliding_window_size": 5, "use_bidirectional_attention": both_ways}
-    backbone = toys.backbone("Gemma3", 7, **window)
-    reader = toys.preprocessor("gpt2", roles={"query": Role("[", "]")})
-    made = TextEmbedder(backbone, reader, pooling="mean")
+    made = gemma3(attention == "bidirectional")
     folder = to_sentence_transformers(made, tmp_path / "folder").folder
     given = spellable(100)
     found = by_sentence_transformers(folder, given)

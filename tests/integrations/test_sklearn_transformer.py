@@ -44,16 +44,18 @@ class OnTables(TextEmbedderTransformer):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
+        tags.input_tags.two_d_array, tags.input_tags.one_d_array = True, False
         tags.no_validation = True
         return tags
 
 
 ENCODER = Lengths()
 #: Checks of what a transformer of texts cannot be.
-EXPECTED = {
-    "check_parameters_default_constructible": "an embedder has to be given",
-}
+EXPECTED = dict.fromkeys(
+    ("check_estimator_sparse_tag", "check_estimator_sparse_array", "check_estimator_sparse_matrix"),
+    "texts are never sparse: the message speaks of texts, and the check looks for that word",
+)
+EXPECTED["check_transformer_general"] = "a text is one column, however long: none can be missing"
 
 
 @parametrize_with_checks([OnTables(ENCODER)], expected_failed_checks=lambda _: EXPECTED)
