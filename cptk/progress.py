@@ -6,8 +6,6 @@ import sys
 import time
 from typing import Protocol
 
-import keras
-
 
 class Progress(Protocol):
     """Something that is told how much more is done."""
@@ -73,6 +71,8 @@ def progress(total: int, unit: str) -> Progress:
     ```
     """
     if is_terminal():
+        import keras  # mining has no other need of it
+
         bar: Progress = keras.utils.Progbar(total, unit_name=unit)
         return bar
     return _Lines(total, unit)
