@@ -177,14 +177,15 @@ def measure_rate(task):
 
     reader, plain = reader_of(task["tiny"])
     parts = list(drawn_pairs(task, task["rate_pairs"]))
-    count = sum(map(len, parts))
+    pairs = cptk.data.Pairs.concat(parts)
+    count = len(pairs)
     texts = [[text for side in ("query", "document") for text in part[side]] for part in parts]
     check_same(reader, plain, texts[0][:200])
 
     def written(number):
         folder = f"{task['folder']}/rate-{number}"
         wall, cpu, _ = reporting.timed(
-            lambda: cptk.data.TokenStore.write(folder, parts, reader, verbose=0)
+            lambda: cptk.data.TokenStore.write(folder, pairs, reader, verbose=0)
         )
         return wall, cpu
 

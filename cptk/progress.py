@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeAlias
 
-import keras
-
 
 class Progress(Protocol):
     """Something that is told how much more is done."""
@@ -78,6 +76,8 @@ def progress(total: int | None, unit: str) -> Progress:
     ```
     """
     if is_terminal():
+        import keras  # mining has no other need of it
+
         bar: Progress = keras.utils.Progbar(total, unit_name=unit)
         return bar
     return _Lines(total, unit)

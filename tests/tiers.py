@@ -14,6 +14,7 @@ FULL = bool(os.environ.get("CPTK_FULL"))
 NO_BACKEND = [
     "benchmarks",
     "data/test_batching.py",
+    "data/test_dealing.py",
     "data/test_formats.py",
     "data/test_number_columns.py",
     "data/test_pairs.py",

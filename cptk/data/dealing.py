@@ -83,7 +83,8 @@ def dealt(ends: Numbers, single: int, batch_size: int, rng: np.random.Generator)
         left = np.flatnonzero(into < 0)
     into, numbers = with_company(ends, into, np.array(singles, np.int64), batch_size)
     counts = numbers + np.bincount(into, minlength=len(numbers))
-    order = np.lexsort([rng.random(len(counts)), -np.minimum(counts, batch_size)])
+    sizes = np.minimum(counts, batch_size)
+    order = np.lexsort([rng.random(len(counts)), counts > sizes, -sizes])  # one of three last
     order = order[: np.count_nonzero(counts)]
     new = np.zeros(len(counts), np.int64)
     new[order] = np.arange(len(order))

@@ -117,7 +117,7 @@ def _finder(
     show = total > TEXTS if verbose == "auto" else bool(verbose)
     told = _nothing
     if show:
-        from cptk.progress import progress  # which imports Keras
+        from cptk.progress import progress  # which may import Keras
 
         told = progress(total, "text").add
     if isinstance(embedder, BM25):

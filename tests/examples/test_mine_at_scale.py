@@ -179,14 +179,17 @@ def test_a_cluster_that_loses_a_node_writes_the_bytes_of_one_process(tmp_path):
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
         # Machines that have other things to do.
-        "RAY_raylet_start_wait_time_s": "300",
-        "RAY_agent_register_timeout_ms": "300000",
+        "RAY_raylet_start_wait_time_s": "600",
+        "RAY_agent_register_timeout_ms": "600000",
+        "RAY_worker_register_timeout_seconds": "600",
+        "RAY_health_check_initial_delay_ms": "60000",
+        "RAY_health_check_timeout_ms": "60000",
     }
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="r") as short:  # for names of sockets
         command = [str(Path(__file__).parent / "cluster_run.py"), tmp_path, tmp_path / "toy", short]
         run = subprocess.run(
             [sys.executable, *map(str, command)], capture_output=True, text=True,
-            env=environment, timeout=580,
+            env=environment, timeout=3000,
         )  # fmt: skip
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-6000:]
     # The same survivors with 1, 2 and 4 workers, which are those of one process and of the rule.
