@@ -41,7 +41,7 @@ Codes: TypeAlias = NDArray[Any]
 BLOCK = 4096
 """Texts whose vectors are written to a file at once. Batches are cut within them, so that a call
 that goes on cuts the same ones."""
-_TOKENS_OF_A_BATCH = 1024
+_TOKENS_OF_A_BATCH = 512
 _TOKENS_ELSEWHERE = 32_768
 """On anything but a processor; of several devices each has as many."""
 _MANY_TEXTS = 1600
