@@ -110,30 +110,30 @@ def texts_of(name, tiny):
 
 def _write_smollm2(folder):
     """SmolLM2 as a sentence-transformers folder: the mean of its states, at unit length."""
-    import sentence_transformers
     import torch
     import transformers
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
 
     import cptk
 
     path = Path(cptk.integrations.gguf.smollm2_path())
     source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
     packed = transformers.AutoModel.from_pretrained(**source, dtype=torch.float32)
     config = packed.config
     vars(config).pop("quantization_config", None)  # with it transformers saves nothing
     model = transformers.AutoModel.from_config(config)
     model.load_state_dict(packed.state_dict())
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     scratch = folder.with_name("smollm2.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     for part in (model, tokenizer):
         part.save_pretrained(scratch / "model")
-    modules = sentence_transformers.models
-    body = modules.Transformer(str(scratch / "model"), max_seq_length=LENGTH)
-    pooling = modules.Pooling(body.get_word_embedding_dimension(), "mean")
-    whole = sentence_transformers.SentenceTransformer(
-        modules=[body, pooling, modules.Normalize()], device="cpu"
-    )
+    body = modules.Transformer(str(scratch / "model"))
+    body.max_seq_length = LENGTH
+    pooling = modules.Pooling(body.get_embedding_dimension(), "mean")
+    whole = SentenceTransformer(modules=[body, pooling, modules.Normalize()], device="cpu")
     whole.save(str(scratch / "st"))
     (scratch / "st").rename(folder)
     shutil.rmtree(scratch)

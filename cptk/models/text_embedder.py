@@ -221,7 +221,7 @@ class TextEmbedder(CheckedTextEmbedder):
                 to unit length again. For embedders that were trained with
                 `cptk.losses.Matryoshka`; all by default. Below the smallest or above the largest
                 of `trained_dims` there is a warning; between them none is needed.
-            batch_tokens: Tokens in a batch, padding included; by default 1,024 on a processor.
+            batch_tokens: Tokens in a batch, padding included; by default 512 on a processor.
             dtype: What a vector is kept in: `"float32"`, `"float16"`, `"int8"` or `"binary"`.
             output: An `.npy` file that vectors are written to block by block. Killed and called
                 again, it goes on.

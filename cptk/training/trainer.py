@@ -687,7 +687,7 @@ class ContrastiveTrainer(keras.Model):  # type: ignore[misc]
         Args:
             texts: One string, or n of them.
             role: Name of the role; None for KerasHub's own embedders, which have none.
-            batch_size: Number of texts in a batch; by default as many as fit in 1,024 tokens.
+            batch_size: Number of texts in a batch; by default as many as fit in 512 tokens.
             verbose: `1` shows progress, `0` none, `"auto"` only on long work.
             truncate_dim: How many numbers of each vector to keep, brought to unit length again; all
                 by default.
