@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tiers import FULL
 
 from cptk import files
 from cptk.search import Index, index_files
@@ -297,7 +298,7 @@ def test_killed_at_any_moment_it_leaves_an_index(tmp_path: Path) -> None:
         while True:
             index.delete([int(index.rows["id"][0].as_py())]).save(sys.argv[1])
     """
-    moments = np.random.default_rng(3).uniform(0, 0.5, 12)
+    moments = np.random.default_rng(3).uniform(0, 0.5, 20 if FULL else 4)
     for moment in moments:
         run = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "index")],
