@@ -112,12 +112,18 @@ DEFINED = {
     r"(?:<[^()=]*> )?[\w.<>\[\], ?]+ (?P<name>\w+)\([^()]*\)(?: throws [\w., ]+)? \{$",
     "php": r"\s*(?:(?:public|protected|private|static|final) )*function &?(?P<name>\w+)\([^()]*\)"
     r"(?:: ?\??[\w\\]+)?(?: ?\{)?$",
-    "javascript": r"(?:export )?(?:async )?function (?P<name>\w+) ?\(.*\) ?\{$",
+    "javascript": r"(?:(?:export )?(?:async )?function |[\w.]+\.(?=\w+ = ))(?P<name>\w+)"
+    r"(?: = (?:async )?function(?: \w+)?)? ?\(.*\) ?\{$",
 }
 """A line that begins a function with a body, in each language's usual layout."""
 ENDINGS = {"go": ".go", "ruby": ".rb", "java": ".java", "php": ".php", "javascript": ".js"}
 QUOTED = {"ruby": r"<<[~-]?['\"A-Z]", "php": r"<<<", "javascript": r"`"}
 """Files in which code may stand in a text of several lines are left out."""
+LIKELY = {
+    "go": "golang", "ruby": "ruby", "java": ".*(java|jackson|commons|ant)", "php": "php",
+    "javascript": "node|lodash",
+}  # fmt: skip
+"""How the names begin of packages that are read first."""
 LINE_COMMENTS = {"go": "//", "ruby": "#"}
 
 
@@ -162,7 +168,8 @@ def sources(language: str):
     ending = ENDINGS[language]
     if any(Path(place).rglob(f"*{ending}")):
         yield from read_folder(place, [ending])
-    for archive in sorted(path for path in Path(place).rglob("*") if path.suffix in ARCHIVES):
+    archives = [path for path in Path(place).rglob("*") if path.suffix in ARCHIVES]
+    for archive in sorted(archives, key=lambda p: (not re.match(LIKELY[language], p.name), p)):
         try:
             yield from read(archive, [ending])
         except ValueError:  # of another language
