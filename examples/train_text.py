@@ -64,6 +64,7 @@ RECIPES = {
     "smollm2": Recipe(1e-4, batch_size=128, lora_rank=16, num_layers=24, trained_layers=8),
     "minilm": Recipe(3e-5, batch_size=256, length=32),
 }
+"""First choices, not tuned: see the curve before you trust them."""
 
 
 # === Pairs ===
