@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 import threading
 import urllib.error
@@ -151,6 +153,39 @@ def test_a_damaged_index_says_so(folder: Path) -> None:
     assert code.refresh(folder).functions == 6
 
 
+def test_begun_anew_it_reads_every_file(folder: Path) -> None:
+    fresh(folder).refresh(folder)
+    code = parts.CodeIndex(folder.parent / "index", Letters(), fresh=True)
+    assert code.refresh(folder).read == 8
+
+
+def test_a_file_that_cannot_be_read_is_tried_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions_of = parts.functions_of
+
+    def locked(root: Path, path: str, digest: str) -> Any:
+        if path == "a.rb":
+            raise PermissionError(path)
+        return functions_of(root, path, digest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "functions_of", locked)
+        changes = fresh(folder).refresh(folder)
+    assert (changes.functions, changes.skipped) == (5, 1)
+    assert "1 left out that cannot be read" in str(changes)
+    assert fresh(folder).refresh(folder).functions == 6
+
+
+def test_a_name_that_is_no_utf_8_is_left_out(folder: Path) -> None:
+    try:
+        (folder / os.fsdecode(b"bad\xff.py")).write_text("def lost():\n    pass\n")
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    changes = fresh(folder).refresh(folder)
+    assert (changes.functions, changes.skipped) == (6, 1)
+
+
 # === Over HTTP ===
 
 
@@ -208,6 +243,32 @@ def test_the_page_is_escaped_and_loads_nothing(address: str) -> None:
     assert "&lt;b&gt;it&lt;/b&gt;" in body
     assert "http" not in body.replace("http-equiv", "")
     assert "<article" not in get(address)[2]
+
+
+def test_what_is_no_address_and_what_fails(folder: Path, address: str) -> None:
+    with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1]))) as line:
+        line.sendall(b"GET http://[/ HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b" 400 " in line.makefile("rb").readline()
+    with pytest.raises(OSError, match=r"cannot be used .*Name another"):
+        page.make_server(fresh(folder), folder, int(address.rsplit(":", 1)[1]))
+
+
+def test_a_search_that_fails(folder: Path) -> None:
+    class Broken:
+        def search(self, *_: Any) -> None:
+            raise RuntimeError("out of memory")
+
+    server = page.make_server(Broken(), folder, 0)  # type: ignore[arg-type]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        for path in ("", "search"):
+            status, _, body = get(f"http://127.0.0.1:{server.server_port}/{path}?q=a")
+            assert (status, json.loads(body)["error"]) == (500, "The search failed: out of memory")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @pytest.mark.slow
