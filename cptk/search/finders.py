@@ -25,7 +25,7 @@ EXACT_BELOW = 20_000
 FEW = 8
 """So few queries are multiplied with one row after another: BLAS's threads would wait for each
 other longer than they compute."""
-CUT_OFF = 4
+CUT_OFF = 8
 """Roundings of int8's by which a later row may be cut to the steps before all are made anew."""
 _ROWS_OF_FEW = 2048
 _BLOCK = 65_536
