@@ -321,3 +321,20 @@ def test_index_of_another_embedder(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"another embedder.*--fresh"):
         parts.CodeIndex(folder.parent / "index", other)
     assert isinstance(fresh(folder).index, Index)
+
+
+def test_a_port_that_is_taken_is_told_before_the_work(
+    folder: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import search_your_code
+
+    class Verbose(Letters):
+        def encode_text(self, texts: list[str], verbose: int = 0) -> Any:
+            return super().encode_text(texts)
+
+    monkeypatch.setattr(search_your_code, "load", lambda _: Verbose())
+    place = folder.parent / "new"
+    port = address.rsplit(":", 1)[1]
+    with pytest.raises(SystemExit, match=f"^Port {port} cannot be used"):
+        search_your_code.main([str(folder), "--index", str(place), "--quiet", "--serve", port])
+    assert not place.exists()
