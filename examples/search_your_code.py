@@ -21,7 +21,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from quickstart_models import minilm_folder
-from search_your_code_page import serve
+from search_your_code_page import make_server, serve
 from search_your_code_parts import CodeIndex, default_place
 
 import cptk
@@ -36,12 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say = print if options.verbose else (lambda *_: None)
     place = options.index or default_place(options.folder)
     start = time.perf_counter()
-    embedder = load(options.preset)
+    try:
+        embedder = load(options.preset)
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
     embedder.encode_text(["how is a file opened?"], verbose=0)  # compiled before somebody waits
     say(f"{options.preset or 'all-MiniLM-L6-v2'} loaded in {time.perf_counter() - start:.1f} s.")
     start = time.perf_counter()
     try:
         code = CodeIndex(place, embedder, fresh=options.fresh)
+        if options.serve is not None:  # before the work: the port may be taken
+            server = make_server(code, options.folder, options.serve)
         changes = code.refresh(options.folder, on_progress=progress if options.verbose else None)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not len(code):
         sys.exit(f"{str(options.folder)!r} holds no function in any of the languages.")
     if options.serve is not None:
-        serve(code, options.folder, options.serve)
+        serve(server)
     elif options.question is not None:
         answer(code, options.question, options.k)
     else:

@@ -8,7 +8,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from search_your_code_parts import CodeIndex, Found
 
@@ -30,9 +30,8 @@ pre { background: #8881; border-left: 3px solid #88f; padding: .6rem .8rem; marg
 """
 
 
-def serve(code: CodeIndex, folder: Path, port: int) -> None:
+def serve(server: ThreadingHTTPServer) -> None:
     """Answer until the program is interrupted."""
-    server = make_server(code, folder, port)
     print(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
@@ -40,14 +39,25 @@ def serve(code: CodeIndex, folder: Path, port: int) -> None:
 
 
 def make_server(code: CodeIndex, folder: Path, port: int) -> ThreadingHTTPServer:
-    """A server on this machine alone; `port` 0 takes a free one."""
+    """A server on this machine alone; `port` 0 takes a free one. `OSError` where it is taken."""
     alone = threading.Lock()  # one question is embedded at a time
 
     class Handler(BaseHTTPRequestHandler):
         """`/?q=…` is the page, `/search?q=…&k=…` the same as JSON."""
 
         def do_GET(self) -> None:
-            url = urlsplit(self.path)
+            try:
+                url = urlsplit(self.path)
+            except ValueError as error:  # "http://[/"
+                return self._json(400, {"error": f"This is no address: {error}."})
+            try:
+                self._reply(url)
+            except ConnectionError:
+                pass  # who asked has gone
+            except Exception as error:
+                self._json(500, {"error": f"The search failed: {error}"})
+
+        def _reply(self, url: SplitResult) -> None:
             # A page of somebody else's whose name leads to this machine must not read the code.
             host = self.headers.get("Host", "").rsplit(":", 1)[0]
             if host not in ("127.0.0.1", "localhost"):
@@ -102,7 +112,10 @@ def make_server(code: CodeIndex, folder: Path, port: int) -> ThreadingHTTPServer
         def log_message(self, *_: Any) -> None:
             """Nobody is told what is asked."""
 
-    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except OSError as error:
+        raise OSError(f"Port {port} cannot be used ({error.strerror}). Name another.") from None
 
 
 def page(name: str, question: str, found: list[Found], seconds: float, error: str = "") -> str:

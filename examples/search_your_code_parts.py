@@ -23,6 +23,8 @@ LETTERS = 4000
 """Of a function's text that are kept; an embedder reads less."""
 LINES = 12
 """Of a function that are shown."""
+WITHOUT = "without_functions.json"
+"""The files that were read and have no function."""
 AT_A_TIME = 2048
 """Functions that are embedded before the index is saved: a run that is killed goes on there."""
 
@@ -47,12 +49,16 @@ class Changes(NamedTuple):
     files: int
     read: int
     gone: int
+    skipped: int = 0
+    """Files that cannot be read, or whose names are no UTF-8."""
 
     def __str__(self) -> str:
-        return (
+        said = (
             f"{self.functions:,} functions of {self.files:,} files; {self.read:,} files read anew, "
             f"{self.gone:,} gone"
         )
+        why = "that cannot be read, or whose names are no UTF-8"
+        return f"{said}; {self.skipped:,} left out {why}" if self.skipped else said
 
 
 class CodeIndex:
@@ -71,6 +77,7 @@ class CodeIndex:
         self.place, self.embedder = place, embedder
         if fresh:
             shutil.rmtree(place / "index", ignore_errors=True)
+            (place / WITHOUT).unlink(missing_ok=True)
         if (place / "index" / "index.json").exists():
             try:
                 self.index = cptk.search.Index.load(place / "index", embedder)
@@ -108,12 +115,18 @@ class CodeIndex:
             ValueError: Another process writes the index.
             OSError: The disk is full.
         """
-        there = dict(digests(folder))
+        left_out: Counter[str] = Counter()
+        there = dict(digests(folder, left_out))
         known = self._known()
         gone = known.keys() - there.keys()
         changed = [path for path, digest in there.items() if known.get(path) != digest]
         self._take_out({*gone, *changed})
-        rows = [(path, list(functions_of(folder, path, there[path]))) for path in changed]
+        rows = []
+        for path in changed:
+            try:
+                rows.append((path, list(functions_of(folder, path, there[path]))))
+            except OSError:  # gone, or locked, in the meantime: the next run tries again
+                left_out[path] += 1
         stay = known.keys() - gone - set(changed) - set(self._paths())
         empty = {path: known[path] for path in stay}
         empty |= {path: there[path] for path, found in rows if not found}
@@ -132,7 +145,8 @@ class CodeIndex:
             self._save(empty)
             if on_progress is not None and waiting:
                 on_progress(done, total)
-        return Changes(len(self), len(there), len(changed), len(gone))
+        skipped = left_out.total()
+        return Changes(len(self), len(there), len(rows), len(gone), skipped)
 
     def _known(self) -> dict[str, str]:
         """The digest of each file that was read."""
@@ -142,7 +156,7 @@ class CodeIndex:
             known = dict(
                 zip(columns["path"].to_pylist(), columns["digest"].to_pylist(), strict=True)
             )
-        place = self.place / "without_functions.json"
+        place = self.place / WITHOUT
         if not place.exists():
             return known
         try:
@@ -175,29 +189,37 @@ class CodeIndex:
         self.place.mkdir(parents=True, exist_ok=True)
         if self.index.dim is not None:
             self.index.save(self.place / "index")
-        with files.replacing(self.place / "without_functions.json") as file:
+        with files.replacing(self.place / WITHOUT) as file:
             file.write(json.dumps(empty).encode())
 
 
-def digests(folder: Path) -> Iterator[tuple[str, str]]:
-    """The path below a folder of each file of code, and the digest of its content."""
+def digests(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, str]]:
+    """The path below a folder of each file of code, and the digest of its content.
+
+    Files that cannot be read, and those whose names are no UTF-8, are counted in `left_out`.
+    """
     for place, path in files_below(folder, NAMES, Counter()):
         if NAMES.takes(path):
             try:
+                path.encode()
                 with place.open("rb") as file:
                     yield path, hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError:  # not readable: as if it were not there
-                continue
+            except (OSError, UnicodeEncodeError):  # as if it were not there
+                left_out[path] += 1
 
 
 def functions_of(folder: Path, path: str, digest: str) -> Iterator[dict[str, Any]]:
-    """The rows of a file's functions; none where the file is no code that somebody wrote."""
+    """The rows of a file's functions; none where the file is no code that somebody wrote.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     source = Source(folder.resolve().name)
+    with (folder / path).open("rb") as file:
+        data = file.read(source.largest + 1)
     try:
-        with (folder / path).open("rb") as file:
-            data = file.read(source.largest + 1)
         read: Document = document(data, path, source)
-    except (OSError, LeftOut):
+    except LeftOut:
         return
     seen: Counter[str] = Counter()
     for pairs in functions([read], rules=EVERY_FUNCTION):

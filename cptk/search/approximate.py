@@ -22,6 +22,10 @@ FaissIndex: TypeAlias = Any
 _ADDED_AT_A_TIME = 65_536
 
 
+class TooFewRowsError(ValueError):
+    """An index cannot be trained: it has more cells than there are vectors."""
+
+
 def faiss_search(documents: Floats, factory: str) -> Search:
     """A search by dot product in an index of FAISS's, for more documents than `top_k` has time for.
 
@@ -100,7 +104,9 @@ def made_index(factory: str, vectors: Floats) -> FaissIndex:
         if not index.is_trained:
             index.train(vectors)
     except RuntimeError as error:
-        raise ValueError(
+        # "Number of training points (5) should be at least as large as number of clusters (64)"
+        few = "training points" in str(error)
+        raise (TooFewRowsError if few else ValueError)(
             f"FAISS makes no index {factory!r} of {vectors.shape[0]:,} vectors of "
             f"{vectors.shape[1]} numbers: {_fault(error)}"
         ) from None
@@ -123,15 +129,35 @@ def needs_training(factory: str, dim: int) -> bool:
         ) from None
 
 
+def check_factory(factory: str, dim: int, parameters: str | None = None) -> None:
+    """Refuse what FAISS would refuse later, of a factory and of what a search depends on.
+
+    Raises:
+        ImportError: FAISS is not installed.
+        ValueError: FAISS does not know the index or the parameters, or it takes no rows without
+            ids of its own ("IDMap,Flat").
+    """
+    if not needs_training(factory, dim):
+        add_to(_new_index(factory, dim), np.zeros((1, dim), np.float32))
+    if parameters is not None:
+        set_parameters(_new_index(factory, dim), parameters)
+
+
 def _new_index(factory: str, dim: int) -> FaissIndex:
     faiss = load_faiss()
     return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
 
 
 def add_to(index: FaissIndex, vectors: Floats) -> None:
-    """Add vectors after those that are there."""
-    for start in range(0, len(vectors), _ADDED_AT_A_TIME):
-        index.add(np.ascontiguousarray(vectors[start : start + _ADDED_AT_A_TIME]))
+    """Add vectors after those that are there; `ValueError` where FAISS takes none so."""
+    try:
+        for start in range(0, len(vectors), _ADDED_AT_A_TIME):
+            index.add(np.ascontiguousarray(vectors[start : start + _ADDED_AT_A_TIME]))
+    except RuntimeError as error:
+        raise ValueError(
+            f"FAISS's {type(index).__name__} takes no vectors: {_fault(error)} Name a `factory` "
+            "without 'IDMap'; the index keeps ids itself."
+        ) from None
 
 
 def search_among(
@@ -169,7 +195,9 @@ def search_among(
         return None
     try:
         return np.asarray(index.search(queries, k, params=parameters)[1], np.int64)
-    except RuntimeError:
+    except RuntimeError as error:
+        if mask is None:
+            raise ValueError(f"FAISS's index cannot be searched: {_fault(error)}") from None
         return None
 
 

@@ -44,7 +44,8 @@ def checked_settings(
 
     Raises:
         TypeError: FAISS's are no strings.
-        ValueError: An unknown type of number or factory, or two that do not go together.
+        ValueError: An unknown type of number; a factory or parameters that FAISS does not take
+            for `dim` numbers; or two that do not go together.
         ImportError: FAISS is not installed, and there is a factory.
     """
     checks.choice("dtype", dtype, DTYPES)
@@ -67,7 +68,7 @@ def checked_settings(
         if dim is None:
             approximate.load_faiss()
         else:
-            approximate.needs_training(factory, dim)
+            approximate.check_factory(factory, dim, parameters)
     return Settings(dtype, factory, parameters)
 
 
@@ -131,15 +132,25 @@ class Contents:
         self.alive, self._words = alive, None
 
     def nearest(
-        self, queries: Floats, k: int, mask: Mask | None, oversample: int
+        self, queries: Floats, k: int, mask: Mask | None, oversample: int, *, fill: bool = False
     ) -> tuple[Floats, Integers]:
-        """Cosines and places of the nearest rows: of a mask, or of all that are there."""
+        """Cosines and places of the nearest rows: of a mask, or of all that are there.
+
+        With `fill` the exact search answers the queries of which fewer were found than there are.
+        """
         if mask is None and not self.whole:
             mask = self.alive
         if mask is not None and not mask.any():
             nothing = (len(queries), 0)
             return np.empty(nothing, np.float32), np.empty(nothing, np.int64)
-        return self.finder.nearest(queries, k, mask, oversample)
+        scores, places = self.finder.nearest(queries, k, mask, oversample)
+        if fill:
+            wanted = min(k, len(self.vectors) if mask is None else int(np.count_nonzero(mask)))
+            short = np.flatnonzero((places[:, :wanted] < 0).any(axis=1))
+            if len(short):
+                found = Exact(self.vectors).nearest(queries[short], k, mask, oversample)
+                scores[short, :wanted], places[short, :wanted] = found
+        return scores, places
 
     def by_words(self, texts: list[str], k: int, mask: Mask | None) -> Integers:
         """(n, c) places of the best rows by BM25, c at most k; -1 where there are fewer."""

@@ -25,6 +25,8 @@ EXACT_BELOW = 20_000
 FEW = 8
 """So few queries are multiplied with one row after another: BLAS's threads would wait for each
 other longer than they compute."""
+CUT_OFF = 8
+"""Roundings of int8's by which a later row may be cut to the steps before all are made anew."""
 _ROWS_OF_FEW = 2048
 _BLOCK = 65_536
 _TRAINED_ON = 400_000
@@ -109,7 +111,9 @@ class Coded:
         with self._preparing:
             count = len(self.vectors)
             # Of few rows the steps are too narrow for those that come later.
-            if self.dtype == "int8" and count >= 2 * self.calibrated_on:
+            if self.dtype == "int8" and (
+                count >= 2 * self.calibrated_on or self._cut_off(len(self.codes), count)
+            ):
                 self.calibration, self.calibrated_on = self._calibrated(count), count
                 self.codes = self.codes[:0]
             first = len(self.codes)
@@ -130,6 +134,18 @@ class Coded:
         count = min(k * oversample, len(codes) if rows is None else len(rows))
         found = nearest_codes(queries, codes, self.calibration, count, rows)
         return approximate.rescored(queries, self.vectors.gather, found, k)
+
+    def _cut_off(self, first: int, count: int) -> bool:
+        """Whether one of some rows lies so far outside of the steps that it would not be found."""
+        assert self.calibration is not None
+        low, high = self.calibration
+        rounding = float(np.linalg.norm(high - low)) / 255 / np.sqrt(12)
+        for start in range(first, count, _BLOCK):
+            block = self.vectors.gather(np.arange(start, min(start + _BLOCK, count)))
+            outside = np.linalg.norm(block - np.clip(block, low, high), axis=1)
+            if outside.max() > CUT_OFF * rounding:
+                return True
+        return False
 
     def _calibrated(self, count: int) -> Calibration:
         parts = [
@@ -157,12 +173,15 @@ class Approximate:
         self.file: Path | None = None
         """Where FAISS's index of the first rows is kept, to be read when it is needed."""
         self.index: approximate.FaissIndex | None = None
+        """None before the first search, and where the rows are too few to train it on."""
         self.trained_on = 0
         """How many rows it was trained on; 0 where it needs no training."""
+        self._too_few = 0
+        """Of so many rows it could not be trained."""
         self._preparing = threading.Lock()
 
     def prepare(self) -> None:
-        """Build the index, or add the rows that it has not got yet.
+        """Build the index, or add the rows that it has not got yet; none of too few rows.
 
         Raises:
             ValueError: FAISS cannot build it of these rows.
@@ -171,13 +190,25 @@ class Approximate:
             count = len(self.vectors)
             if self.index is None and self.file is not None:
                 held = len(self.vectors.base)
-                self.index = approximate.read_index(self.file, held, self.vectors.dim)
+                try:
+                    self.index = approximate.read_index(self.file, held, self.vectors.dim)
+                except ValueError:
+                    # Another process that has saved removes it: it is built of the vectors.
+                    if self.file.exists():
+                        raise
+                self.file = None
+            if self.index is None and count <= self._too_few:
+                return
             # Cells that were found in few rows serve badly for many times as many.
             if self.index is None or 0 < 4 * self.trained_on <= count:
                 sample = np.linspace(0, count - 1, min(count, _TRAINED_ON)).astype(np.int64)
                 untrained = approximate.needs_training(self.factory, self.vectors.dim)
                 vectors = self.vectors.gather(sample if untrained else sample[:1])
-                self.index = approximate.made_index(self.factory, vectors)
+                try:
+                    self.index = approximate.made_index(self.factory, vectors)
+                except approximate.TooFewRowsError:
+                    self._too_few = count
+                    return
                 self.trained_on = count if untrained else 0
             for start in range(self.index.ntotal, count, _BLOCK):
                 rows = np.arange(start, min(start + _BLOCK, count))
@@ -186,8 +217,7 @@ class Approximate:
                 approximate.set_parameters(self.index, self.parameters)
 
     def write(self, path: str) -> None:
-        """Write FAISS's index of all rows into a file."""
-        self.prepare()
+        """Write FAISS's index, which `prepare` has made, into a file."""
         approximate.write_index(self.index, path)
 
     def nearest(
@@ -199,7 +229,8 @@ class Approximate:
         if mask is None or allowed > max(EXACT_BELOW, wanted):
             self.prepare()
             wanted = min(wanted, len(self.vectors))
-            found = approximate.search_among(self.index, queries, wanted, mask)
+            if self.index is not None:
+                found = approximate.search_among(self.index, queries, wanted, mask)
         if found is None:
             return Exact(self.vectors).nearest(queries, k, mask, oversample)
         return approximate.rescored(queries, self.vectors.gather, found, k)

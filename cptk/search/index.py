@@ -126,6 +126,11 @@ class Index:
 
     @search_parameters.setter
     def search_parameters(self, parameters: str) -> None:
+        if parameters is None:
+            raise TypeError(
+                "`search_parameters` should be a string, such as 'nprobe=16'. Received: None, and "
+                "FAISS cannot go back to its own."
+            )
         dtype, factory, _ = self._settings
         self._settings = checked_settings(dtype, factory, parameters, self._dim)
         if self._contents is not None and isinstance(self._contents.finder, Approximate):
@@ -188,6 +193,11 @@ class Index:
             raise ValueError("`ids` should be given: those of the rows in this index are strings.")
         else:
             first = 0 if contents is None else contents.next_id
+            if first + count - 1 > row_tables.LARGEST_INTEGER:
+                raise ValueError(
+                    "`ids` should be given: they count on from the largest in this index, "
+                    f"{first - 1}, and there is none above it."
+                )
             found = [*range(first, first + count)]
         if len(found) != count:
             raise ValueError(
@@ -208,6 +218,10 @@ class Index:
             )
         table = rows if contents is None else row_tables.joined(contents.table, rows)
         about = self._embedder.check()
+        if self._settings.factory is not None and self._dim is None:
+            # A factory that is refused is refused before all texts are embedded.
+            first_one = self._embedder.embed(given[:1], "document", None)
+            checked_settings(*self._settings, first_one.shape[1])
         vectors = self._embedder.embed(given, "document", self._dim)
         # Nothing is refused from here on.
         self._embedder.about = about
@@ -278,7 +292,7 @@ class Index:
             k: How many rows to find; where fewer are there, or pass the filter, all of them.
             filter: Which rows may be found: an expression of pyarrow.compute's over the columns
                 `id`, `text` and those of the metadata, `pyarrow.compute.field("year") > 2020`. A
-                value that is missing passes none.
+                comparison with a value that is missing passes none; `is_null()` finds it.
             hybrid: Whether to search by words too: BM25's ranking and that by vectors are fused
                 by reciprocal ranks (`reciprocal_rank_fusion`). It finds names and rare words. The
                 first such search after a change counts the words of all rows.
@@ -318,7 +332,7 @@ class Index:
             raise ValueError(f"`hybrid` searches by words, and {what} are vectors alone.")
         vectors = self._embedder.embed(given, "query", self._dim)
         wanted = max(k, FUSED) if hybrid else k
-        scores, places = contents.nearest(vectors, wanted, mask, oversample)
+        scores, places = contents.nearest(vectors, wanted, mask, oversample, fill=True)
         if hybrid and texts is not None:
             rankings = [places, contents.by_words(texts, wanted, mask)]
             fused, places = reciprocal_rank_fusion(rankings, k)

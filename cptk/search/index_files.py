@@ -57,6 +57,7 @@ def writing(folder: Path) -> Iterator[Generation | None]:
         ValueError: A file stands there, a folder with other things, or another process writes.
         OSError: The disk is full: the index that was there is whole.
     """
+    made, accepted = not folder.exists(), False
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -77,6 +78,7 @@ def writing(folder: Path) -> Iterator[Generation | None]:
                     f"{str(folder)!r} holds other things than an index: {min(others)!r}. Name a "
                     "folder of the index's own."
                 )
+        accepted = True
         yield there
     except OSError as error:
         if error.errno not in _FULL:
@@ -86,7 +88,11 @@ def writing(folder: Path) -> Iterator[Generation | None]:
             error.errno, f"The disk is full ({error.strerror}).{kept}", str(folder)
         ) from error
     finally:
-        clear(folder)
+        if accepted:  # what is in a folder that was refused is somebody else's
+            clear(folder)
+            if made:
+                with contextlib.suppress(OSError):  # not empty: the index is there
+                    folder.rmdir()
         if lock is not None:
             lock.release()
 
@@ -233,13 +239,17 @@ def check_sizes(generation: Generation) -> None:
         try:
             there = path.stat().st_size
         except OSError:
-            raise FileNotFoundError(f"The index's file {str(path)!r} is missing.") from None
+            raise _missing(path) from None
         if there != size:
             fault = "is cut short" if there < size else "has grown"
             raise ValueError(
                 f"The index's file {str(path)!r} {fault}: it has {there:,} bytes, and was written "
                 f"with {size:,}. Copy or save the index again."
             )
+
+
+def _missing(path: Path) -> FileNotFoundError:
+    return FileNotFoundError(f"The index's file {str(path)!r} is missing.")
 
 
 def says_nothing_of(generation: Generation, missing: KeyError) -> ValueError:
@@ -264,6 +274,8 @@ def _array(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[
     try:
         # Nothing at all cannot be mapped.
         found = np.load(path, mmap_mode="r" if shape[0] else None, allow_pickle=False)
+    except FileNotFoundError:  # another process has saved, and `load` reads again
+        raise _missing(path) from None
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"The index's file {str(path)!r} is damaged ({error}).") from None
     if found.shape != shape or found.dtype != dtype:
@@ -281,6 +293,8 @@ def read_rows(path: Path, count: int) -> pa.Table:
         with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
             table = reader.read_all()
         table.validate()
+    except FileNotFoundError:
+        raise _missing(path) from None
     except (pa.ArrowException, ValueError, OSError) as error:
         raise ValueError(f"The index's file {str(path)!r} is damaged ({error}).") from None
     if table.num_rows != count or "id" not in table.column_names:

@@ -17,8 +17,8 @@ Ids: TypeAlias = Iterable[str] | Iterable[int]
 Metadata: TypeAlias = Mapping[str, object] | Sequence[Mapping[str, object]] | Frame
 """Columns by name, a dictionary for each row, or a frame or table."""
 
-ID, TEXT = "id", "text"
-_LARGEST_INTEGER = 2**63 - 1
+ID, TEXT, SCORE = "id", "text", "score"
+LARGEST_INTEGER = 2**63 - 1
 _MOST_CHUNKS = 100
 _WHAT = (
     "`metadata` should be columns by name ({'path': [...]}), a dictionary for each row, or a frame "
@@ -64,7 +64,7 @@ def checked_ids(ids: Ids, name: str = "ids") -> list[Id]:
         found = [*checks.texts(found, name)]
     else:
         found = [int(each) for each in found]
-        if any(not -_LARGEST_INTEGER <= int(each) <= _LARGEST_INTEGER for each in found):
+        if any(not -LARGEST_INTEGER <= int(each) <= LARGEST_INTEGER for each in found):
             raise ValueError(f"`{name}` should fit into 64 bits. Received: {checks.shown(found)}.")
     if len(set(found)) < len(found):
         seen: set[Id] = set()
@@ -80,15 +80,20 @@ def as_rows(ids: list[Id], texts: list[str] | None, metadata: Metadata | None) -
 
     Raises:
         TypeError: Metadata in another form.
-        ValueError: Of another length; or with a column "id", or a second text.
+        ValueError: Of another length; a column twice; or a column "id" or "score", or a second
+            text.
     """
     kind = pa.large_string() if ids and isinstance(ids[0], str) else pa.int64()
     columns = {ID: pa.array(ids, kind)}
     if texts is not None:
         columns[TEXT] = pa.array(texts, pa.large_string())
     given = _metadata_table(metadata)
-    for name in given.column_names:
-        if name in columns:
+    names = given.column_names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"`metadata` should name each column once. Received {twice!r} twice.")
+    for name in names:
+        if name in columns or name == SCORE:
             raise ValueError(
                 f"`metadata` should have no column {name!r}: the index has its own. Rename it."
             )
@@ -97,10 +102,10 @@ def as_rows(ids: list[Id], texts: list[str] | None, metadata: Metadata | None) -
             f"`metadata` should have a row for each of the {len(ids)} vectors. Received "
             f"{given.num_rows}."
         )
-    if TEXT in given.column_names:
+    if TEXT in names:
         own = checks.texts(given[TEXT], "the column 'text' of metadata")
         columns[TEXT] = pa.array(own, pa.large_string())
-    columns |= {n: given[n] for n in given.column_names if n != TEXT}
+    columns |= {n: given[n] for n in names if n != TEXT}
     return pa.table(columns)
 
 
@@ -137,7 +142,7 @@ def joined(rows: pa.Table | None, more: pa.Table) -> pa.Table:
 
 
 def chosen(rows: pa.Table, condition: object) -> NDArray[np.bool_]:
-    """(n,) which rows a condition is true of; a value that is missing makes it false.
+    """(n,) which rows a condition is true of; a comparison with a missing value is not.
 
     Args:
         rows: n rows.
@@ -186,6 +191,11 @@ def _metadata_table(metadata: Metadata | None) -> pa.Table:
             return pa.table({_name(n): _column(n, v) for n, v in metadata.items()})
         if isinstance(metadata, Sequence) and not isinstance(metadata, str | bytes):
             return _of_dictionaries(metadata)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            "`metadata` should be text that UTF-8 can write. Received half a character (a lone "
+            f"surrogate) in {checks.shown(error.object)}."
+        ) from None
     except (pa.ArrowException, OverflowError) as error:
         raise ValueError(
             f"`metadata` should have values of one type in each column, and columns of one "

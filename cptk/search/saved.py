@@ -44,9 +44,11 @@ def write(
         if not whole:  # few of FAISS's indices can forget a row
             written = index_files.read_floats(path, count, dim)
             finder = Approximate(Vectors(written), finder.factory, finder.parameters)
-        with writer.faiss() as file:
-            finder.write(file)
-        about["trained_on"], index = finder.trained_on, finder.index
+        finder.prepare()
+        if finder.index is not None:  # of too few rows there is none
+            with writer.faiss() as file:
+                finder.write(file)
+            about["trained_on"], index = finder.trained_on, finder.index
     writer.commit(about)
     return index
 
@@ -89,7 +91,7 @@ def read(generation: Generation, settings: Settings) -> Contents:
             if settings.dtype == "int8":
                 finder.calibration = Calibration.from_json(about["calibration"])
         elif isinstance(finder, Approximate) and "faiss" in generation.files:
-            finder.file = generation.path("faiss")
+            finder.file = generation.path("faiss").absolute()  # it is read at the first search
             finder.trained_on = checks.integer("trained_on", about["trained_on"], 0)
     except KeyError as missing:
         raise index_files.says_nothing_of(generation, missing) from None

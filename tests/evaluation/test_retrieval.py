@@ -13,6 +13,7 @@ from cptk import datasets
 from cptk.datasets.records import LabeledTexts, RetrievalData
 from cptk.evaluation import evaluate
 from cptk.evaluation.metrics.trec_eval import ranked
+from cptk.evaluation.tasks.registry import find_tasks
 from cptk.evaluation.tasks.retrieval import TASKS, beir_task, bm25, bm25_run, dense_run, retrieval
 from cptk.evaluation.tasks.through_index import IndexSearch
 from cptk.search import Index
@@ -288,6 +289,25 @@ def test_an_index_of_faiss_and_a_task_through_it(tmp_path):
     assert "search through IVF16,Flat" in task.description
     report = evaluate(_words, task)
     assert report["toy"].scores["index_recall@100"] == scores["index_recall@100"]
+
+
+def test_a_factory_is_checked_for_the_embedders_numbers():
+    pytest.importorskip("faiss", reason="pip install cptk[faiss]")
+    seen = []
+    IndexSearch("PQ48")  # 64 numbers would not do
+    IndexSearch("IVF256,PQ48").check(384)
+    with pytest.raises(ValueError, match="`factory` should be what faiss"):
+        retrieval(_roles(seen), _toy(), index="PQ48")
+    assert len(seen) == 1  # the queries, whose numbers are counted
+
+
+def test_tasks_through_an_index_have_names_of_their_own():
+    pytest.importorskip("faiss", reason="pip install cptk[faiss]")
+    tasks = [beir_task("toy"), beir_task("toy", index="IVF16,Flat"), beir_task("toy", index=Index)]
+    assert [task.name for task in find_tasks(tasks)] == ["toy", "toy_IVF16_Flat", "toy_index"]
+    assert beir_task("toy", "mine", index="Flat").name == "mine"
+    with pytest.raises(ValueError, match="Two tasks are named 'toy_index'"):
+        find_tasks([tasks[2], beir_task("toy", index=lambda: Index(dtype="int8"))])
 
 
 def test_bad_indices_are_refused_before_anything_is_embedded():

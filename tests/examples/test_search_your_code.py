@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 import threading
 import urllib.error
@@ -151,6 +153,39 @@ def test_a_damaged_index_says_so(folder: Path) -> None:
     assert code.refresh(folder).functions == 6
 
 
+def test_begun_anew_it_reads_every_file(folder: Path) -> None:
+    fresh(folder).refresh(folder)
+    code = parts.CodeIndex(folder.parent / "index", Letters(), fresh=True)
+    assert code.refresh(folder).read == 8
+
+
+def test_a_file_that_cannot_be_read_is_tried_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions_of = parts.functions_of
+
+    def locked(root: Path, path: str, digest: str) -> Any:
+        if path == "a.rb":
+            raise PermissionError(path)
+        return functions_of(root, path, digest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "functions_of", locked)
+        changes = fresh(folder).refresh(folder)
+    assert (changes.functions, changes.skipped) == (5, 1)
+    assert "1 left out that cannot be read" in str(changes)
+    assert fresh(folder).refresh(folder).functions == 6
+
+
+def test_a_name_that_is_no_utf_8_is_left_out(folder: Path) -> None:
+    try:
+        (folder / os.fsdecode(b"bad\xff.py")).write_text("def lost():\n    pass\n")
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    changes = fresh(folder).refresh(folder)
+    assert (changes.functions, changes.skipped) == (6, 1)
+
+
 # === Over HTTP ===
 
 
@@ -210,6 +245,32 @@ def test_the_page_is_escaped_and_loads_nothing(address: str) -> None:
     assert "<article" not in get(address)[2]
 
 
+def test_what_is_no_address_and_what_fails(folder: Path, address: str) -> None:
+    with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1]))) as line:
+        line.sendall(b"GET http://[/ HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b" 400 " in line.makefile("rb").readline()
+    with pytest.raises(OSError, match=r"cannot be used .*Name another"):
+        page.make_server(fresh(folder), folder, int(address.rsplit(":", 1)[1]))
+
+
+def test_a_search_that_fails(folder: Path) -> None:
+    class Broken:
+        def search(self, *_: Any) -> None:
+            raise RuntimeError("out of memory")
+
+    server = page.make_server(Broken(), folder, 0)  # type: ignore[arg-type]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        for path in ("", "search"):
+            status, _, body = get(f"http://127.0.0.1:{server.server_port}/{path}?q=a")
+            assert (status, json.loads(body)["error"]) == (500, "The search failed: out of memory")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 @pytest.mark.slow
 def test_a_real_browser_asks_and_reads(address: str, tmp_path: Path) -> None:
     from browser import Browser
@@ -260,3 +321,20 @@ def test_index_of_another_embedder(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"another embedder.*--fresh"):
         parts.CodeIndex(folder.parent / "index", other)
     assert isinstance(fresh(folder).index, Index)
+
+
+def test_a_port_that_is_taken_is_told_before_the_work(
+    folder: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import search_your_code
+
+    class Verbose(Letters):
+        def encode_text(self, texts: list[str], verbose: int = 0) -> Any:
+            return super().encode_text(texts)
+
+    monkeypatch.setattr(search_your_code, "load", lambda _: Verbose())
+    place = folder.parent / "new"
+    port = address.rsplit(":", 1)[1]
+    with pytest.raises(SystemExit, match=f"^Port {port} cannot be used"):
+        search_your_code.main([str(folder), "--index", str(place), "--quiet", "--serve", port])
+    assert not place.exists()

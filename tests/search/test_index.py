@@ -139,6 +139,60 @@ def test_int8_steps_widen_as_rows_come() -> None:
     assert found == reference(QUERIES, VECTORS, 5)
 
 
+def test_int8_steps_widen_where_later_rows_lie_outside() -> None:
+    narrow = VECTORS * 0.02 + np.eye(24)[0]  # all of one direction
+    narrow = np.concatenate([narrow, narrow])
+    index = Index(dtype="int8").add(narrow)
+    index.search(QUERIES[0], 1)
+    index.add(VECTORS)  # fewer than there are
+    found = ids(index.search(QUERIES, 10, oversample=2))
+    assert found == reference(QUERIES, np.concatenate([narrow, VECTORS]), 10)
+    inside = Index(dtype="int8").add(VECTORS)
+    inside.search(QUERIES[0], 1)
+    before = inside._contents.finder.calibration  # type: ignore[union-attr]
+    inside.add(VECTORS[:30] + 1e-4).search(QUERIES[0], 1)
+    assert inside._contents.finder.calibration is before  # type: ignore[union-attr]
+
+
+def test_faiss_finds_as_many_as_there_are() -> None:
+    pytest.importorskip("faiss", reason="pip install cptk[faiss]")
+    index = Index(factory="IVF16,Flat").add(VECTORS, metadata={"n": range(400)})
+    assert min(map(len, index.search(QUERIES, 100))) == 100  # one cell has some 25
+    found = index.search(QUERIES[0], 400)
+    assert found.ids == reference(QUERIES[:1], VECTORS, 400)[0]
+    assert (index.nearest(QUERIES, 100)[1] < 0).any()  # as it says
+
+
+def test_where_rows_are_left_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss", reason="pip install cptk[faiss]")
+    monkeypatch.setattr(finders, "EXACT_BELOW", 0)
+    index = Index(factory="IVF16,Flat").add(VECTORS, metadata={"n": range(400)})
+    found = index.search(QUERIES, 40, filter=pc.field("n") < 200, oversample=1)
+    assert {len(hits) for hits in found} == {40}
+    assert all(max(hits.ids) < 200 for hits in found)
+
+
+def test_of_too_few_rows_to_train_on_the_search_is_exact() -> None:
+    pytest.importorskip("faiss", reason="pip install cptk[faiss]")
+    index = Index(factory="IVF64,Flat").add(VECTORS[:5])
+    assert ids(index.search(QUERIES, 3)) == reference(QUERIES, VECTORS[:5], 3)
+    index.add(VECTORS[5:]).search(QUERIES, 3)
+    assert index._contents.finder.index.ntotal == 400  # type: ignore[union-attr]
+
+
+def test_a_fault_of_faiss_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    faiss = pytest.importorskip("faiss", reason="pip install cptk[faiss]")
+    index = Index(factory="HNSW8").add(VECTORS)
+    index.search(QUERIES, 3)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Error: out of luck")
+
+    monkeypatch.setattr(faiss.IndexHNSWFlat, "search", broken)
+    with pytest.raises(ValueError, match="cannot be searched: out of luck"):
+        index.search(QUERIES, 3)
+
+
 # === Ids, texts, metadata ===
 
 
@@ -177,6 +231,19 @@ def test_ids_count_on_and_are_never_given_twice() -> None:
     assert 7 in index
     assert 10 not in index
     assert "7" not in index
+
+
+def test_no_id_is_left() -> None:
+    index = Index().add(VECTORS[:1], ids=[2**63 - 1])
+    with pytest.raises(ValueError, match=r"`ids` should be given: they count on from .*807"):
+        index.add(VECTORS[1:2])
+    assert len(index.add(VECTORS[1:2], ids=[5])) == 2
+
+
+def test_a_missing_value_passes_is_null_alone() -> None:
+    index = Index().add(VECTORS[:2], metadata={"n": [1, None]})
+    assert index.search(VECTORS[1], filter=pc.field("n") < 9).ids == [0]
+    assert index.search(VECTORS[0], filter=pc.field("n").is_null()).ids == [1]
 
 
 def test_replaced_rows() -> None:
@@ -275,6 +342,9 @@ def full() -> Index:
         ((["a"], ["z"], {"n": [1], "text": ["b"]}), ValueError, "no column 'text'"),
         ((["a"], ["z"], {"n": "1"}), TypeError, "the column 'n' of metadata` should be a sequence"),
         ((["a"], ["z"], {"n": [object()]}), ValueError, "values of one type"),
+        ((["a"], ["z"], {"n": [1], "score": [2]}), ValueError, "no column 'score'"),
+        ((["a"], ["z"], {"n": ["\ud800"]}), ValueError, "text that UTF-8 can write"),
+        ((["a"], ["z"], pa.table([[1], [2]], ["n", "n"])), ValueError, "Received 'n' twice"),
         ((["a"], ["z"], ["n"]), TypeError, "Item 0 is 'n'"),
         ((["a"], ["z"], 5), TypeError, "`metadata` should be columns by name"),
         ((["a", "b"], ["z", "w"], [{"n": 1}, {"m": 1}]), ValueError, "same names in each row"),
@@ -388,10 +458,21 @@ def test_what_faiss_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss", reason="pip install cptk[faiss]")
     with pytest.raises(ValueError, match=r"`factory` should be what faiss\.index_factory takes"):
         Index(factory="Nonsense", dim=24)
-    with pytest.raises(ValueError, match="FAISS makes no index 'IVF64,Flat' of 5 vectors"):
-        Index(factory="IVF64,Flat").add(VECTORS[:5]).search(QUERIES)
     with pytest.raises(ValueError, match="FAISS's index takes no 'nprobe=2'"):
-        Index(factory="Flat", search_parameters="nprobe=2").add(VECTORS).search(QUERIES)
+        Index(factory="Flat", search_parameters="nprobe=2").add(VECTORS)
+    with pytest.raises(ValueError, match="FAISS's index takes no 'efSearch=2'"):
+        Index(factory="IVF4,Flat", search_parameters="efSearch=2", dim=24)
+    for wrong in ("Nonsense", "IDMap,Flat", "PQ5"):
+        encoder = Letters()
+        with pytest.raises(ValueError, match=r"IDMap|`factory` should be what"):
+            Index(encoder, factory=wrong).add(["a", "b", "c"])
+        assert encoder.seen == [(("a",), "document")]  # one, whose numbers are counted
+    index = Index(factory="IVF4,Flat", search_parameters="nprobe=2").add(VECTORS)
+    with pytest.raises(ValueError, match="FAISS's index takes no 'efSearch=2'"):
+        index.search_parameters = "efSearch=2"
+    with pytest.raises(TypeError, match="`search_parameters` should be a string"):
+        index.search_parameters = None  # type: ignore[assignment]
+    assert index.search_parameters == "nprobe=2"
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"pip install faiss-cpu.*cptk\[faiss\]"):
         Index(factory="HNSW32")

@@ -107,6 +107,34 @@ def test_integers_count_on_after_loading(tmp_path: Path) -> None:
     assert Index.load(tmp_path / "index").add(VECTORS[:1]).rows["id"].to_pylist() == [0, 1, 3]
 
 
+def test_of_too_few_rows_faiss_writes_no_file(tmp_path: Path) -> None:
+    index = made({"factory": "IVF32,Flat"}, tmp_path)
+    index.delete([f"é{i}" for i in range(50)]).save(tmp_path)
+    for each in (index, Index.load(tmp_path)):
+        assert each.search(VECTORS[55], 1).ids == ["é55"]
+    assert sorted(json.loads((tmp_path / "index.json").read_text())["files"]) == ["rows", "vectors"]
+    again = Index.load(tmp_path)
+    again.add(VECTORS[:50], [f"x{i}" for i in range(50)], {"n": range(50), "text": ["b"] * 50})
+    again.save(tmp_path)
+    assert "faiss" in json.loads((tmp_path / "index.json").read_text())["files"]
+    assert Index.load(tmp_path).search(VECTORS[3], 1).ids == ["x3"]
+
+
+def test_faiss_is_read_from_another_folder_or_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made({"factory": "HNSW8"}, Path("index"))
+    moved, late = Index.load("index"), Index.load("index")
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    with monkeypatch.context() as patch:
+        patch.setattr("cptk.search.approximate.made_index", lambda *_: 1 / 0)
+        assert moved.search(VECTORS[7], 1).ids == ["é7"]
+    Index.load(tmp_path / "index").delete(["é0"]).save(tmp_path / "index")
+    assert late.search(VECTORS[0], 1).ids == ["é0"]  # whose file another save has removed
+
+
 # === Embedders ===
 
 
@@ -179,7 +207,32 @@ def test_a_reader_meets_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(Index.load(tmp_path)) == 59
 
 
+def test_a_file_that_is_replaced_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = made({}, tmp_path)
+    check, seen = index_files.check_sizes, []
+
+    def check_slowly(generation: index_files.Generation) -> None:
+        check(generation)
+        if not seen:
+            seen.append(generation.name)
+            index.delete(["é0"]).save(tmp_path)
+
+    monkeypatch.setattr(index_files, "check_sizes", check_slowly)
+    assert len(Index.load(tmp_path)) == 59
+
+
 # === Bad folders and damaged files ===
+
+
+def test_nothing_of_a_folder_that_is_refused_is_removed(tmp_path: Path) -> None:
+    theirs = [".scratch-abc", "letter.txt", "vectors-0123456789ab.npy"]
+    for name in theirs:
+        (tmp_path / name).write_text("theirs")
+    with pytest.raises(ValueError, match="holds other things than an index"):
+        made({}, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == theirs
 
 
 def test_folders_that_hold_no_index(tmp_path: Path) -> None:
@@ -282,7 +335,7 @@ def test_a_save_that_fails_leaves_the_index_in_memory_as_it_was(
             with pytest.raises(ZeroDivisionError):
                 index.save(tmp_path / str(number))
         assert [hits.ids for hits in index.search(VECTORS, 5, oversample=12)] == before
-        assert os.listdir(tmp_path / str(number)) == []
+        assert not (tmp_path / str(number)).exists()
         index.save(tmp_path / str(number))
 
 

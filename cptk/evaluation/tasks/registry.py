@@ -209,7 +209,8 @@ def find_tasks(names: str | Task | Iterable[str | Task]) -> list[Task]:
     """The tasks that names of tasks and groups stand for, each once, in the order asked for.
 
     Raises:
-        ValueError: If none is asked for or a name is unknown; the message names the near ones.
+        ValueError: If none is asked for, two have one name, or a name is unknown; the message
+            names the near ones.
         TypeError: If a name is not a string.
 
     Example:
@@ -230,7 +231,10 @@ def find_tasks(names: str | Task | Iterable[str | Task]) -> list[Task]:
     found: dict[str, Task] = {}
     for name in names:
         for task in _expand(name):
-            found.setdefault(task.name, task)
+            if found.setdefault(task.name, task) != task:
+                raise ValueError(
+                    f"Two tasks are named {task.name!r}. Give one of them another name."
+                )
     if not found:
         raise ValueError("No task to run. Name some, or a group: " + ", ".join(list_groups()) + ".")
     return list(found.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -172,11 +173,10 @@ def dense_run(
     if not all(map(str.isascii, found)):
         checks.texts(found, "corpus")
     wanted = min(depth + bool(ignore_identical_ids), len(documents))
-    scores, indices = search(
-        embed(encoder, asked, role="query"),
-        embed(encoder, found, role="document"),
-        wanted,
-    )
+    vectors = embed(encoder, asked, role="query")
+    if isinstance(search, IndexSearch):
+        search.check(vectors.shape[1])
+    scores, indices = search(vectors, embed(encoder, found, role="document"), wanted)
     return _as_run(queries, documents, scores, indices, depth, ignore_identical_ids)
 
 
@@ -231,7 +231,8 @@ def beir_task(
 
     Args:
         data: The folder, or the name of a set that `cptk.datasets.load` knows.
-        name: The task's name; the folder's if `None`.
+        name: The task's name; the folder's if `None`, and with an `index` that of both
+            ("scifact_HNSW32"; "scifact_index" where it is a function).
         headline: Which figure of `retrieval` is the task's score.
         groups: As for `Task`.
         description: As for `Task`.
@@ -269,9 +270,12 @@ def beir_task(
     """
     checks.choice("headline", headline, MEASURES)
     where = os.path.expanduser(os.fspath(data))
-    name = name or os.path.basename(where.rstrip("/\\"))
+    given, name = name, name or os.path.basename(where.rstrip("/\\"))
     if index is not None:
         IndexSearch(index)  # a bad one is refused here
+        if not given:  # another task than the exact one, beside which it may be asked for
+            how = index if isinstance(index, str) else "index"
+            name = f"{name}_{re.sub(r'[^0-9A-Za-z]+', '_', how)}"
 
     def run(embed: Embed, split: str | None) -> TaskResult:
         loaded, chosen = load_split(RetrievalData, where, split)

@@ -31,7 +31,7 @@ class IndexSearch:
 
     def __init__(self, index: NewIndex) -> None:
         if isinstance(index, str):
-            Index(factory=index, dim=64)  # an unknown one is refused before texts are embedded
+            self._check_name(index)  # an unknown one is refused before texts are embedded
         elif not callable(index):
             raise TypeError(
                 "`index` should be a factory of FAISS's, such as 'HNSW32', or a function that "
@@ -40,6 +40,20 @@ class IndexSearch:
             )
         self._index = index
         self.recall: dict[str, float] = {}
+
+    @staticmethod
+    def _check_name(factory: str) -> None:
+        try:
+            Index(factory=factory, dim=64)
+        except ValueError as error:
+            # What else 64 numbers are refused for ("PQ48") may be right for the embedder's.
+            if "could not parse" in str(error):
+                raise
+
+    def check(self, dim: int) -> None:
+        """Raise `ValueError` where FAISS does not make the index for vectors of `dim` numbers."""
+        if isinstance(self._index, str):
+            Index(factory=self._index, dim=dim)
 
     def __call__(self, queries: Vectors, documents: Vectors, k: int) -> tuple[Floats, Integers]:
         """Cosines and rows of the best documents of each query, (n, k) or fewer."""
