@@ -295,6 +295,7 @@ def _before(path: FilePath, settings: Config) -> About | None:
             )
         return None
     if not path.exists() and part.stat().st_size == 0:  # deleted, but for what stood beside it
+        place.unlink()  # it would seem to tell of the new file, if this call were killed early
         return None
     found = read_about(path)
     for name, value in settings.items():

@@ -353,3 +353,17 @@ def test_a_disk_that_fills_up_keeps_what_was_written_down(tmp_path, monkeypatch,
     assert 0 < len(made) < 10
     assert path.read_bytes() == whole.read_bytes()
     assert not list(tmp_path.glob(".scratch*"))
+
+
+def test_deleted_and_killed_before_anything_is_noted_it_begins_anew(tmp_path, monkeypatch):
+    path = tmp_path / "v.npy"
+    settings = {"fingerprint": "f", "role": "r", "dtype": "float32", "dim": DIM}
+    with vector_writing.writing(path, settings) as writer:
+        writer.add(np.ones((3, DIM), np.float32), "texts")
+        writer.finish()
+    path.unlink()
+    monkeypatch.setattr(vector_writing, "BETWEEN", 1e9)
+    with vector_writing.writing(path, settings) as writer:  # ends without a note, as a kill does
+        writer.add(np.ones((1, DIM), np.float32), "other texts")
+    with vector_writing.writing(path, settings) as writer:
+        assert writer.rows == 0

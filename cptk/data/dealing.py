@@ -117,7 +117,12 @@ def split_up(dealing: Dealing, count: int) -> Dealing | None:
         singles.append(others)
         sizes[batch] -= half
         sizes.append(half)
-    return Dealing(into, np.array(singles)) if len(sizes) == count else None
+    if len(sizes) != count:
+        return None
+    if count == len(dealing.sizes):  # as it was: one of three may come last
+        return dealing
+    order = np.argsort(-np.array(sizes), kind="stable")
+    return Dealing(np.argsort(order)[into], np.array(singles)[order])
 
 
 def _chosen(

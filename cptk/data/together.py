@@ -48,8 +48,8 @@ def draw(
     for row in order:
         if taken[row]:
             continue
-        group = several.of(row)
-        if drawn + len(group) <= wanted:
+        group = several.of(row, wanted - drawn)
+        if group is not None:
             taken[group] = True
             drawn += len(group)
             if drawn == wanted:
@@ -99,10 +99,12 @@ class _Together:
         self.order = np.argsort(self.labels, kind="stable")
         self.sorted = self.labels[self.order]
 
-    def of(self, row: int) -> Rows:
-        """A pair, and those that hang together with it."""
+    def of(self, row: int, most: int) -> Rows | None:
+        """A pair, and those that hang together with it; None where these are more than `most`."""
         place = int(np.searchsorted(self.rows, row))
         if place == len(self.rows) or self.rows[place] != row:
-            return np.array([row])
+            return np.array([row]) if most else None
         begin, end = np.searchsorted(self.sorted, self.labels[place] + np.arange(2))
+        if end - begin > most:  # a large group is met many times: nothing is copied
+            return None
         return self.rows[self.order[begin:end]]

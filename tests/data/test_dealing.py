@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cptk.data.colour_chains import Chains, exchanged
-from cptk.data.dealing import dealt, split_up
+from cptk.data.dealing import Dealing, dealt, split_up
 
 SEEDS = range(3)
 
@@ -179,6 +179,15 @@ def test_another_number_of_batches():
     assert split_up(found, len(found.singles)).sizes.tolist() == found.sizes.tolist()
     assert split_up(found, len(found.singles) - 1) is None
     assert split_up(found, 40) is None
+
+
+def test_batches_that_are_halved_stay_in_descending_order():
+    found = Dealing(np.repeat([0, 1], [5, 3]), np.array([3, 0]))
+    more = split_up(found, 3)
+    assert more.sizes.tolist() == [4, 4, 3]
+    assert more.singles.sum() == 3
+    (three,) = {*more.into[5:].tolist()}
+    assert three == 2
 
 
 def test_orders_differ_by_their_random_numbers_alone():
