@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import sys
 import warnings
@@ -54,7 +55,8 @@ def main(backend: str | None) -> None:
         cptk export my_embedder --to sentence-transformers --out for_others
 
     Every command ends with status 0 when its work is done, 1 when something stood in its way, and 2
-    for a wrong command line. What was killed goes on when the same command is given again.
+    for a wrong command line. Training, vectors and indices that were killed go on when the same
+    command is given again.
     """
     if backend is not None:
         os.environ["KERAS_BACKEND"] = backend
@@ -78,12 +80,23 @@ def reporting(run: Callable[..., tuple[Mapping[str, Any], str]]) -> Callable[...
             message = " ".join(str(error).split()) or type(error).__name__
             raise click.ClickException(message) from error
         except KeyboardInterrupt:
-            raise click.ClickException(
-                "Interrupted. The same command goes on where it was."
-            ) from None
-        click.echo(json.dumps(found, indent=1, default=str) if as_json else text)
+            raise click.ClickException("Interrupted.") from None
+        click.echo(json.dumps(_plain(found), indent=1, allow_nan=False) if as_json else text)
 
     return command
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: null for a number that is none, text for what it does not know."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def _shown(message: Warning | str, *_: object, **__: object) -> None:

@@ -50,5 +50,6 @@ def command(
     vectors = cptk.encode(
         model, read, role=role, dtype=dtype, truncate_dim=truncate_dim, output=out
     )
-    found = {"out": str(out), "texts": len(vectors), "dim": vectors.shape[1], "dtype": dtype}
+    stored = cptk.vectors.StoredVectors(out)
+    found = {"out": str(out), "texts": len(vectors), "dim": stored.dim, "dtype": dtype}
     return found, f"{len(vectors):,} vectors, {dtype}, in {out}."

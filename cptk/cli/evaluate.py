@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cptk.cli.commands import reporting
-from cptk.cli.inputs import OUTPUT, dtype_option, embedder_of
+from cptk.cli.inputs import OUTPUT, dtype_option, embedder_of, new_file
 
 
 @click.command()
@@ -37,10 +37,10 @@ def command(
         cptk evaluate my_embedder --tasks stsb,cranfield --split validation
     """
     from cptk import evaluation
-    from cptk.cli.report_file import check, write
+    from cptk.cli.report_file import ENDINGS, write
 
     if out is not None:
-        check(out)
+        new_file(out, *ENDINGS)
     names = [name.strip() for name in tasks.split(",")]
     chosen = evaluation.find_tasks(names if len(names) > 1 else names[0])
     model = embedder_of(embedder, compute_dtype)

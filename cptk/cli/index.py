@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import pyarrow as pa
 
 from cptk.cli.commands import reporting
 from cptk.cli.inputs import INPUT, OUTPUT, dtype_option, embedder_of, texts_of
 
 if TYPE_CHECKING:
     from cptk.quantization import VectorDType
+    from cptk.search import Index
 
 ROWS_PER_SAVE = 16_384
 
@@ -49,17 +51,37 @@ def command(
 
     read, others = texts_of(texts, column)
     model = embedder_of(embedder, compute_dtype)
-    Index = cptk.search.Index  # noqa: N806
-    index = Index.load(out, model) if out.exists() else Index(model, dtype=dtype, factory=factory)
+    ids = others["id"].to_pylist() if "id" in others.column_names else None
+    others = others if ids is None else others.drop_columns(["id"])
+    index = cptk.search.Index(model, dtype=dtype, factory=factory)
+    if (out / "index.json").exists():  # which a first save writes last
+        index = cptk.search.Index.load(out, model)
+        _check_same(out, index, (dtype, factory), read, ids, others)
     there = len(index)
-    if there and index.rows["text"].to_pylist() != read[:there]:
-        raise ValueError(
-            f"{str(out)!r} is an index of other texts. Name another folder, or delete it."
-        )
     for start in range(there, len(read), ROWS_PER_SAVE):
         rows = slice(start, start + ROWS_PER_SAVE)
         columns = others.slice(start, ROWS_PER_SAVE) if others.num_columns else None
-        index.add(read[rows], metadata=columns)
+        index.add(read[rows], ids=None if ids is None else ids[rows], metadata=columns)
         index.save(out)
     found = {"out": str(out), "rows": len(index), "new": len(index) - there, "dim": index.dim}
     return found, f"{len(index):,} rows, {len(index) - there:,} of them new, in {out}."
+
+
+def _check_same(
+    out: Path,
+    index: Index,
+    settings: tuple[str, str | None],
+    texts: list[str],
+    ids: list[Any] | None,
+    others: pa.Table,
+) -> None:
+    """Raise `ValueError` where the index is not of the first rows of the file."""
+    there = index.rows
+    expected = {name: others[name].to_pylist() for name in others.column_names}
+    expected |= {"text": texts, "id": [*range(len(texts))] if ids is None else ids}
+    same = {*expected} == {*there.column_names} and all(
+        there[name].to_pylist() == values[: len(there)] for name, values in expected.items()
+    )
+    if not same or (index.dtype, index.factory) != settings:
+        what = "other rows" if not same else "another --dtype or --factory"
+        raise ValueError(f"{str(out)!r} is an index of {what}. Name another, or delete it.")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import pyarrow as pa
-import pyarrow.csv as arrow_csv
-import pyarrow.parquet as parquet
 
 from cptk import checks
+from cptk.data import reading
 
 if TYPE_CHECKING:
     from cptk.data import Pairs
@@ -90,21 +90,40 @@ def texts_of(path: Path, column: str | None) -> tuple[list[str], pa.Table]:
     return texts, table.drop_columns([column])
 
 
+def new_file(path: Path, *endings: str) -> None:
+    """Raise `ValueError` where a result cannot be written to a file, before the work."""
+    if path.suffix not in endings:
+        raise ValueError(f"--out should end in {', '.join(endings)}. Received: {str(path)!r}.")
+    not_there(path)
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--out should lie in a folder that is there. Received: {str(path)!r}.")
+
+
+def not_there(path: Path) -> None:
+    """Raise `ValueError` where an output would replace something."""
+    if path.exists():
+        raise ValueError(f"{str(path)!r} is there already. Delete it, or name another --out.")
+
+
 def _table(path: Path) -> pa.Table:
-    ending = path.suffix.lower()
-    try:
-        if ending == ".parquet":
-            return parquet.read_table(path)
-        if ending in (".csv", ".tsv"):
-            parse = arrow_csv.ParseOptions(
-                delimiter="\t" if ending == ".tsv" else ",", newlines_in_values=True
-            )
-            return arrow_csv.read_csv(path, parse_options=parse)
-        content = path.read_text(encoding="utf-8")
-        if ending in (".jsonl", ".json"):
-            rows = [json.loads(line) for line in content.splitlines() if line.strip()]
-            return pa.Table.from_pylist(rows)
-    except (pa.ArrowException, UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read: {checks.shown(str(error))}.") from None
-    lines = [line for line in content.split("\n") if line.strip()]
-    return pa.table({"text": pa.array(lines, pa.string())})
+    """A file as a table; of CSV all columns are texts, and stay so when the file grows."""
+    ending = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if ending == ".parquet":
+        return reading.parquet(path)
+    if ending in (".csv", ".tsv"):
+        delimiter = "\t" if ending == ".tsv" else ","
+        with reading.naming(path, "as CSV"), reading.opened(path) as stream:
+            lines = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+            names = next(csv.reader(lines, delimiter=delimiter), [])
+            if len({*names}) < len(names):
+                raise ValueError(f"two columns of one name: {checks.shown(names)}")
+        return reading.csv(path, delimiter, True, names)
+    if ending in (".jsonl", ".json"):
+        with reading.naming(path, "as JSON"):
+            rows = [row for _, row in reading.objects(path)]
+            names = [*dict.fromkeys(name for row in rows for name in row)]
+            return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    with reading.naming(path, "as text"), reading.opened(path) as stream:
+        content = stream.read().decode("utf-8")
+    texts = [line.removesuffix("\r") for line in content.split("\n") if line.strip()]
+    return pa.table({"text": pa.array(texts, pa.string())})

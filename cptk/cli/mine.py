@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cptk.cli.commands import reporting
-from cptk.cli.inputs import INPUT, OUTPUT
+from cptk.cli.inputs import INPUT, OUTPUT, new_file
 
 KINDS = ("code", "neighbours", "titles")
 
@@ -37,10 +37,7 @@ def command(
     """
     import cptk
 
-    if out.suffix != ".parquet":
-        raise ValueError(f"--out should be a .parquet file. Received: {str(out)!r}.")
-    if out.exists():
-        raise ValueError(f"{str(out)!r} is there already. Delete it, or name another file.")
+    new_file(out, ".parquet")
     mining = cptk.mining
     report = mining.MiningReport()
     code = [*mining.LANGUAGE_OF] if kind == "code" and source.is_dir() else None

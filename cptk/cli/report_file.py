@@ -13,12 +13,6 @@ if TYPE_CHECKING:
 ENDINGS = (".json", ".md", ".png")
 
 
-def check(path: Path) -> None:
-    """Raise `ValueError` for an ending that no report is written in."""
-    if path.suffix not in ENDINGS:
-        raise ValueError(f"--out should end in {', '.join(ENDINGS)}. Received: {str(path)!r}.")
-
-
 def write(report: Report, path: Path) -> None:
     """Write it, whole or not at all."""
     if path.suffix == ".json":

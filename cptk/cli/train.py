@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ import click
 
 from cptk import checks
 from cptk.cli.commands import reporting
-from cptk.cli.inputs import INPUT, OUTPUT, dtype_option, embedder_of, pairs_of
+from cptk.cli.inputs import INPUT, OUTPUT, dtype_option, embedder_of, not_there, pairs_of
+from cptk.files import replacing
 
 STEPS_PER_BACKUP = 50
 PLAIN = 64
@@ -56,8 +59,7 @@ def command(
 
     import cptk
 
-    if out.exists():
-        raise ValueError(f"{str(out)!r} is there already. Delete it, or name another folder.")
+    not_there(out)
     checks.positive("--learning-rate", learning_rate)
     objective = cptk.losses.get(loss)
     names = {"query": query, "document": document, "negatives": negatives}
@@ -65,13 +67,15 @@ def command(
     if len(data) != len(pairs):
         raise ValueError(f"PAIRS should have different names. Received: {_listed(pairs)}.")
     held_out = None if validation is None else _read(validation, names)
+    backup = out.with_name(out.name + ".backup")
+    _check_same(backup, click.get_current_context().params)
     keras.utils.set_random_seed(seed)
     embedder = embedder_of(base, compute_dtype, sequence_length=sequence_length, pooling=pooling)
     if lora_rank is not None:
         cptk.training.enable_lora(embedder, lora_rank)
-    count = sum(len(each) for each in data.values())
-    steps = max(1, epochs * count // batch_size)
-    parts = max(1, steps // STEPS_PER_BACKUP)  # an "epoch" is the time between two backups
+    steps = epochs * sum(-(-len(each) // batch_size) for each in data.values())
+    parts = -(-steps // STEPS_PER_BACKUP)  # an "epoch" is the time between two backups
+    steps = -(-steps // parts) * parts
     trainer = cptk.ContrastiveTrainer(
         embedder,
         head=cptk.layers.ContrastiveHead(temperature),
@@ -89,22 +93,41 @@ def command(
         batch_size=batch_size,
         epochs=parts,
         steps_per_epoch=steps // parts,
-        callbacks=[cptk.training.ExactBackupAndRestore(out.with_name(out.name + ".backup"))],
+        callbacks=[cptk.training.ExactBackupAndRestore(backup, delete_checkpoint=False)],
     )
     found: dict[str, Any] = {
-        "out": str(out), "pairs": steps // parts * parts * batch_size,
+        "out": str(out), "pairs": sum(map(len, data.values())), "steps": steps,
         "loss": history.history["loss"][-1], "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
     if held_out is not None:
         measured: Any = trainer.evaluate(held_out, batch_size=batch_size, return_dict=True)
         found["validation"] = {name: float(value) for name, value in measured.items()}
     embedder.save_to_preset(out)
-    text = f"Trained on {found['pairs']:,} pairs in {found['seconds']:.0f} s, loss " + (
+    shutil.rmtree(backup)
+    text = f"{steps:,} steps on {found['pairs']:,} pairs in {found['seconds']:.0f} s, loss " + (
         f"{found['loss']:.3f}. The embedder is in {out}."
     )
     for name, value in found.get("validation", {}).items():
         text += f"\n{name}: {value:.3f}"
     return found, text
+
+
+def _check_same(backup: Path, params: dict[str, Any]) -> None:
+    """Note the arguments beside the backups, or raise `ValueError` where they are others."""
+    given = {name: str(value) for name, value in params.items() if name != "as_json"}
+    file = backup / "arguments.json"
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        other = [name for name, value in given.items() if before.get(name) != value]
+        if other:
+            raise ValueError(
+                f"{str(backup)!r} holds backups of a training with other arguments: "
+                f"{checks.shown(other)}. Give the same, or delete it."
+            )
+        return
+    backup.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as stream:
+        stream.write(json.dumps(given).encode())
 
 
 def _read(path: Path, names: dict[str, str | None]) -> Any:

@@ -114,6 +114,16 @@ class Index:
         return self._dim
 
     @property
+    def dtype(self) -> VectorDType:
+        """What candidates are found by."""
+        return self._settings.dtype
+
+    @property
+    def factory(self) -> str | None:
+        """The index of FAISS's that candidates are found by, if there is one."""
+        return self._settings.factory
+
+    @property
     def rows(self) -> pa.Table:
         """Ids, texts and metadata of all rows, in the order in which they came."""
         empty = pa.table({ID: pa.array([], pa.int64())})

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from cptk.cli import main
-from cptk.cli.commands import COMMANDS
+from cptk.cli.commands import COMMANDS, _plain
+from cptk.cli.inputs import texts_of
 from tests import toys
 
 WORDS = "open sort read write close copy move count split join".split()
@@ -73,7 +74,7 @@ def test_help_imports_no_keras():
 def test_train_encode_and_its_vectors(pairs, preset, tmp_path):
     out = tmp_path / "trained"
     found = result(*train(pairs, preset, out, "--epochs", "2", "--validation", pairs))
-    assert found["pairs"] == 20
+    assert (found["pairs"], found["steps"]) == (10, 6)  # of 4, 4 and 2 pairs, twice
     assert np.isfinite(found["loss"])
     assert "mrr" in found["validation"]
     assert not (tmp_path / "trained.backup").exists()  # nothing is left beside it
@@ -91,9 +92,7 @@ def test_train_encode_and_its_vectors(pairs, preset, tmp_path):
 
 @pytest.mark.slow
 def test_training_goes_on_where_it_was_killed(pairs, preset, tmp_path, monkeypatch):
-    from cptk.cli import train as module
-
-    monkeypatch.setattr(module, "STEPS_PER_BACKUP", 2)
+    monkeypatch.setattr("cptk.cli.train.STEPS_PER_BACKUP", 4)
     arguments = train(pairs, preset, tmp_path / "whole", "--epochs", "4")
     whole = result(*arguments)
     import cptk
@@ -109,9 +108,29 @@ def test_training_goes_on_where_it_was_killed(pairs, preset, tmp_path, monkeypat
         patch.setattr(cptk.training, "ExactBackupAndRestore", Killed)
         assert "killed" in run(*arguments, status=1).stderr
     assert not (tmp_path / "killed").exists()
+    other = run(*arguments, "--temperature", "0.1", status=1)
+    assert "other arguments: ['temperature']" in other.stderr
     found = run(*arguments, "--json")
     assert "Restored the backup of epoch 1" in found.stderr
     assert json.loads(found.stdout)["loss"] == pytest.approx(whole["loss"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_training_that_was_killed_after_its_last_step_is_not_lost(pairs, preset, tmp_path):
+    arguments = train(pairs, preset, tmp_path / "out")
+    import cptk
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def killed(*_, **__):
+            raise OSError("the disk is full")
+
+        patch.setattr(cptk.models.TextEmbedder, "save_to_preset", killed)
+        assert "the disk is full" in run(*arguments, status=1).stderr
+    found = run(*arguments, "--json")
+    assert "Restored the backup" in found.stderr
+    assert json.loads(found.stdout)["steps"] == 3
+    assert not (tmp_path / "out.backup").exists()
 
 
 def test_index_search_and_texts_that_came_later(preset, tmp_path):
@@ -119,6 +138,7 @@ def test_index_search_and_texts_that_came_later(preset, tmp_path):
     lines = [json.dumps({"text": f"{word}(path)", "line": i}) for i, word in enumerate(WORDS)]
     file.write_text("\n".join(lines[:6]))
     index = tmp_path / "index"
+    again_as = ["index", preset, file, "--out", index]
     assert result("index", preset, file, "--out", index)["new"] == 6
     file.write_text("\n".join(lines))
     again = result("index", preset, file, "--out", index)
@@ -127,8 +147,49 @@ def test_index_search_and_texts_that_came_later(preset, tmp_path):
     assert found[0]["hits"][0]["text"] == "split(path)"
     assert found[0]["hits"][0]["metadata"]["line"] == 8
     assert "split(path)" in run("search", preset, index, "split(path)").stdout
+    assert "another --dtype" in run(*again_as, "--dtype", "int8", status=1).stderr
     file.write_text("\n".join(lines[::-1]))
-    assert "other texts" in run("index", preset, file, "--out", index, status=1).stderr
+    assert "other rows" in run(*again_as, status=1).stderr
+
+
+def test_a_folder_that_a_killed_save_left_is_gone_on_with(preset, tmp_path):
+    (tmp_path / "index").mkdir()
+    file = tmp_path / "texts.csv"
+    file.write_text("id,text,day\n007,open(path),2024-01-02\n8,sort(x),\n")
+    assert result("index", preset, file, "--out", tmp_path / "index")["rows"] == 2
+    found = result("search", preset, tmp_path / "index", "open(path)", "-k", "1")
+    hit = found["results"][0]["hits"][0]
+    assert (hit["id"], hit["metadata"]["day"]) == ("007", "2024-01-02")
+    assert result("index", preset, file, "--out", tmp_path / "index")["new"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", "one\r\n\n two\n", ["one", " two"]),
+        ("a.jsonl", '{"x": 1}\n{"text": "a\u2028b"}\n', "text"),
+        ("a.json", '[\n {"text": "a\u2028b"},\n {"text": "c", "y": 1}\n]', ["a\u2028b", "c"]),
+        ("a.csv", 'text\n"1,5"\n7\n', ["1,5", "7"]),
+        ("a.csv", "text,text\na,b\n", "two columns of one name"),
+        ("a.jsonl", "[1]\n", "a.jsonl"),
+        ("a.csv", "text\n\xff\n", "a.csv"),
+        ("a.txt", "", "a.txt"),
+        ("a.parquet", "no", "a.parquet"),
+    ],
+)
+def test_files_of_texts(tmp_path, name, content, expected):
+    file = tmp_path / name
+    file.write_bytes(content.encode("latin-1" if "\xff" in content else "utf-8"))
+    if isinstance(expected, list):
+        assert texts_of(file, None)[0] == expected
+        return
+    with pytest.raises(ValueError, match=expected):
+        texts_of(file, None)
+
+
+def test_json_is_json_whatever_it_holds():
+    odd = {"a": float("nan"), "b": (np.float32(0.5), float("inf")), "c": Path("x"), 1: None}
+    assert _plain(odd) == {"a": None, "b": [0.5, None], "c": "x", "1": None}
 
 
 def test_mine(tmp_path):
@@ -149,6 +210,8 @@ def test_evaluate(preset, tmp_path, monkeypatch, ending):
     (folder / "dev.csv").write_text("\n".join(rows) + "\n")
     monkeypatch.setenv("CPTK_DATA_DIR", str(tmp_path / "data"))
     out = tmp_path / f"report.{ending}"
+    nowhere = ["evaluate", preset, "--tasks", "stsb", "--out", tmp_path / "no" / "r.md"]
+    assert "in a folder that is there" in run(*nowhere, status=1).stderr
     arguments = ["evaluate", preset, "--tasks", "stsb", "--split", "validation", "--out", out]
     assert "stsb" in result(*arguments)["results"]
     assert out.stat().st_size > 100
@@ -156,13 +219,13 @@ def test_evaluate(preset, tmp_path, monkeypatch, ending):
 
 def test_errors_are_one_line_and_status_1(preset, tmp_path):
     texts = tmp_path / "texts.csv"
-    texts.write_text("a,b\n1,x\n")
+    texts.write_text("a,b\n,x\n")
     out = tmp_path / "v.npy"
     for arguments, words in [
         (["encode", preset, texts, "--out", out], "name one by --column"),
         (["encode", preset, texts, "--out", out, "--column", "c"], "should be one of ['a', 'b']"),
-        (["encode", preset, texts, "--out", out, "--column", "a"], "texts.csv"),
         (["encode", preset, texts, "--out", out, "--column", "b", "--role", "no"], "no"),
+        (["encode", preset, texts, "--out", out, "--column", "a"], "texts.csv"),
         (["encode", tmp_path / "nowhere", texts, "--out", out, "--column", "b"], "nowhere"),
         (["evaluate", preset, "--tasks", "nothing"], "nothing"),
         (["evaluate", preset, "--out", tmp_path / "r.txt"], ".json, .md, .png"),
