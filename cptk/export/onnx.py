@@ -126,7 +126,9 @@ def _identity(onnx: ModuleType, opset: int) -> bytes:
     """The smallest model of an opset."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     ends = [helper.make_tensor_value_info(name, kind, [1]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "", ends[:1], ends[1:])
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "identity", ends[:1], ends[1:]
+    )
     version = helper.find_min_ir_version_for([helper.make_opsetid("", opset)], True)
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=version

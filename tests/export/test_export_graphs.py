@@ -278,7 +278,7 @@ def test_einsums_become_products(equation, states, kernel, nodes):
     ends.append(helper.make_tensor_value_info("y", kind, [None] * rank))
     node = helper.make_node("Einsum", ["x", "kernel"], ["y"], equation=equation)
     weights = [onnx.numpy_helper.from_array(values, "kernel")]
-    graph = helper.make_graph([node], "", ends[:1], ends[1:], weights)
+    graph = helper.make_graph([node], "product", ends[:1], ends[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     einsums_as_products(model)
     onnx.checker.check_model(model)
