@@ -6,12 +6,12 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-import cptk
 from cptk import checks
 from cptk.types import Encoder, Model, Preprocessor
 
@@ -237,7 +237,8 @@ def _fast(encoder: Any) -> Any:
     function = encoder.encode_text
     if getattr(function, "__module__", "").partition(".")[0] != "keras_hub":
         return function
-    return functools.partial(cptk.encode, encoder)
+    # Only who has an embedder of KerasHub's needs what lies above: no import of this module's.
+    return functools.partial(import_module("cptk").encode, encoder)
 
 
 class Call(NamedTuple):
