@@ -6,7 +6,6 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from importlib import import_module
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -232,13 +231,16 @@ def quiet(encoder: TextEncoder) -> TextEncoder:
     return Quiet(encoder, functools.partial(_fast(encoder), verbose=0))  # type: ignore[arg-type]
 
 
+FASTER: dict[str, Callable[..., Vectors]] = {}
+"""By library, `encode(embedder, texts, …)` that embeds as its embedders' own `encode_text`, and
+faster. `cptk.models`, which is imported with KerasHub, puts its own here."""
+
+
 def _fast(encoder: Any) -> Any:
     """The `encode_text` of an encoder; of KerasHub's own embedders cptk's, which pads far less."""
     function = encoder.encode_text
-    if getattr(function, "__module__", "").partition(".")[0] != "keras_hub":
-        return function
-    # Only who has an embedder of KerasHub's needs what lies above: no import of this module's.
-    return functools.partial(import_module("cptk").encode, encoder)
+    library = getattr(function, "__module__", "").partition(".")[0]
+    return functools.partial(FASTER[library], encoder) if library in FASTER else function
 
 
 class Call(NamedTuple):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cptk import checks, vector_writing
 from cptk.compilation_cache import keep_compiled_programs
 from cptk.data.token_store import TokenStore
-from cptk.encoders import trained_embedder
+from cptk.encoders import FASTER, trained_embedder
 from cptk.fingerprint import fingerprint
 from cptk.models.encode_pipeline import Pipeline
 from cptk.models.encode_plan import Plan
@@ -290,3 +290,6 @@ def check_sequence_length(backbone: Layer, sequence_length: int) -> None:
             f"sequence_length={sequence_length} is more than this {type(backbone).__name__} has "
             f"positions for: {longest}. Use sequence_length={longest} or less."
         )
+
+
+FASTER["keras_hub"] = encode
