@@ -97,14 +97,16 @@ class _Together:
         labels = connected_components(coo_array(edges, shape=(nodes, nodes)), directed=False)[1]
         self.labels = labels[: len(rows)]
         self.order = np.argsort(self.labels, kind="stable")
-        self.sorted = self.labels[self.order]
+        # Where each group begins. A search among int32 labels for an int64 would copy them all.
+        sizes = np.bincount(self.labels)
+        self.bounds = np.concatenate([[0], np.cumsum(sizes)])
 
     def of(self, row: int, most: int) -> Rows | None:
         """A pair, and those that hang together with it; None where these are more than `most`."""
         place = int(np.searchsorted(self.rows, row))
         if place == len(self.rows) or self.rows[place] != row:
             return np.array([row]) if most else None
-        begin, end = np.searchsorted(self.sorted, self.labels[place] + np.arange(2))
+        begin, end = self.bounds[self.labels[place] : self.labels[place] + 2].tolist()
         if end - begin > most:  # a large group is met many times: nothing is copied
             return None
         return self.rows[self.order[begin:end]]
