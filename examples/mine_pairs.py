@@ -114,6 +114,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shutil.rmtree(place)
     place.mkdir(parents=True, exist_ok=True)
     lock = files.sole_lock(place, f"Another process works in {job.work!r}. Wait for it.")
+    try:
+        mine_and_store(options, job)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def mine_and_store(options: argparse.Namespace, job: work.Job) -> None:
+    """All that a call does in a folder of work that is its own."""
     units = units_of(job, options.files_per_task)
     work.claim(job, stamps(job, units))
     mine_all(units, job, options.workers)
@@ -132,8 +141,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         file.write(report.to_markdown().encode())
     with files.replacing(options.store / "report.png", ".png") as file:
         report.plot().figure.savefig(file, dpi=150, format="png")
-    if lock is not None:
-        lock.release()
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, work.Job]:
