@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def mine_and_store(options: argparse.Namespace, job: work.Job) -> None:
-    """All steps, by the one who holds the lock."""
+    """All that a call does in a folder of work that is its own."""
     units = units_of(job, options.files_per_task)
     work.claim(job, stamps(job, units))
     mine_all(units, job, options.workers)
