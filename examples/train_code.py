@@ -6,9 +6,10 @@
 A folder below an input that holds Parquet files of pairs is a source of that name; a folder of code
 is mined, and each language in it is a source. Of each source whole packages (of one's own code,
 whole files) are held out. The rest is cleaned, tokenised once into stores, and trained on: each
-batch from one language, as many of each as the square root of its size says. Afterwards the weights
-are averaged with those of the model that it began with, which keeps what that one knew of other
-queries.
+batch from one language, as many of each as the square root of its size says. A share of the queries
+is not the documentation but what somebody might type, made of the function's name. Afterwards the
+weights are averaged with those of the model that it began with, which keeps what that one knew of
+other queries.
 
 Everything goes to `--output`: stores, backups, the preset and report.md. What is there is gone on
 with.
@@ -29,6 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import quickstart_models
 from quickstart_parts import linear_schedule, say
+from train_code_queries import with_typed_queries
 
 import cptk
 
@@ -38,6 +40,7 @@ LEARNING_RATE = 2e-4
 TEMPERATURE = 0.05
 ALPHA = 0.5  # batches of a source in proportion to the root of its pairs
 SHARE = 0.6  # of the trained weights in what is saved
+TYPED = 0.6  # of the pairs whose functions have names of several words
 LENGTH = {"training": 112, "search": 160}
 HELD_OUT = 500  # pairs of a source
 STEPS_PER_BACKUP = 8
@@ -173,7 +176,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     held_out = {name: own for name, (own, _) in parts.items()}
     training = {
-        name: rest.sample(min(len(rest), options.pairs), seed=options.seed)
+        name: with_typed_queries(
+            rest.sample(min(len(rest), options.pairs), seed=options.seed),
+            options.typed,
+            options.seed,
+        )
         for name, (_, rest) in parts.items()
     }
     for name in parts:
@@ -217,6 +224,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--pairs", type=int, default=12_288, help="pairs to train on (15 minutes on two cores)")
     add("--batch-size", type=int, default=BATCH_SIZE)
     add("--share", type=float, default=SHARE, help="of the trained weights in what is saved")
+    add("--typed", type=float, default=TYPED, help="share of queries made of functions' names")
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=Path("code_embedder"), help="folder for the results")
     add("--tiny", action="store_true", help="a tiny random model, to see that it runs")
@@ -224,8 +232,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for folder in options.input:
         if not folder.is_dir():
             parser.error(f"--input should be folders. Received: {folder}.")
-    if not 0 <= options.share <= 1:
-        parser.error(f"--share should be from 0 to 1. Received: {options.share}.")
+    for flag in ("share", "typed"):
+        if not 0 <= getattr(options, flag) <= 1:
+            parser.error(f"--{flag} should be from 0 to 1. Received: {getattr(options, flag)}.")
     if not 2 <= options.batch_size <= options.pairs:
         parser.error("--batch-size should be 2 or more, and at most --pairs.")
     return options

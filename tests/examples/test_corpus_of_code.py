@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parents[2] / "examples"))
 
 import collect_corpus
 import train_code
+import train_code_queries
 
 GO = "// {0} gives the {0} of some numbers.\nfunc {0}(a int) int {{\n\treturn a * {1}\n}}\n"
 
@@ -132,3 +133,54 @@ def test_weights_are_averaged():
     owner = argparse.Namespace(trainable_weights=[Weight([4.0, 0.0])])
     train_code.average(owner, [np.array([0.0, 2.0])], 0.25)
     assert owner.trainable_weights[0].value.tolist() == [1.0, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Reader.readHTTPLine", ["read", "http", "line"]),
+        ("Hash#merge_two", ["merge", "two"]),
+        ("A::getX2", ["get", "x2"]),
+        ("_", []),
+    ],
+)
+def test_words_of_a_name(name, words):
+    assert train_code_queries.words_of(name) == words
+
+
+@pytest.mark.parametrize(
+    ("language", "code", "expected"),
+    [
+        (
+            "python",
+            "def f(x,\n      y):\n  return x",
+            'def f(x,\n      y):\n  """Adds."""\n  return x',
+        ),
+        ("python", "def f(x): return x", "# Adds.\ndef f(x): return x"),
+        ("python", "def f(:", "# Adds.\ndef f(:"),
+        ("ruby", "def f\nend", "# Adds.\ndef f\nend"),
+        ("go", "func f() {}", "// Adds.\nfunc f() {}"),
+    ],
+)
+def test_documentation_where_it_stands_in_its_language(language, code, expected):
+    assert train_code_queries.documented(code, "Adds.", language) == expected
+
+
+def test_queries_as_people_type_them():
+    rows = {
+        "query": ["Adds two numbers."] * 40,
+        "document": ["def addTwo(a): return addTwo(a - 1)", "def add(a): return a"] * 20,
+        "name": ["Sum.addTwo", "Sum.add"] * 20,
+        "language": ["python"] * 40,
+    }
+    pairs = cptk.data.Pairs(rows)
+    found = train_code_queries.with_typed_queries(pairs, 0.5, 0)
+    assert all(row == pairs[1] for row in list(found)[1::2])
+    typed = [row for row in list(found)[::2] if row["query"] != rows["query"][0]]
+    assert 4 <= len(typed) <= 16
+    for row in typed:
+        assert "add two" in row["query"]
+        assert row["document"] == "# Adds two numbers.\ndef f(a): return f(a - 1)"
+    assert train_code_queries.with_typed_queries(pairs, 0.0, 0) == pairs
+    nameless = cptk.data.Pairs({side: rows[side] for side in ("query", "document")})
+    assert train_code_queries.with_typed_queries(nameless, 1.0, 0) == nameless
