@@ -186,6 +186,9 @@ def gemma3_config(backbone: Model, longest: int) -> Config:
     for name, expected in fixed.items():
         if getattr(backbone, name) != expected:
             raise _no_place(name, getattr(backbone, name))
+    inner = backbone.transformer_layers[0].layer_norm_epsilon
+    if float(inner) != float(backbone.layer_norm_epsilon):  # KerasHub keeps 1e-6 within its layers
+        raise _no_place("layer_norm_epsilon", backbone.layer_norm_epsilon)
     heads, width = backbone.num_query_heads, backbone.hidden_dim
     normalizer = backbone.head_dim if backbone.query_head_dim_normalize else width // heads
     layers = [backbone.get_layer(f"decoder_block_{i}") for i in range(backbone.num_layers)]

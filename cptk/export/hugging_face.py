@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import keras_hub
+import numpy as np
 
 from cptk import checks
 from cptk.export import decoder_weights, encoder_weights
@@ -78,7 +79,8 @@ def config_and_weights(
     if bidirectional and kind in DECODERS:
         config["is_causal"] = False
     config["torch_dtype"] = "float32"
-    weights = make_weights(backbone)
+    # safetensors writes the memory of an array, whatever its strides say.
+    weights = {name: np.ascontiguousarray(each) for name, each in make_weights(backbone).items()}
     broken = [name for name, weight in weights.items() if not _is_finite(weight)]
     if broken:
         raise ValueError(

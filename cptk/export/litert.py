@@ -23,6 +23,7 @@ from cptk.models.keras_hub_embedders import text_reader
 from cptk.types import Config, Model, Path, Tensor, Vectors
 
 FILE = "model.tflite"
+_INT32 = 3  # TensorFlow's number of the type
 #: What another implementation of the same operations may differ by.
 _ACCEPTED = 1e-4
 _USE = """```python
@@ -156,43 +157,55 @@ def _frozen(tokens: Tensor) -> tuple[Tensor, list[str]]:
     constants = {node.name: node for node in graph.node if node.op == "Const"}
     for node in list(graph.node):
         node.attr.pop("_gradient_op_type", None)
-        axis = _added_axis(node, constants)
-        if axis is None:
+        axes = _added_axes(node, constants)
+        if not axes:
             continue
-        place = graph.node.add(name=f"{node.name}/axis", op="Const")
-        place.attr["dtype"].type = 3  # int32
-        place.attr["value"].tensor.dtype = 3
-        place.attr["value"].tensor.tensor_shape.SetInParent()
-        place.attr["value"].tensor.int_val.append(axis)
-        given, kind = node.input[0], node.attr["T"].type
-        name = node.name
+        name, given, kind = node.name, node.input[0], node.attr["T"].type
         node.Clear()
-        node.name, node.op = name, "ExpandDims"
-        node.input.extend([given, place.name])
-        node.attr["T"].type = kind
-        node.attr["Tdim"].type = 3
+        for index, axis in enumerate(axes):
+            last = index == len(axes) - 1
+            each = node if last else graph.node.add()
+            each.name, each.op = (name if last else f"{name}/added_{index}"), "ExpandDims"
+            place = _integer(graph.node.add(), f"{name}/axis_{index}", axis)
+            each.input.extend([given, place])
+            each.attr["T"].type, each.attr["Tdim"].type = kind, _INT32
+            given = each.name
     return graph, [tensor.name for tensor in (*frozen.inputs, *frozen.outputs)]
 
 
-def _added_axis(node: Tensor, constants: Mapping[str, Tensor]) -> int | None:
-    """The axis that a slice adds, where that is all that it does; None for any other node."""
-    if node.op != "StridedSlice":
-        return None
+def _integer(node: Tensor, name: str, value: int) -> str:
+    """Make a node a constant, and return its name."""
+    node.name, node.op = name, "Const"
+    node.attr["dtype"].type = node.attr["value"].tensor.dtype = _INT32
+    node.attr["value"].tensor.tensor_shape.SetInParent()
+    node.attr["value"].tensor.int_val.append(value)
+    return name
+
+
+def _added_axes(node: Tensor, constants: Mapping[str, Tensor]) -> list[int]:
+    """The axes that a slice adds, in the order to add them in, where that is all that it does.
+
+    Those after an ellipsis, `x[..., None]`, are counted from the end.
+    """
+    if node.op != "StridedSlice" or node.input[1] not in constants:
+        return []
+    (length,) = [dim.size for dim in constants[node.input[1]].attr["value"].tensor.tensor_shape.dim]
     masks = {
-        name: node.attr[f"{name}_mask"].i
+        name: [bool(node.attr[f"{name}_mask"].i >> place & 1) for place in range(length)]
         for name in ("begin", "end", "new_axis", "shrink_axis", "ellipsis")
     }
-    begin = constants.get(node.input[1])
-    added = masks["new_axis"]
-    if begin is None or added == 0 or added & (added - 1) or masks["shrink_axis"]:
-        return None
-    if masks["ellipsis"] and masks["ellipsis"] < added:
-        return None  # its place depends on the rank
-    (length,) = [dim.size for dim in begin.attr["value"].tensor.tensor_shape.dim]
-    others = (1 << length) - 1 & ~(added | masks["ellipsis"])
-    if masks["begin"] & masks["end"] & others != others:
-        return None
-    return int(added).bit_length() - 1
+    for place in range(length):
+        kept = masks["begin"][place] and masks["end"][place]
+        if masks["shrink_axis"][place] or not (
+            kept or masks["new_axis"][place] or masks["ellipsis"][place]
+        ):
+            return []
+    middle = masks["ellipsis"].index(True) if any(masks["ellipsis"]) else length
+    added = [place for place in range(length) if masks["new_axis"][place]]
+    return [
+        *(place for place in added if place < middle),
+        *(place - length for place in reversed(added) if place > middle),
+    ]
 
 
 def _library() -> ModuleType:

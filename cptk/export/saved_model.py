@@ -122,7 +122,9 @@ def _options(found: Tokenization | None) -> Config | None:
     if found is None:
         return None
     roles = {name: list(role) for name, role in found.roles.items()}
-    return {**found._asdict(), "roles": roles}
+    about = {**found._asdict(), "roles": roles}
+    # A graph of strings would follow tokenizer.json, and the embedder reads otherwise.
+    return {**about, "content": None, "why_not": found.remark} if found.remark else about
 
 
 def build(embedder: Model, folder: FilePath, given: Sample, options: Config) -> Config:

@@ -128,7 +128,7 @@ def to_sentence_transformers(
         prompt = f', prompt_name="{named}"' if named and shared.prompts[named] else ""
         about = {"format": "sentence-transformers", "roles": list(found.roles)}
         use = _USE.format(folder=target.name, prompt=prompt)
-        notes = _notes(parts)
+        notes = (*_notes(parts), *([found.remark] if found.remark else []))
         sizes = finish(new, with_use(text, use, notes), about)
     return Exported(target, sizes, notes=notes)
 

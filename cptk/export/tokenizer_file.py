@@ -41,6 +41,8 @@ class Tokenization(NamedTuple):
     sequence_length: int
     why_not: str = ""
     """Why there is no `content`."""
+    remark: str = ""
+    """Of which texts `content` gives other ids than the embedder's own tokenizer."""
 
 
 def tokenization(embedder: Model, roles: object = None) -> Tokenization:
@@ -105,36 +107,41 @@ def _no_json(tokenizer: object) -> str:
 
 
 def _of_keras_hub(embedder: Model, reader: KerasHubReader, names: list[str]) -> Tokenization:
-    """KerasHub's own preprocessors: a `tokenizer.json` where it gives the same ids on the samples.
+    """KerasHub's own preprocessors: the `tokenizer.json` of their model, where it is one.
 
-    Their tokenizers follow other libraries' (TensorFlow Text, SentencePiece).
+    They follow other libraries (TensorFlow Text, SentencePiece), which fold cases, for one,
+    otherwise: ß becomes ss. Where few of the sample texts have other ids, a remark says so.
     """
     own: keras_hub.tokenizers.Tokenizer = reader.tokenizer
     length = reader.sequence_length
     content = _word_piece(own) if hasattr(own, "cls_token_id") else None
     if content is None:
         content = ReferenceTokenizer(own).tokenizer_json()
-    bare = tokenizers.Tokenizer.from_str(json.dumps(content)) if content else None
-    why = "" if bare else _no_json(own)
-    around: tuple[list[int], list[int]] = ([], [])
-    for text in readable(embedder) if bare is not None else ():
-        assert bare is not None
-        (row,) = reader.tokenize([text])
-        ids = bare.encode(text, add_special_tokens=False).ids
-        row, kept = list(row), ids[: max(1, length - 2)]
-        start = next((i for i in range(3) if row[i : i + len(kept)] == kept), None)
-        found = None if start is None else (row[:start], row[start + len(kept) :])
-        if found is None or (len(ids) < length - 8 and around != ([], []) and found != around):
-            why = (
-                f"its {type(own).__name__} gives other ids than the tokenizers library, of "
-                f"{checks.shown(text)} for one. Make a cptk.models.TextEmbedder of the model's "
-                "folder, which has that library's ids"
-            )
-            content = None
-            break
-        around = found if len(ids) < length - 8 else around
-    role = RoleIds(*around, "")
-    return Tokenization(content, dict.fromkeys(names, role), names[0], length, why)
+    if content is None:
+        role = RoleIds([], [], "")
+        return Tokenization(None, dict.fromkeys(names, role), names[0], length, _no_json(own))
+    pipeline = tokenizers.Tokenizer.from_str(json.dumps(content))
+    texts = readable(embedder)
+    edges: list[tuple[list[int], list[int]]] = []
+    differ = []
+    for text, found in zip(texts, reader.tokenize(texts), strict=True):
+        row = list(found)
+        ids = pipeline.encode(text, add_special_tokens=False).ids[: max(1, length - 2)]
+        start = next((i for i in range(3) if row[i : i + len(ids)] == ids), None)
+        if start is None:
+            differ.append(text)
+        elif len(ids) < length - 4:  # not cut
+            edges.append((row[:start], row[start + len(ids) :]))
+    usual = max(edges, key=edges.count, default=([], []))
+    role = RoleIds(*usual, "")
+    reads = f"its {type(own).__name__} gives other ids than the model's tokenizer.json"
+    if len(differ) > len(texts) // 4:
+        why = (
+            f"{reads}, of {checks.shown(differ[0])} for one. Make a cptk.models.TextEmbedder of it"
+        )
+        return Tokenization(None, dict.fromkeys(names, role), names[0], length, why)
+    remark = f"Of some texts {reads}: {checks.shown(differ)}." if differ else ""
+    return Tokenization(content, dict.fromkeys(names, role), names[0], length, "", remark)
 
 
 def _word_piece(tokenizer: keras_hub.tokenizers.Tokenizer) -> Config | None:
@@ -297,4 +304,4 @@ def write_beside(folder: Path, embedder: Model, found: Tokenization) -> tuple[st
     role = found.roles[found.default]
     content = with_role(found.content, role.prefix, role.suffix, found.sequence_length)
     (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), "utf-8")
-    return ()
+    return (found.remark,) if found.remark else ()
