@@ -9,6 +9,7 @@ no row is lost and none is there twice. Started again, the command goes on.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 import cptk
+from cptk.files import sha256_of
 
 sys.path.append(str(Path(__file__).parent))
 import mine_at_scale_parts as files
@@ -81,6 +83,8 @@ def tasks_of(job: Job, paths: Sequence[str]) -> Iterator[Task]:
             about = pq.read_metadata(file)
         if job.column not in about.schema.to_arrow_schema().names:
             raise SystemExit(f"{path!r} has no column {job.column!r}. Choose another --column.")
+        if "vector" in about.schema.to_arrow_schema().names:
+            raise SystemExit(f"{path!r} has a column 'vector' already. Rename it.")
         for group in range(about.num_row_groups):
             rows = about.row_group(group).num_rows
             for start in range(0, rows, job.rows_per_task):
@@ -88,9 +92,31 @@ def tasks_of(job: Job, paths: Sequence[str]) -> Iterator[Task]:
                 number += 1
 
 
-def claim(job: Job, tasks: Sequence[Task]) -> None:
-    """Take an OUTPUT that is new, or of the same job over the same files."""
+def stamp_of_inputs(paths: Sequence[str], job: Job) -> str:
+    """Changes with any input file, by its size and time."""
+    system, root = opened(job.source)
+    infos = system.get_file_info(list(paths))
+    return digest([(info.path.removeprefix(root), info.size, info.mtime_ns) for info in infos])
+
+
+def stamp_of_preset(preset: str) -> str:
+    """Changes with what a local preset holds; of a name or a handle it is the name."""
+    place = Path(preset)
+    if not place.is_dir():
+        return preset
+    names = sorted(path for path in place.rglob("*") if path.is_file())
+    return digest([(str(path.relative_to(place)), sha256_of(path)) for path in names])
+
+
+def digest(values: Sequence[Any]) -> str:
+    """SHA-256 of some values."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def claim(job: Job, tasks: Sequence[Task], paths: Sequence[str]) -> None:
+    """Take an OUTPUT that is new, or of the same job over the same files by the same embedder."""
     about = {**job._asdict(), "tasks": len(tasks), "rows": sum(t.stop - t.start for t in tasks)}
+    about |= {"files": stamp_of_inputs(paths, job), "embedder": stamp_of_preset(job.preset)}
     del about["output"]
     address = below(job.output, ABOUT)
     if not is_there(address):
@@ -110,10 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, job = parse(arguments)
     ray = cptk.optional.load("ray", "Encoding on a cluster", "ray[data]", "ray")
     data = cptk.optional.load("ray.data", "Encoding on a cluster", "ray[data]", "ray")
-    tasks = list(tasks_of(job, parquet_files(job.source)))
+    paths = parquet_files(job.source)
+    tasks = list(tasks_of(job, paths))
     if not tasks:
         raise SystemExit(f"INPUT holds no rows in Parquet files. Received: {job.source}.")
-    claim(job, tasks)
+    claim(job, tasks, paths)
     missing = [task for task in tasks if not is_there(place_of(job, task.number))]
     if missing:
         how = {"address": options.address} if options.address else {"num_cpus": options.workers}
@@ -239,8 +266,9 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Job]:
         place if "://" in place else os.path.abspath(place)
         for place in (options.input, options.output)
     )
-    if output == source:
-        parser.error("OUTPUT should not be INPUT: its files would be read as texts.")
+    inside = [f"{place.rstrip('/')}/" for place in (source, output)]
+    if inside[0].startswith(inside[1]) or inside[1].startswith(inside[0]):
+        parser.error("OUTPUT and INPUT should not lie in one another: vectors would be texts.")
     return options, Job(
         source, output, options.preset, options.column, options.role, options.dtype,
         options.truncate_dim, options.rows_per_task,

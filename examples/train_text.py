@@ -72,16 +72,22 @@ RECIPES = {
 
 def sources(folders: Sequence[Path]) -> dict[str, Any]:
     """The pairs, or the store, of each source below some folders."""
-    found: dict[str, Any] = {}
+    stores: dict[str, Any] = {}
+    pairs: dict[str, list[Any]] = {}
     for folder in folders:
         files = sorted(folder.glob("*.parquet"))
         if (folder / "manifest.json").is_file():
-            found[folder.name] = cptk.data.TokenStore(folder)
-        elif files:
-            found |= {file.stem: cptk.data.Pairs.from_parquet(file) for file in files}
-        else:
-            found |= mined(folder)
-    return found
+            if folder.name in stores:
+                raise SystemExit(f"Two stores have the name {folder.name!r}. Rename one.")
+            stores[folder.name] = cptk.data.TokenStore(folder)
+            continue
+        of_files = [(file.stem, cptk.data.Pairs.from_parquet(file)) for file in files]
+        for name, own in of_files or mined(folder).items():
+            pairs.setdefault(name, []).append(own)
+    both = sorted(stores.keys() & pairs.keys())
+    if both:
+        raise SystemExit(f"A store and pairs have the name {both[0]!r}. Rename one.")
+    return stores | {name: cptk.data.Pairs.concat(parts) for name, parts in pairs.items()}
 
 
 def mined(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import keras
 import keras_hub
+import numpy as np
 from numpy.typing import NDArray
 
 from cptk import checks, vector_writing
@@ -146,6 +147,11 @@ def encode(
             "cptk.quantization.calibrate(vectors) of some float32 vectors of this embedder. With "
             "`output` one is made and kept."
         )
+    if calibration is not None:
+        if dtype != "int8":
+            raise ValueError(f'`calibration` is for dtype="int8". Received with it: {dtype!r}.')
+        size = truncate_dim or int(model.output.shape[-1])
+        quantize(np.zeros((1, size)), dtype, calibration)  # refuses one of another size
     with interruptible() as raise_if_interrupted:
         reader = text_reader(model)
         assert reader is not None

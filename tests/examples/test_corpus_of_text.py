@@ -18,6 +18,8 @@ import corpus_text
 import quickstart_models
 import train_text
 
+from tests import toys
+
 TRANSLATION = """Package: tree
 Description-md5: 0
 Description-en: displays an indented directory tree, in color
@@ -174,6 +176,23 @@ def test_a_folder_of_texts_is_mined(tmp_path, no_tests):
     assert "Title 2: Part one" in found["headings"]["query"]
     sides = found["neighbours"]["query"] + found["neighbours"]["document"]
     assert not any("#" in side for side in sides)
+
+
+def test_sources_of_one_name_are_put_together(tmp_path, no_tests):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        rows = {"query": [f"the term of {name}"], "document": [f"what {name} means"]}
+        cptk.data.Pairs(rows).to_parquet(tmp_path / name / "terms.parquet")
+    found = train_text.sources([tmp_path / "one", tmp_path / "two"])
+    assert found["terms"]["query"] == ["the term of one", "the term of two"]
+    for place in ("a", "b"):
+        preprocessor = toys.preprocessor()
+        cptk.data.TokenStore.write(tmp_path / place / "terms", rows, preprocessor, verbose=0)
+    stores = [tmp_path / "a" / "terms", tmp_path / "b" / "terms"]
+    with pytest.raises(SystemExit, match="Two stores have the name 'terms'"):
+        train_text.sources(stores)
+    with pytest.raises(SystemExit, match="A store and pairs have the name 'terms'"):
+        train_text.sources([stores[0], tmp_path / "one"])
 
 
 def test_lora_is_softened_by_its_second_factor():

@@ -75,7 +75,7 @@ def test_an_actor_writes_the_vectors_of_one_process(tmp_path, dtype):
     embedder.save_to_preset(str(tmp_path / "toy"))
     job = job_of(tmp_path, dtype=dtype, truncate_dim=9, rows_per_task=32)
     tasks = list(script.tasks_of(job, script.parquet_files(job.source)))
-    script.claim(job, tasks)
+    script.claim(job, tasks, script.parquet_files(job.source))
     actor = script.Encode(job)
     for task in [*tasks, tasks[1]]:  # one of them again, after a loss
         actor.write(task)
@@ -93,13 +93,26 @@ def test_an_actor_writes_the_vectors_of_one_process(tmp_path, dtype):
 def test_an_output_is_of_one_job(tmp_path):
     write_input(tmp_path / "in", 30)
     job = job_of(tmp_path)
+    paths = script.parquet_files(job.source)
     tasks = list(script.tasks_of(job, script.parquet_files(job.source)))
-    script.claim(job, tasks)
-    script.claim(job, tasks)
+    script.claim(job, tasks, script.parquet_files(job.source))
+    script.claim(job, tasks, script.parquet_files(job.source))
     with pytest.raises(SystemExit, match="differs in role"):
-        script.claim(job._replace(role="document"), tasks)
+        script.claim(job._replace(role="document"), tasks, paths)
     with pytest.raises(SystemExit, match="differs in tasks, rows"):
-        script.claim(job, tasks[:-1])
+        script.claim(job, tasks[:-1], paths)
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "weights").write_text("other")
+    with pytest.raises(SystemExit, match="differs in embedder"):
+        script.claim(job, tasks, paths)
+    (tmp_path / "toy" / "weights").unlink()
+    (tmp_path / "toy").rmdir()
+    os.utime(tmp_path / "in" / "0.parquet", (1, 1))
+    with pytest.raises(SystemExit, match="differs in files"):
+        script.claim(job, tasks, paths)
+    pq.write_table(pa.table({"text": ["x"], "vector": [1]}), tmp_path / "in" / "v.parquet")
+    with pytest.raises(SystemExit, match="has a column 'vector' already"):
+        list(script.tasks_of(job, script.parquet_files(job.source)))
     with pytest.raises(SystemExit, match="has no column 'body'"):
         list(script.tasks_of(job._replace(column="body"), script.parquet_files(job.source)))
 
@@ -108,7 +121,9 @@ def test_bad_flags(tmp_path, capsys):
     for wrong, told in (
         ([str(tmp_path / "none"), "out"], "INPUT should be a folder"),
         (["gopher://x", "out"], "INPUT cannot be read"),
-        ([str(tmp_path), str(tmp_path), "--preset", "p"], "OUTPUT should not be INPUT"),
+        ([str(tmp_path), str(tmp_path), "--preset", "p"], "should not lie in one another"),
+        ([str(tmp_path), str(tmp_path / "out"), "--preset", "p"], "should not lie in one another"),
+        ([str(tmp_path), str(tmp_path.parent), "--preset", "p"], "should not lie in one another"),
         ([str(tmp_path), "out", "--rows-per-task", "0"], "1 or more"),
         ([str(tmp_path), "out", "--dtype", "int8"], "invalid choice"),
     ):

@@ -317,6 +317,20 @@ def test_types_that_there_are_not(gpt2):
         gpt2.encode_text(["x"], dtype="int8")
 
 
+def test_a_calibration_is_checked_before_the_work(gpt2, tmp_path, monkeypatch):
+    monkeypatch.setattr("cptk.models.encode.Pipeline.run", None)  # nothing may be embedded
+    known = quantization.calibrate(np.eye(3, dtype="float32"))
+    for output in (None, tmp_path / "v.npy"):
+        options = {"output": output, "verbose": 0}
+        with pytest.raises(ValueError, match="should be of 16 dimensions"):
+            gpt2.encode_text(TEXTS, dtype="int8", calibration=known, **options)
+        with pytest.raises(TypeError, match="A calibration is what `calibrate` returns"):
+            gpt2.encode_text(TEXTS, dtype="int8", calibration={"low": [0]}, **options)
+        with pytest.raises(ValueError, match='is for dtype="int8"'):
+            gpt2.encode_text(TEXTS, dtype="float16", calibration=known, **options)
+    assert not [*tmp_path.iterdir()]
+
+
 def cosines(first, second):
     return (first * second).sum(axis=1)
 
