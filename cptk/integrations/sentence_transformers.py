@@ -74,7 +74,7 @@ class SentenceEncoder:
         if role in ("query", "document"):
             encode = getattr(self.model, f"encode_{role}")
         elif role is not None:
-            if role not in self.model.prompts:
+            if not isinstance(role, str) or role not in self.model.prompts:
                 near = difflib.get_close_matches(str(role), self.roles, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ValueError(

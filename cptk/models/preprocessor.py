@@ -172,10 +172,10 @@ class TextEmbedderPreprocessor(keras_hub.models.TextEmbedderPreprocessor):  # ty
         """The name of the role to use; raises `ValueError` if there is no such role."""
         if role is None:
             role = next(iter(self.roles)) if len(self.roles) == 1 else self._plain_role()
-        if role not in self.roles:
+        if not isinstance(role, str) or role not in self.roles:
             raise ValueError(
-                f"There is no role {role!r}. This embedder has {sorted(self.roles)}: pass one of "
-                "them as `role=`, or give `roles=` when you make the embedder."
+                f"There is no role {checks.shown(role)}. This embedder has {sorted(self.roles)}: "
+                "pass one of them as `role=`, or give `roles=` when you make the embedder."
             )
         return role
 

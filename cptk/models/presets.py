@@ -126,6 +126,10 @@ def _new_embedder(
         preset_hugging_face.check_bidirectional(backbone)
         arguments = {"attention": "bidirectional", **arguments}
     length, roles = overrides.sequence_length, overrides.roles
+    if is_encoder(backbone):
+        own_arguments, own_length = _read_keras_hub_embedder(loader.preset)
+        arguments = {**own_arguments, **arguments}
+        length = own_length if length is None else length
     longest = getattr(backbone, "max_sequence_length", None)
     if overrides.num_layers is not None:
         backbone = keep_first_layers(backbone, overrides.num_layers)
@@ -154,6 +158,19 @@ def _new_embedder(
     embedder = cls(backbone, preprocessor, **arguments)
     preset_modules.set_projection(embedder, kernels if load_weights else [])
     return embedder
+
+
+def _read_keras_hub_embedder(preset: str) -> tuple[dict[str, object], int | None]:
+    """How an encoder pools, and how long its texts are, where KerasHub's own embedder was saved."""
+    if not preset_utils.check_file_exists(preset, preset_utils.TASK_CONFIG_FILE):
+        return {}, None
+    file = Path(preset_utils.get_file(preset, preset_utils.TASK_CONFIG_FILE))
+    config = read_object(file.parent, file.name)["config"]
+    if "pooling_mode" not in config:
+        return {}, None
+    arguments = {"pooling": config["pooling_mode"], "normalize": config["normalize"]}
+    preprocessor = config["preprocessor"] or {}
+    return arguments, preprocessor.get("config", {}).get("sequence_length")
 
 
 def find_saved_class(

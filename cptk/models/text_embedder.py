@@ -293,7 +293,8 @@ class TextEmbedder(CheckedTextEmbedder):
         A sentence-transformers folder gives the vectors that sentence-transformers gives: its
         pooling, Dense and Normalize modules, lengths and prompts are read. `role="query"` and
         `role="document"` embed as its `encode_query` and `encode_document`, any other prompt is a
-        role of its name, and without a role texts are embedded as by its `encode`.
+        role of its name, and without a role texts are embedded as by its `encode`. Of an encoder
+        that KerasHub's own embedder saved, its pooling and its length are read.
 
         Args:
             preset: A built-in name (`"gpt2_base_en"`), a `kaggle://` or `hf://` handle, a local

@@ -1,6 +1,7 @@
 """Roles, cutting and padding, on vocabularies small enough to check by hand."""
 
 import json
+import re
 from importlib.util import find_spec
 
 import keras
@@ -62,9 +63,11 @@ def test_only_role_is_the_default():
         reader.tokenize(["xy"])
 
 
-@pytest.mark.parametrize("role", ["answer", "", "Query"])
+@pytest.mark.parametrize("role", ["answer", "", "Query", 3, ["query"]])
 def test_unknown_role(paper, role):
-    with pytest.raises(ValueError, match=rf"no role '{role}'.*\['document', 'query'\]"):
+    with pytest.raises(
+        ValueError, match=rf"no role {re.escape(repr(role))}.*\['document', 'query'\]"
+    ):
         paper(["x"], role=role)
 
 

@@ -16,6 +16,7 @@ import tokenizers
 from keras_hub.src.utils import preset_utils
 
 import cptk
+from cptk.data.batching import pad_tokens
 from cptk.models import (
     GPT2TextEmbedder,
     Role,
@@ -25,6 +26,7 @@ from cptk.models import (
 from cptk.tokenizers import family_spec, tokenizer_json
 from cptk.tokenizers.specs import spec_from_content
 from tests import toys
+from tests.export import export_toys
 from tests.models.conftest import ROLES, TEXTS, Saved, assert_same, llama_embedder, save, vectors
 
 #: Beside the two presets that all tests share.
@@ -299,6 +301,23 @@ def test_from_a_decoders_preset(tmp_path, name, family, longest):
     assert_same(loaded, TextEmbedder(backbone, reader, pooling="mean"), ROLES)
     short = TextEmbedder.from_preset(folder, num_layers=1, sequence_length=7)
     assert (short.backbone.num_layers, short.preprocessor.sequence_length) == (1, 7)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_from_what_keras_hubs_own_embedder_saved(tmp_path, pooling, normalize):
+    own = export_toys.keras_hub_bert()
+    hub = type(own)(own.backbone, own.preprocessor, pooling_mode=pooling, normalize=normalize)
+    hub.save_to_preset(str(tmp_path / "hub"))
+    loaded = TextEmbedder.from_preset(tmp_path / "hub")
+    assert (loaded.pooling, loaded.normalize) == (pooling, normalize)
+    assert loaded.preprocessor.sequence_length == own.preprocessor.sequence_length
+    texts = ["a file", "the film: read", "film " * 40]
+    found = loaded(pad_tokens(loaded.preprocessor.tokenize(texts), 20), training=False)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(found), hub.predict(texts, verbose=0), atol=1e-5
+    )
+    assert TextEmbedder.from_preset(tmp_path / "hub", pooling="max").pooling == "max"
 
 
 def test_from_the_preset_of_another_task(gpt2, tmp_path):
