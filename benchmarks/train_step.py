@@ -161,6 +161,16 @@ def compare_keras(config, steps):
         row = contender(name, backend, count, first[name], times["train_on_batch"][which], size)
         in_fit, _, around = np.median(times["fit"][which], axis=0)
         rows.append({**row, "fit_seconds_per_step": in_fit, "fit_seconds_around": around})
+    dtype = cptk.models.fastest_dtype()
+    if dtype != "float32":
+        name = f"cptk, {dtype}"
+        backbone = keras_hub.models.GPT2Backbone(**config["model"], dtype=dtype)
+        models = {name: cptk.ContrastiveTrainer(cptk.models.GPT2TextEmbedder(backbone))}
+        models[name].compile(keras.optimizers.AdamW(**OPTIMIZER), jit_compile=backend == "jax")
+        run = step(name)
+        first = run(0)
+        times = [run(i) for i in range(WARM_UP + steps)][WARM_UP:]
+        rows.append(contender(name, backend, count, first, times, size))
     return {"contenders": rows, "comparisons": comparisons}
 
 
@@ -244,7 +254,7 @@ def to_markdown(report):
     return f"""# A training step
 
 GPT-2 of {model["num_layers"]} layers × {model["hidden_dim"]} with {model["vocabulary_size"]:,} \
-tokens, float32, AdamW, batches of {config["batch_size"]} pairs of \
+tokens, float32 where no other type is named, AdamW, batches of {config["batch_size"]} pairs of \
 {model["max_sequence_length"]} + {model["max_sequence_length"]} tokens \
 ({config["real_tokens"]:.0%} of them not padding). Medians of {config["steps"]} steps.
 
