@@ -17,10 +17,10 @@ apt's own sources are read, and asked for source packages too.
 
 import argparse
 import concurrent.futures
-import contextlib
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -104,16 +104,20 @@ class Apt:
         return sorted(name for name in fits if re.fullmatch(pattern, name))
 
     def fetch(self, name: str, source: bool = False) -> Path | None:
-        """The file of a package, fetched if it is not there; None where there is none."""
+        """The file of a package, fetched if it is not there; None, and a word, where it fails."""
         folder = self.folder / "downloads" / name
         pattern = "*.orig.tar.*" if source else "*.deb"
         if not folder.is_dir():
             scratch = folder.with_name(f".{name}-{os.getpid()}")
             scratch.mkdir(exist_ok=True)
             asked = ["source", "--download-only"] if source else ["download"]
-            # Where there is no such package, an empty folder says so.
-            with contextlib.suppress(subprocess.CalledProcessError):
+            try:
                 self._run("apt-get", *asked, name, folder=scratch)
+            except subprocess.CalledProcessError as error:  # the next call tries again
+                why = (error.stderr or "").strip().splitlines() or ["apt-get failed"]
+                print(f"{name} is left out: {why[-1]}", flush=True)
+                shutil.rmtree(scratch)
+                return None
             scratch.replace(folder)
         files = [file for file in sorted(folder.glob(pattern)) if file.suffix != ".asc"]
         return files[0] if files else None

@@ -81,10 +81,15 @@ def tasks_of(job: Job, paths: Sequence[str]) -> Iterator[Task]:
     for path in paths:
         with system.open_input_file(path) as file:
             about = pq.read_metadata(file)
-        if job.column not in about.schema.to_arrow_schema().names:
+        schema = about.schema.to_arrow_schema()
+        if job.column not in schema.names:
             raise SystemExit(f"{path!r} has no column {job.column!r}. Choose another --column.")
-        if "vector" in about.schema.to_arrow_schema().names:
+        if "vector" in schema.names:
             raise SystemExit(f"{path!r} has a column 'vector' already. Rename it.")
+        kind = schema.field(job.column).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if kind not in (pa.string(), pa.large_string(), pa.string_view()):
+            raise SystemExit(f"{path!r} has no texts in the column {job.column!r}, but {kind}.")
         for group in range(about.num_row_groups):
             rows = about.row_group(group).num_rows
             for start in range(0, rows, job.rows_per_task):

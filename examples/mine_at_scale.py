@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paths = work.listed(job.source, work.ENDINGS[job.kind])
     if not paths:
         raise SystemExit(f"INPUT holds no file of {job.kind} to read. Received: {job.source}.")
-    claim(job, paths)
+    claim(job, work.stamps(job.source, paths))
     how = {"address": options.address} if options.address else {"num_cpus": options.workers}
     ray.cloudpickle.register_pickle_by_value(work)  # nodes need cptk, and not this folder
     ray.init(**how, **({} if options.address else {"include_dashboard": False}))

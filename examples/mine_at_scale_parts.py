@@ -127,6 +127,25 @@ def listed(source: str, endings: tuple[str, ...]) -> list[str]:
 # === Mining ===
 
 
+def stamps(source: str, paths: Sequence[str]) -> list[str]:
+    """Path, size and time of each file: what was mined of others would not be theirs."""
+    system, root = opened(source)
+    found = list(paths)
+    named = [i for i, path in enumerate(paths) if path.isascii() or _is_utf8(path)]
+    infos = system.get_file_info([below(root, paths[i]) for i in named])
+    for i, info in zip(named, infos, strict=True):
+        found[i] += f"\0{info.size}\0{info.mtime_ns}"
+    return found
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def claim(job: Job, paths: Sequence[str]) -> None:
     """Take a folder of work that is new, or of the same job."""
     joined = "\0".join(paths).encode(errors="surrogatepass")
@@ -179,6 +198,8 @@ def read(job: Job, paths: Sequence[str], counts: Counter[str]) -> Iterator[Any]:
         try:
             with system.open_input_file(below(root, path)) as file:
                 data = file.read(source.largest + 1)
+        except UnicodeEncodeError:  # its name, which Arrow does not open
+            raise LeftOut("wrong encoding") from None
         except OSError:
             raise LeftOut("not readable") from None
         return file_rules.document(data, path, source)

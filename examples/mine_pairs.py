@@ -10,7 +10,6 @@ the same bytes: the store, report.md and report.png. `--no-resume` mines anew.
 
 import argparse
 import concurrent.futures
-import contextlib
 import json
 import multiprocessing
 import os
@@ -35,21 +34,17 @@ import mine_at_scale_parts as work
 
 
 def units_of(job: work.Job, step: int) -> list[list[str]]:
-    """The files of each piece of work, by their paths: a killed call does those again."""
-    paths = work.listed(job.source, work.ENDINGS[job.kind])
+    """The files of each piece of work, by their paths: a killed call does those again.
+
+    What a call has written itself, where STORE lies in FOLDER, is left out.
+    """
+    store = os.path.relpath(job.work.removesuffix(".work"), job.source)
+    own = tuple(f"{each}/".replace(os.sep, "/") for each in (store, f"{store}.work"))
+    found = work.listed(job.source, work.ENDINGS[job.kind])
+    paths = [path for path in found if not path.startswith(own)]
     if not paths:
         raise SystemExit(f"FOLDER holds no file of {job.kind} to read. Received: {job.source}.")
     return [paths[start : start + step] for start in range(0, len(paths), step)]
-
-
-def stamps(job: work.Job, units: Sequence[Sequence[str]]) -> list[str]:
-    """Path, size and time of each file: what was mined of others would not be theirs."""
-    found = []
-    for path in (path for unit in units for path in unit):
-        with contextlib.suppress(OSError):
-            status = (Path(job.source) / path).stat()
-            found.append(f"{path}\0{status.st_size}\0{status.st_mtime_ns}")
-    return found
 
 
 def mine(number: int, paths: Sequence[str], job: work.Job) -> int:
@@ -110,11 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Mine, tokenise, write, and say what was found; each step goes on where it was."""
     options, job = parse(arguments)
     place = Path(job.work)
-    if not options.resume and (place / "job.json").exists():
-        shutil.rmtree(place)
     place.mkdir(parents=True, exist_ok=True)
     lock = files.sole_lock(place, f"Another process works in {job.work!r}. Wait for it.")
     try:
+        if not options.resume and (place / "job.json").exists():
+            if (place / "mined").exists():
+                shutil.rmtree(place / "mined")
+            (place / "job.json").unlink()
         mine_and_store(options, job)
     finally:
         if lock is not None:
@@ -124,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def mine_and_store(options: argparse.Namespace, job: work.Job) -> None:
     """All that a call does in a folder of work that is its own."""
     units = units_of(job, options.files_per_task)
-    work.claim(job, stamps(job, units))
+    work.claim(job, work.stamps(job.source, [path for unit in units for path in unit]))
     mine_all(units, job, options.workers)
     embedder = cptk.models.TextEmbedder.from_preset(options.preset, load_weights=False)
     report = cptk.mining.MiningReport(seed=options.seed)
@@ -164,6 +161,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, work.Job
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():
         parser.error(f"FOLDER should be a folder. Received: {options.folder}.")
+    if options.folder.resolve().is_relative_to(options.store.resolve()):
+        parser.error(f"STORE should not be FOLDER, nor hold it. Received: {options.store}.")
     for name in ("workers", "rows_per_shard", "files_per_task"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} should be 1 or more.")

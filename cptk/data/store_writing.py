@@ -123,7 +123,7 @@ def write_shard(
     Raises:
         ValueError: There is a shard of other pairs, or of another tokenizer.
     """
-    about = {**plan.settings, "pairs": _digest(table), "text": plan.keep_text}
+    about = {**plan.settings, "pairs": _digest(table), "text": plan.keep_text, "version": VERSION}
     if not is_there(path, about):
         token_shards.write(path, _columns(table, preprocessor, plan, bar), about)
     elif bar is not None:
@@ -258,7 +258,8 @@ def is_there(path: Path, about: Config) -> bool:
     if differing:
         raise ValueError(
             f"{str(path)!r} holds a shard that differs in {', '.join(differing)}: it was written "
-            "of other pairs or by another embedder. Choose another folder, or delete this one."
+            "of other pairs, by another embedder or another cptk. Choose another folder, or delete "
+            "this one."
         )
     return True
 

@@ -57,7 +57,8 @@ class StoredPairs:
         if known != (store_writing.FORMAT, store_writing.VERSION):
             raise ValueError(
                 f"{str(place)!r} is of format {known}, and this cptk reads "
-                f"{(store_writing.FORMAT, store_writing.VERSION)}. Write the store again."
+                f"{(store_writing.FORMAT, store_writing.VERSION)}. Write the store again, into "
+                "another folder."
             )
         self.shards = [Shard(self.folder / name) for name, _ in names]
         for shard, (name, rows) in zip(self.shards, names, strict=True):
@@ -196,7 +197,10 @@ class StoredPairs:
         if column not in NUMBERS or column not in self.columns:
             has = [name for name in self.columns if name in NUMBERS]
             raise KeyError(f"The store has the columns of numbers {has}. Received: {column!r}.")
-        return np.asarray(self.values(column, rows), np.float32)
+        found = np.asarray(self.values(column, rows), np.float32)
+        if not len(found):  # as wide as where there are some
+            found = found.reshape(0, *np.shape(self.shards[0].batch.column(column)[0].as_py()))
+        return found
 
     def values(self, column: str, rows: ArrayLike) -> list[object]:
         """A column of some pairs as it stands: of groups, sources, or where pairs come from."""
@@ -277,6 +281,9 @@ class StoredPairs:
     def table(self, names: list[str], rows: ArrayLike) -> pa.Table:
         """Some columns of some rows as they stand in the shards, in the order of the rows."""
         wanted = self._rows(rows)
+        if not len(wanted):
+            batch = self.shards[0].batch.select(names).slice(0, 0)
+            return pa.Table.from_batches([batch]).replace_schema_metadata()
         shards, own = self._places(wanted)
         parts, places = [], []
         for number in np.unique(shards):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cptk import checks
 from cptk.quantization import VectorDType
 from cptk.search import approximate
-from cptk.search.bm25 import BM25
+from cptk.search.bm25 import BM25, words
 from cptk.search.exact import Floats, Integers
 from cptk.search.finders import Approximate, Coded, Exact, Finder, Mask
 from cptk.search.rows import ID, TEXT, Id
@@ -156,7 +156,10 @@ class Contents:
         """(n, c) places of the best rows by BM25, c at most k; -1 where there are fewer."""
         with self._filling:
             if self._words is None:
-                self._words = BM25().fit(self.rows[TEXT]), np.flatnonzero(self.alive)
+                own = self.rows[TEXT].to_pylist()
+                if not any(map(words, own)):  # signs alone
+                    return np.empty((len(texts), 0), np.int64)
+                self._words = BM25().fit(own), np.flatnonzero(self.alive)
             bm25, places = self._words
         allowed = None if mask is None else mask[places]
         found = bm25.best(texts, min(k, len(places)), allowed)[1]

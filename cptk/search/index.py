@@ -345,7 +345,7 @@ class Index:
         scores, places = contents.nearest(vectors, wanted, mask, oversample, fill=True)
         if hybrid and texts is not None:
             rankings = [places, contents.by_words(texts, wanted, mask)]
-            fused, places = reciprocal_rank_fusion(rankings, k)
+            fused, places = reciprocal_rank_fusion(rankings, min(k, len(contents)))
             scores = fused.astype(np.float32)
         found = [
             Hits(contents.table, row[row >= 0], score[row >= 0])
@@ -469,13 +469,14 @@ class Index:
         """
         place = checks.path(folder, "folder")
         generation = index_files.read(place)
-        try:
-            return cls._of(generation, embedder)
-        except FileNotFoundError:  # another process may have saved a new one in the meantime
-            again = index_files.read(place)
-            if again.name == generation.name:
-                raise
-            return cls._of(again, embedder)
+        while True:
+            try:
+                return cls._of(generation, embedder)
+            except FileNotFoundError:  # another process may have saved a new one in the meantime
+                again = index_files.read(place)
+                if again.name == generation.name:
+                    raise
+                generation = again
 
     def _some_contents(self) -> Contents:
         if self._contents is None or not len(self._contents):

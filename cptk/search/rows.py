@@ -87,7 +87,7 @@ def as_rows(ids: list[Id], texts: list[str] | None, metadata: Metadata | None) -
     columns = {ID: pa.array(ids, kind)}
     if texts is not None:
         columns[TEXT] = pa.array(texts, pa.large_string())
-    given = _metadata_table(metadata)
+    given = _plain(_metadata_table(metadata))
     names = given.column_names
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -202,6 +202,16 @@ def _metadata_table(metadata: Metadata | None) -> pa.Table:
             f"length: {checks.shown(str(error))}."
         ) from None
     raise TypeError(f"{_WHAT} Received: {checks.shown(metadata)}.")
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Categories as what they name, which has no end; texts in a type that filters compare."""
+    for place, field in enumerate(table.schema):
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        kind = pa.large_string() if kind == pa.string_view() else kind
+        if kind != field.type:
+            table = table.set_column(place, field.name, table[place].cast(kind))
+    return table
 
 
 def _of_dictionaries(rows: Sequence[Mapping[str, object]]) -> pa.Table:

@@ -121,7 +121,7 @@ def texts_or_array(values: object) -> object:
     if hasattr(values, "__next__"):
         values = list(values)  # type: ignore[call-overload]
     if isinstance(values, np.ndarray):
-        return values if values.dtype.kind not in "OUT" or values.ndim > 1 else list(values)
+        return values if values.dtype.kind not in "OUT" or values.ndim != 1 else list(values)
     if isinstance(values, list | tuple):
         first = values[0] if values else ""
         numbers = checks.is_number(first) or hasattr(first, "__len__")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cptk.data import Pairs, TokenStore
+from cptk.data import Pairs, TokenStore, store_writing
 from cptk.data.columns import SIDES
 from cptk.data.store_batches import StoreBatches
 from tests import toys
@@ -359,3 +359,13 @@ def test_what_is_no_pairs_no_preprocessor_and_no_part(tmp_path, reader):
     with pytest.raises(ValueError, match=r"columns \['score'\]"):
         StoreBatches(store, 2, columns=("score",))
     assert json.loads((tmp_path / "t" / "manifest.json").read_text())["rows"] == 3
+
+
+def test_shards_of_another_version_are_not_taken_over(reader, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(store_writing, "VERSION", 1)
+        write(tmp_path / "s", pairs_of(5), reader)
+    with pytest.raises(ValueError, match="Write the store again, into another folder"):
+        TokenStore(tmp_path / "s")
+    with pytest.raises(ValueError, match="differs in version"):
+        write(tmp_path / "s", pairs_of(5), reader)

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -59,6 +60,21 @@ def test_source_packages_are_asked_for_without_touching_the_system(tmp_path, mon
     assert "deb [a=b] x:/debian stable main" in lines
     assert "Types: deb deb-src" in (tmp_path / "apt/sources/more.sources").read_text()
     assert run == [("apt-get", "update")]
+
+
+def test_a_package_that_cannot_be_fetched_is_asked_for_again(tmp_path, monkeypatch, capsys):
+    def run(self, *command, folder):
+        if not fetched:
+            raise subprocess.CalledProcessError(100, command, stderr="Err:1\nE: No network\n")
+        (folder / "a_1.deb").touch()
+
+    fetched = []
+    monkeypatch.setattr(collect_corpus.Apt, "_run", run)
+    apt = collect_corpus.Apt(tmp_path / "apt")
+    assert apt.fetch("a") is None
+    assert capsys.readouterr().out == "a is left out: E: No network\n"
+    fetched.append("a")
+    assert apt.fetch("a").name == "a_1.deb"
 
 
 def test_packages_of_a_pattern_and_of_a_likely_size(tmp_path, monkeypatch):

@@ -162,3 +162,10 @@ def test_actors_that_are_killed_lose_nothing_and_write_nothing_twice(tmp_path):
     some = np.linspace(0, ROWS - 1, 500).astype(int)
     expected = embedder.encode_text([texts(ROWS)[row] for row in some], "query", verbose=0)
     np.testing.assert_allclose(vectors[some], expected, atol=1e-5)
+
+
+def test_a_column_of_numbers_is_refused(tmp_path):
+    write_input(tmp_path / "in", 3)
+    job = job_of(tmp_path)._replace(column="id")
+    with pytest.raises(SystemExit, match="no texts in the column 'id', but int64"):
+        list(script.tasks_of(job, script.parquet_files(job.source)))

@@ -148,6 +148,15 @@ def test_a_folder_of_work_is_of_one_job(tmp_path):
         script.claim(job, ["a.md", "b.md"])
 
 
+def test_a_stamp_changes_with_the_file(tmp_path):
+    (tmp_path / "a.md").write_text("One.")
+    first = work.stamps(str(tmp_path), ["a.md", "gone.md", "\udcff.md"])
+    assert first == work.stamps(str(tmp_path), ["a.md", "gone.md", "\udcff.md"])
+    (tmp_path / "a.md").write_text("Two, and longer.")
+    second = work.stamps(str(tmp_path), ["a.md", "gone.md", "\udcff.md"])
+    assert [one == two for one, two in zip(first, second, strict=True)] == [False, True, True]
+
+
 def test_bad_flags(tmp_path, capsys):
     for wrong, told in (
         ([str(tmp_path / "none"), "out"], "INPUT should be a folder"),

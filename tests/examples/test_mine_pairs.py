@@ -1,6 +1,7 @@
 """The example that mines a folder into a store, from its command line."""
 
 import importlib.util
+import os
 import random
 import subprocess
 import sys
@@ -74,6 +75,32 @@ def test_what_was_mined_is_not_mined_again(script, preset, folder, tmp_path, cap
     (folder / "a.rb").write_text("# Adds some z to it.\ndef add_z(a)\n  a + 1\nend\n")
     with pytest.raises(SystemExit, match="another call, which differs in files"):
         script.main(arguments)
+
+
+def test_a_store_may_lie_in_the_folder(script, preset, folder, capsys):
+    """Its report is no text to mine; nor does a name in no encoding end the call."""
+    (folder / os.fsdecode(b"d\xff.md")).write_bytes((folder / "b.md").read_bytes())
+    arguments = [str(folder), str(folder / "store"), "--kind", "text", "--preset", str(preset)]
+    script.main([*arguments, "--workers", "1"])
+    first = capsys.readouterr().out
+    script.main([*arguments, "--workers", "1"])
+    assert capsys.readouterr().out == first
+    for store in (folder, folder.parent):
+        with pytest.raises(SystemExit):
+            script.main([str(folder), str(store), "--preset", str(preset)])
+        assert "should not be FOLDER, nor hold it" in capsys.readouterr().err
+
+
+def test_the_work_of_another_process_is_not_removed(script, preset, folder, tmp_path):
+    place = tmp_path / "store.work"
+    (place / "mined").mkdir(parents=True)
+    (place / "job.json").write_text("{}")
+    lock = script.files.sole_lock(place, "")
+    arguments = [str(folder), str(tmp_path / "store"), "--preset", str(preset), "--no-resume"]
+    with pytest.raises(ValueError, match="Another process works in"):
+        script.main(arguments)
+    assert (place / "job.json").exists()
+    lock.release()
 
 
 def test_a_folder_without_pairs(script, preset, tmp_path):

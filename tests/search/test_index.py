@@ -297,6 +297,24 @@ def test_hybrid_fuses_by_ranks() -> None:
     assert index.search("qqq", 1, hybrid=True).ids == index.search("qqq", 1).ids  # no such word
 
 
+def test_hybrid_where_no_text_has_a_word_or_all_are_asked_for() -> None:
+    index = Index(Letters()).add(["!!", "??"])
+    assert index.search("a", hybrid=True).ids == index.search("a").ids
+    index.add(["a b"])
+    assert len(index.search("a", 10**13, hybrid=True)) == 3
+
+
+def test_categories_of_frames_may_grow_and_are_filtered_as_texts() -> None:
+    index = Index()
+    for number in range(130):
+        names = pd.Categorical([f"n{number}", f"n{number + 1}"])
+        index.add(np.eye(2), metadata=pd.DataFrame({"name": names}))
+    assert index.search([1.0, 0.0], filter=pc.field("name") == "n129").ids == [258, 257]
+    views = pa.table({"name": pa.array(["x", "y"], pa.string_view())})
+    index = Index().add(np.eye(2), metadata=views)
+    assert index.search([1.0, 0.0], filter=pc.field("name") == "y").ids == [1]
+
+
 def test_texts_beside_vectors_are_searched_by_words() -> None:
     index = Index(Letters()).add(np.eye(8), metadata={"text": list("abcdefgh")})
     assert index.search("g", 1, hybrid=True)[0].text == "g"
@@ -399,6 +417,7 @@ def test_bad_searches(options: dict[str, Any], error: type[Exception], match: st
         ([1.0, 2.0], ValueError, "vectors of 8 numbers"),
         (None, TypeError, "`queries` should be a sequence"),
         (5, TypeError, "`queries` should be a sequence"),
+        (np.array("a"), TypeError, r"array of shape \(\)"),
         ({"a": 1}, TypeError, "Received a mapping"),
     ],
 )
