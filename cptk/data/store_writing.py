@@ -380,7 +380,7 @@ def _digest(table: pa.Table) -> str:
                     found.update(memoryview(letters)[offsets[0] : offsets[-1]])
             found.update(lengths.digest())
             continue
-        for chunk in column.chunks:
+        for chunk in filter(len, column.chunks):
             values = json.dumps(
                 chunk.to_pylist(), ensure_ascii=False, default=str, separators=(",", ":")
             )

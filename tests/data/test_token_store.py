@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -369,3 +370,15 @@ def test_shards_of_another_version_are_not_taken_over(reader, tmp_path, monkeypa
         TokenStore(tmp_path / "s")
     with pytest.raises(ValueError, match="differs in version"):
         write(tmp_path / "s", pairs_of(5), reader)
+
+
+@pytest.mark.parametrize("cuts", [[2, 4], [1, 2, 3, 4], [4], [3]])
+def test_where_parts_end_does_not_change_the_bytes(reader, tmp_path, cuts):
+    """Also where a part ends with a shard, and leaves nothing of itself for the next."""
+    score, source = (lambda n: [i / n for i in range(n)]), (lambda _: ["a", None, "a", None, "b"])
+    pairs = pairs_of(5, score=score, source=source)
+    bounds = [0, *cuts, 5]
+    parts = (pairs[a:b] for a, b in pairwise(bounds))
+    write(tmp_path / "whole", pairs, reader, rows_per_shard=2)
+    write(tmp_path / "parts", parts, reader, rows_per_shard=2)
+    assert contents(tmp_path / "whole") == contents(tmp_path / "parts")
