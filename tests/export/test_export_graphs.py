@@ -1,7 +1,9 @@
 """ONNX, SavedModel and LiteRT: run by their own runtimes, in processes without cptk."""
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -181,6 +183,32 @@ def test_a_saved_model_of_word_pieces_takes_strings(tmp_path):
             np.testing.assert_allclose(found[name], made.encode_text(TEXTS, role=role), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", WRITE)
+def test_a_prompt_is_said_to_be_a_part_of_the_text(kind, tmp_path, monkeypatch):
+    needs(kind)
+    asked = []
+
+    def converted(target, embedder, folder, given, **options):
+        asked.append(options)
+        return {"difference": 0.0, "cosine": 1.0, "strings": False, "notes": []}
+
+    monkeypatch.setattr(importlib.import_module(f"cptk.export.{kind}"), "on_tensorflow", converted)
+    roles = {"query": Role([58], [60], "find this: ")}
+    made = decoder("GPT2", roles=roles, num_layers=1)
+    exported = WRITE[kind](made, tmp_path / "folder")
+    (note,) = exported.notes
+    assert "before a text yourself: 'find this: '" in note
+    card = (exported.folder / "README.md").read_text("utf-8")
+    (text,) = re.findall(r'\.encode\("(.*)"\)\.ids', card)
+    assert text == "find this: a text"
+    reads = Tokenizer.from_file(str(exported.folder / "tokenizer.json"))
+    assert reads.encode(text).ids == made.preprocessor.tokenize(["a text"])[0]
+    if kind == "saved_model":  # on JAX the process that compares may compute in float32
+        backbone = toys.backbone("GPT2", 1, dtype="mixed_bfloat16")
+        WRITE[kind](TextEmbedder(backbone, made.preprocessor), tmp_path / "16_bits")
+        assert [options["computes"] for options in asked] == ["float32", "bfloat16"]
+
+
 # === Refused ===
 
 
@@ -214,6 +242,10 @@ def test_other_quantisations_and_embedders(kind, tmp_path):
         WRITE[kind](made, tmp_path / "folder", quantize="int4")
     with pytest.raises(TypeError, match="`embedder` should be"):
         WRITE[kind](made.backbone, tmp_path / "folder")
+    quantised = decoder("GPT2", num_layers=1)
+    quantised.quantize("int8")
+    with pytest.raises(ValueError, match=r"quantised \(int8\)"):
+        WRITE[kind](quantised, tmp_path / "folder", quantize="int8")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="`folder` exists"):
         WRITE[kind](made, tmp_path / "folder")
