@@ -22,6 +22,7 @@ from cptk.export import onnx as onnx_export
 from cptk.export import to_litert, to_onnx, to_saved_model
 from cptk.export.onnx_nodes import einsums_as_products
 from cptk.models import Role, TextEmbedder
+from tests.models import st_folders
 from tests.texts import texts
 
 ON_JAX = keras.backend.backend() == "jax"
@@ -207,6 +208,25 @@ def test_a_prompt_is_said_to_be_a_part_of_the_text(kind, tmp_path, monkeypatch):
         backbone = toys.backbone("GPT2", 1, dtype="mixed_bfloat16")
         WRITE[kind](TextEmbedder(backbone, made.preprocessor), tmp_path / "16_bits")
         assert [options["computes"] for options in asked] == ["float32", "bfloat16"]
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_characters_of_a_newer_unicode_are_what_the_tokenizer_takes_them_for():
+    needs("saved_model")
+    import tensorflow as tf
+
+    from cptk.export import word_piece_graph
+
+    content = st_folders.tokenizer_json()
+    pieces = word_piece_graph._pieces_function(content)
+    reads = Tokenizer.from_str(json.dumps(content))
+    # Marks, punctuation and controls that TensorFlow's tables have and the library's have not.
+    newer = "\u061d\u0890\u0898\u08ca\u09fe\u0c77\u166d\u180f\u1885\u1abf\u1ac1\u1b7d\u2e53"
+    usual = "\0\x1f\x85\u0301\u0345\u200b\u2028\u3000\ue000\ufffd\U000e0001\U000f0000|a日"
+    given = [f"film{c}film {c}film" for c in newer + usual]
+    found = pieces(tf.constant(given)).to_list()
+    assert found == [reads.encode(text, add_special_tokens=False).ids for text in given]
 
 
 # === Refused ===
