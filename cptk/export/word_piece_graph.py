@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 import tokenizers
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from cptk import checks, optional
 from cptk.export.tokenizer_file import with_role
@@ -46,9 +48,9 @@ class _Characters(NamedTuple):
 @functools.cache
 def _characters() -> _Characters:
     """What `tokenizers` does to each character by itself; a second or two."""
-    clean = tokenizers.normalizers.BertNormalizer(True, False, False, False)
-    strip = tokenizers.normalizers.BertNormalizer(False, False, True, False)
-    split = tokenizers.pre_tokenizers.BertPreTokenizer()
+    clean = BertNormalizer(True, False, False, False)
+    strip = BertNormalizer(False, False, True, False)
+    split = BertPreTokenizer()
     found = _Characters([], [], [], [])
     # No character has been given a place from 0x40000 up to 0xE0000.
     for start in (*range(0, 0x40000, 0x8000), *range(0xE0000, 0x110000, 0x8000)):
