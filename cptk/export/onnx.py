@@ -108,8 +108,8 @@ def to_onnx(
 def check_opset(opset: int) -> None:
     """Raise `ValueError` for an opset that onnxruntime, or the converter, lacks."""
     onnx, runtime = _library("onnx"), _library("onnxruntime")
-    known = int(import_module("tf2onnx.constants").PREFERRED_OPSET)
-    latest = max(known, int(import_module("tf2onnx.schemas").get_max_supported_opset_version()))
+    # Not what tf2onnx.schemas says, which is what onnx has.
+    latest = max(map(int, import_module("tf2onnx.constants").OPSET_TO_IR_VERSION))
     latest = min(latest, int(onnx.defs.onnx_opset_version()))
     fault = f"the converter knows up to {latest}" if opset > latest else ""
     try:
