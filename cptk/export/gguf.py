@@ -106,7 +106,7 @@ def to_gguf(
         notes += _write(
             library, new / FILE, parts, config, rows, found.content, edges, quantize is not None
         )
-        notes += write_beside(new, embedder, found)
+        notes += write_beside(new, found)
         norm = 2 if parts.normalize else -1
         pooling = _POOLINGS[parts.pooling].lower()
         use = _USE.format(folder=target.name, pooling=pooling, norm=norm, default=found.default)

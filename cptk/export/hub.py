@@ -95,7 +95,12 @@ def upload(
     names = record.get("files") if isinstance(record, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{str(place / RECORD)!r} is damaged: it lists no files. Export again.")
-    missing = [name for name in names if not (place / name).is_file() or ".." in name.split("/")]
+    inside = place.resolve()
+    missing = [
+        name
+        for name in names
+        if not (place / name).is_file() or inside not in (place / name).resolve().parents
+    ]
     if missing:
         raise FileNotFoundError(
             f"The export {str(place)!r} is incomplete: {checks.shown(missing)} are missing. Export "

@@ -18,7 +18,7 @@ from cptk.export.parts import check_embedder, check_float, check_float32
 from cptk.export.samples import Sample, check_close, compare, sample
 from cptk.export.saved_model import check_quantize, check_size
 from cptk.export.target import Exported, checked_folder, finish, writing
-from cptk.export.tokenizer_file import tokenization, write_beside
+from cptk.export.tokenizer_file import example, tokenization, write_beside
 from cptk.models.keras_hub_embedders import text_reader
 from cptk.types import Config, Model, Path, Tensor, Vectors
 
@@ -32,7 +32,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tokenizers import Tokenizer
 
 run = Interpreter("{folder}/model.tflite").get_signature_runner()
-ids = Tokenizer.from_file("{folder}/tokenizer.json").encode("a text").ids
+ids = Tokenizer.from_file("{folder}/tokenizer.json").encode({text}).ids
 inputs = {{"token_ids": np.array([ids], "int32"), "padding_mask": np.ones((1, len(ids)), bool)}}
 vectors = run(**inputs)["embeddings"]
 ```
@@ -91,8 +91,9 @@ def to_litert(
     given = sample(embedder, found.default if found is not None else None)
     with writing(target, overwrite) as new:
         measured = on_tensorflow("litert", embedder, new, given, quantize=quantize)
-        notes = write_beside(new, embedder, found) if found else ()
-        use = _USE.format(folder=target.name, default=found.default if found else "")
+        notes = write_beside(new, found)
+        default = found.default if found else ""
+        use = _USE.format(folder=target.name, default=default, text=example(found))
         about = {"format": "litert", "quantize": quantize, **measured}
         sizes = finish(new, with_use(text, use, notes), about)
     return Exported(target, sizes, measured["difference"], measured["cosine"], notes)

@@ -17,7 +17,7 @@ from cptk.export.parts import check_embedder, check_float, check_float32
 from cptk.export.samples import Sample, check_close, compare, sample
 from cptk.export.saved_model import check_quantize, check_size
 from cptk.export.target import Exported, checked_folder, finish, writing
-from cptk.export.tokenizer_file import tokenization, write_beside
+from cptk.export.tokenizer_file import example, tokenization, write_beside
 from cptk.models.keras_hub_embedders import text_reader
 from cptk.types import Config, Model, Path, Vectors
 
@@ -33,7 +33,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 session = onnxruntime.InferenceSession("{folder}/model.onnx")
-ids = Tokenizer.from_file("{folder}/tokenizer.json").encode("a text").ids
+ids = Tokenizer.from_file("{folder}/tokenizer.json").encode({text}).ids
 inputs = {{"token_ids": np.array([ids], "int32"), "padding_mask": np.ones((1, len(ids)), bool)}}
 vectors = session.run(["embeddings"], inputs)[0]
 ```
@@ -97,8 +97,9 @@ def to_onnx(
     given = sample(embedder, found.default if found is not None else None)
     with writing(target, overwrite) as new:
         measured = on_tensorflow("onnx", embedder, new, given, opset=opset, quantize=quantize)
-        notes = write_beside(new, embedder, found) if found else ()
-        use = _USE.format(folder=target.name, default=found.default if found else "")
+        notes = write_beside(new, found)
+        default = found.default if found else ""
+        use = _USE.format(folder=target.name, default=default, text=example(found))
         about = {"format": "onnx", "opset": opset, "quantize": quantize, **measured}
         sizes = finish(new, with_use(text, use, notes), about)
     return Exported(target, sizes, measured["difference"], measured["cosine"], notes)
@@ -107,8 +108,8 @@ def to_onnx(
 def check_opset(opset: int) -> None:
     """Raise `ValueError` for an opset that onnxruntime, or the converter, lacks."""
     onnx, runtime = _library("onnx"), _library("onnxruntime")
-    known = int(import_module("tf2onnx.constants").PREFERRED_OPSET)
-    latest = max(known, int(import_module("tf2onnx.schemas").get_max_supported_opset_version()))
+    # Not what tf2onnx.schemas says, which is what onnx has.
+    latest = max(map(int, import_module("tf2onnx.constants").OPSET_TO_IR_VERSION))
     latest = min(latest, int(onnx.defs.onnx_opset_version()))
     fault = f"the converter knows up to {latest}" if opset > latest else ""
     try:

@@ -11,10 +11,10 @@ from cptk import checks
 from cptk.export import word_piece_graph
 from cptk.export.card import checked_card, with_use
 from cptk.export.graph import OUTPUT, in_batches, on_tensorflow, quantized_copy, token_function
-from cptk.export.parts import check_embedder
+from cptk.export.parts import check_embedder, check_float
 from cptk.export.samples import Sample, check_close, compare, sample
 from cptk.export.target import Exported, checked_folder, finish, writing
-from cptk.export.tokenizer_file import Tokenization, tokenization, write_beside
+from cptk.export.tokenizer_file import Tokenization, example, tokenization, write_beside
 from cptk.models.keras_hub_embedders import text_reader
 from cptk.types import Config, Model, Path, Tensor
 
@@ -36,7 +36,7 @@ import tensorflow as tf
 from tokenizers import Tokenizer
 
 served = tf.saved_model.load("{folder}")
-ids = Tokenizer.from_file("{folder}/tokenizer.json").encode("a text").ids
+ids = Tokenizer.from_file("{folder}/tokenizer.json").encode({text}).ids
 vectors = served.signatures["serving_default"](
     token_ids=tf.constant([ids]), padding_mask=tf.ones((1, len(ids)), tf.bool)
 )["embeddings"]
@@ -87,16 +87,19 @@ def to_saved_model(
     check_embedder(embedder)
     target = checked_folder(folder, overwrite)
     check_quantize(quantize)
+    if quantize is not None:
+        check_float(embedder, "an int8 SavedModel")
     text = checked_card(card, embedder)
     found = tokenization(embedder, roles) if text_reader(embedder) is not None else None
     given = sample(embedder, found.default if found is not None else None)
+    computes = str(embedder.backbone.compute_dtype)
     with writing(target, overwrite) as new:
-        measured = on_tensorflow(
-            "saved_model", embedder, new, given, roles=_options(found), quantize=quantize
-        )
-        notes = (*(write_beside(new, embedder, found) if found else ()), *measured["notes"])
+        options = {"roles": _options(found), "quantize": quantize, "computes": computes}
+        measured = on_tensorflow("saved_model", embedder, new, given, **options)
+        notes = (*write_beside(new, found), *measured["notes"])
         form = _STRINGS if measured["strings"] else _TOKENS
-        use = form.format(folder=target.name, default=found.default if found else "")
+        default = found.default if found else ""
+        use = form.format(folder=target.name, default=default, text=example(found))
         about = {"format": "saved_model", "quantize": quantize, **measured}
         sizes = finish(new, with_use(text, use, notes), about)
     return Exported(target, sizes, measured["difference"], measured["cosine"], notes)
@@ -162,7 +165,8 @@ def build(embedder: Model, folder: FilePath, given: Sample, options: Config) -> 
         return found[OUTPUT].numpy()
 
     compared = compare(in_batches(run, given), given.vectors)
-    accepted = _ACCEPTED if source.backbone.compute_dtype == "float32" else _ACCEPTED_16_BITS
+    # What the vectors were computed in: a process of its own may compute in float32.
+    accepted = _ACCEPTED if options["computes"] == "float32" else _ACCEPTED_16_BITS
     if options["quantize"] is None:
         check_close(compared, accepted, given.vectors, "The SavedModel")
     if graphs:

@@ -59,7 +59,7 @@ def checked_folder(folder: object, overwrite: object) -> Path:
     Raises:
         TypeError: No path.
         ValueError: It exists, and `overwrite` is not True; or it holds what no export wrote; or its
-            parent is a file; or it has the name of a file.
+            parent is a file; or it has the name of a file, or one that is too long.
         PermissionError: Its parent cannot be written.
     """
     checks.switch("overwrite", overwrite)
@@ -84,11 +84,31 @@ def checked_folder(folder: object, overwrite: object) -> Path:
             f"`folder` should name a folder to write. Received {checks.shown(str(given))}, and "
             f"{checks.shown(str(parent))} is a file."
         )
+    _check_names(parent, target)
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(f"`folder` cannot be written: {str(parent)!r} is read-only.")
+    if os.path.ismount(target):
+        raise ValueError(
+            f"`folder` is a mount point, {str(target)!r}, which cannot be replaced as a whole. "
+            "Name a folder in it."
+        )
     if os.path.lexists(target):
         _check_replaceable(target, bool(overwrite))
     return target
+
+
+def _check_names(parent: Path, target: Path) -> None:
+    """Raise `ValueError` for names that the system cannot have, each seen from a real folder."""
+    for name in (*target.parts[len(parent.parts) :], str(target)):
+        try:
+            os.lstat(parent / name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ValueError(
+                f"`folder` cannot be one here: {checks.shown(name)}, of {len(os.fsencode(name))} "
+                f"bytes ({error.strerror})."
+            ) from None
 
 
 def _check_replaceable(target: Path, overwrite: bool) -> None:

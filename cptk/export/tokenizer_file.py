@@ -288,12 +288,21 @@ def padding_token(content: Config, preferred: int | None = None) -> tuple[str, i
     )
 
 
-def write_beside(folder: Path, embedder: Model, found: Tokenization) -> tuple[str, ...]:
+def example(found: Tokenization | None) -> str:
+    """A text for `tokenizer.json` as a line of Python has it: behind the default role's prompt."""
+    prompt = found.roles[found.default].prompt if found else ""
+    return json.dumps(f"{prompt}a text", ensure_ascii=False)
+
+
+def write_beside(folder: Path, found: Tokenization | None) -> tuple[str, ...]:
     """`tokenizer.json` and `roles.json` beside a model that takes token ids; notes on them.
 
     The first gives the ids of a text in the default role, the second has what stands around a text
-    in each.
+    in each. A prompt is a part of the text, which no `tokenizer.json` can add: special tokens in a
+    text would get one each.
     """
+    if found is None:
+        return ("The embedder reads no texts: there is no tokenizer.json, and no roles.json.",)
     roles = {name: role._asdict() for name, role in found.roles.items()}
     about = {"default": found.default, "sequence_length": found.sequence_length, "roles": roles}
     (folder / "roles.json").write_text(
@@ -304,4 +313,10 @@ def write_beside(folder: Path, embedder: Model, found: Tokenization) -> tuple[st
     role = found.roles[found.default]
     content = with_role(found.content, role.prefix, role.suffix, found.sequence_length)
     (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), "utf-8")
-    return (found.remark,) if found.remark else ()
+    notes = [found.remark] if found.remark else []
+    if role.prompt:
+        notes.append(
+            f"For tokenizer.json put the prompt of the role {found.default!r} before a text "
+            f"yourself: {role.prompt!r}."
+        )
+    return tuple(notes)

@@ -3,17 +3,22 @@
 TensorFlow Text's own `BertTokenizer` folds cases (ß becomes ss), keeps no special tokens apart and
 counts bytes where the reference counts characters. So the steps are spelt out here in the order of
 `tokenizers`' `BertNormalizer`, `BertPreTokenizer` and `WordPiece`, and compared before they are
-used.
+used. Which characters are controls, marks and punctuation is asked of that library, whose tables
+are of another version of Unicode than TensorFlow's.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from cptk import checks, optional
 from cptk.export.tokenizer_file import with_role
@@ -26,10 +31,52 @@ _CJK = (
     r"[\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}"
     r"\x{2B920}-\x{2CEAF}\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}]"
 )
-_PUNCTUATION = r"[!-/:-@\[-`{-~]|\p{P}"
 #: The first of the private characters that stand for special tokens, which no text keeps.
 _MARK = 0xE000
 _LONGEST_WORD = 100  # characters
+
+
+class _Characters(NamedTuple):
+    """Characters that BERT's tokenizer treats alike, in its own opinion."""
+
+    removed: list[int]
+    spaces: list[int]
+    marks: list[int]
+    punctuation: list[int]
+
+
+@functools.cache
+def _characters() -> _Characters:
+    """What `tokenizers` does to each character by itself; a second or two."""
+    clean = BertNormalizer(True, False, False, False)
+    strip = BertNormalizer(False, False, True, False)
+    split = BertPreTokenizer()
+    found = _Characters([], [], [], [])
+    # No character has been given a place from 0x40000 up to 0xE0000.
+    for start in (*range(0, 0x40000, 0x8000), *range(0xE0000, 0x110000, 0x8000)):
+        places = [i for i in range(start, start + 0x8000) if not 0xD800 <= i < 0xE000]
+        places = [i for i in places if i != ord("|")]  # it stands between the others
+        text = "|".join(map(chr, places))
+        for place, part in zip(places, clean.normalize_str(text).split("|"), strict=True):
+            if part != chr(place):
+                (found.spaces if part == " " else found.removed).append(place)
+        parts = strip.normalize_str(text).split("|")
+        found.marks.extend(i for i, part in zip(places, parts, strict=True) if not part)
+        pieces = split.pre_tokenize_str("a".join(map(chr, places)))
+        found.punctuation.extend(ord(p) for p, _ in pieces if len(p) == 1 and p != "a")
+    found.punctuation.append(ord("|"))
+    return found
+
+
+def _any_of(places: Iterable[int]) -> str:
+    """A regular expression for one of these characters."""
+    runs: list[list[int]] = []
+    for place in sorted(set(places)):
+        if runs and place == runs[-1][1] + 1:
+            runs[-1][1] = place
+        else:
+            runs.append([place, place])
+    return "[" + "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in runs) + "]"
 
 
 def for_roles(found: Config, texts: Sequence[str]) -> tuple[dict[str, IdsOf] | None, str]:
@@ -97,7 +144,10 @@ def _pieces_function(content: Config) -> Callable[[Tensor], Tensor]:
         unknown_token=unknown,
         no_pretokenization=True,
     )
-    kept = f"\\x{{{_MARK:X}}}-\\x{{{_MARK + max(len(added), 1) - 1:X}}}"
+    kept = range(_MARK, _MARK + max(len(added), 1))
+    known = _characters()
+    removed, spaces = _any_of(set(known.removed) - set(kept)), _any_of(known.spaces)
+    marks, punctuation = _any_of(known.marks), _any_of(known.punctuation)
 
     def replaced(text: Tensor, pattern: str, by: str) -> Tensor:
         return tf.strings.regex_replace(text, pattern, by)
@@ -105,19 +155,18 @@ def _pieces_function(content: Config) -> Callable[[Tensor], Tensor]:
     def pieces(texts: Tensor) -> Tensor:
         # A private character of the text's own is taken away by the cleaning below; until then it
         # must stand between what it stands between, and not look like a mark.
-        text = replaced(texts, f"[{kept}]", "\u200b")
+        text = replaced(texts, _any_of(kept), "\u200b")
         for index, (token, _) in enumerate(added):
             text = replaced(text, re.escape(token), f" {chr(_MARK + index)} ")
-        text = replaced(text, rf"[^\P{{C}}\t\n\r{kept}]|\x{{FFFD}}", "")
-        text = replaced(text, r"[\t\n\r\x{A0}]|\p{Z}", " ")
+        text = replaced(replaced(text, removed, ""), spaces, " ")
         if normalizer.get("handle_chinese_chars"):
             text = replaced(text, f"({_CJK})", r" \1 ")
         if strip:
-            text = replaced(tf_text.normalize_utf8(text, "NFD"), r"\p{Mn}", "")
+            text = replaced(tf_text.normalize_utf8(text, "NFD"), marks, "")
         if lower:
             # TensorFlow lower-cases a sigma by its place in the word, the reference each alike.
             text = tf.strings.lower(replaced(text, "\u03a3", "\u03c3"), encoding="utf-8")
-        text = replaced(text, f"({_PUNCTUATION})", r" \1 ")
+        text = replaced(text, f"({punctuation})", r" \1 ")
         split = tf.strings.split(text)
         flat = split.values
         too_long = tf.strings.length(flat, unit="UTF8_CHAR") > _LONGEST_WORD

@@ -88,6 +88,8 @@ def test_what_no_export_wrote_is_never_replaced(embedder, tmp_path):
         (".", ValueError, "not the working directory"),
         ("model.onnx", ValueError, r"Leave .onnx out"),
         ("file/model", ValueError, "is a file"),
+        ("x" * 300, ValueError, "of 300 bytes"),
+        ("new/" + "x" * 300 + "/model", ValueError, "of 300 bytes"),
     ],
 )
 def test_folders_that_can_be_none(embedder, folder, error, match, tmp_path, monkeypatch):
@@ -208,6 +210,12 @@ def test_uploads_that_are_none(exported, tmp_path):
     (tmp_path / "cptk_export.json").write_text(json.dumps({"files": ["gone.bin"]}))
     with pytest.raises(FileNotFoundError, match=r"gone.bin"):
         upload(tmp_path, "somebody/model")
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / "model").mkdir()
+    for name in ("../secret", str(tmp_path / "secret")):
+        (tmp_path / "model" / "cptk_export.json").write_text(json.dumps({"files": [name]}))
+        with pytest.raises(FileNotFoundError, match=r"secret.*missing"):
+            upload(tmp_path / "model", "somebody/model")
     (tmp_path / "cptk_export.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read as JSON"):
         upload(tmp_path, "somebody/model")

@@ -1,7 +1,9 @@
 """ONNX, SavedModel and LiteRT: run by their own runtimes, in processes without cptk."""
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -20,6 +22,7 @@ from cptk.export import onnx as onnx_export
 from cptk.export import to_litert, to_onnx, to_saved_model
 from cptk.export.onnx_nodes import einsums_as_products
 from cptk.models import Role, TextEmbedder
+from tests.models import st_folders
 from tests.texts import texts
 
 ON_JAX = keras.backend.backend() == "jax"
@@ -181,13 +184,58 @@ def test_a_saved_model_of_word_pieces_takes_strings(tmp_path):
             np.testing.assert_allclose(found[name], made.encode_text(TEXTS, role=role), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", WRITE)
+def test_a_prompt_is_said_to_be_a_part_of_the_text(kind, tmp_path, monkeypatch):
+    needs(kind)
+    asked = []
+
+    def converted(target, embedder, folder, given, **options):
+        asked.append(options)
+        return {"difference": 0.0, "cosine": 1.0, "strings": False, "notes": []}
+
+    monkeypatch.setattr(importlib.import_module(f"cptk.export.{kind}"), "on_tensorflow", converted)
+    roles = {"query": Role([58], [60], "find this: ")}
+    made = decoder("GPT2", roles=roles, num_layers=1)
+    exported = WRITE[kind](made, tmp_path / "folder")
+    (note,) = exported.notes
+    assert "before a text yourself: 'find this: '" in note
+    card = (exported.folder / "README.md").read_text("utf-8")
+    (text,) = re.findall(r'\.encode\("(.*)"\)\.ids', card)
+    assert text == "find this: a text"
+    reads = Tokenizer.from_file(str(exported.folder / "tokenizer.json"))
+    assert reads.encode(text).ids == made.preprocessor.tokenize(["a text"])[0]
+    if kind == "saved_model":  # on JAX the process that compares may compute in float32
+        backbone = toys.backbone("GPT2", 1, dtype="mixed_bfloat16")
+        WRITE[kind](TextEmbedder(backbone, made.preprocessor), tmp_path / "16_bits")
+        assert [options["computes"] for options in asked] == ["float32", "bfloat16"]
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_characters_of_a_newer_unicode_are_what_the_tokenizer_takes_them_for():
+    needs("saved_model")
+    import tensorflow as tf
+
+    from cptk.export import word_piece_graph
+
+    content = st_folders.tokenizer_json()
+    pieces = word_piece_graph._pieces_function(content)
+    reads = Tokenizer.from_str(json.dumps(content))
+    # Marks, punctuation and controls that TensorFlow's tables have and the library's have not.
+    newer = "\u061d\u0890\u0898\u08ca\u09fe\u0c77\u166d\u180f\u1885\u1abf\u1ac1\u1b7d\u2e53"
+    usual = "\0\x1f\x85\u0301\u0345\u200b\u2028\u3000\ue000\ufffd\U000e0001\U000f0000|a日"
+    given = [f"film{c}film {c}film" for c in newer + usual]
+    found = pieces(tf.constant(given)).to_list()
+    assert found == [reads.encode(text, add_special_tokens=False).ids for text in given]
+
+
 # === Refused ===
 
 
 def test_opsets_that_cannot_be_had(tmp_path):
     needs("onnx")
     made = decoder("GPT2", num_layers=1)
-    for opset in (99, 12):
+    for opset in (99, 21, 12):  # tf2onnx 1.17 knows up to 18, and onnx more
         with pytest.raises(ValueError, match=r"`opset`"):
             to_onnx(made, tmp_path / "folder", opset=opset)
     with pytest.raises(TypeError, match="`opset` should be an integer"):
@@ -214,6 +262,10 @@ def test_other_quantisations_and_embedders(kind, tmp_path):
         WRITE[kind](made, tmp_path / "folder", quantize="int4")
     with pytest.raises(TypeError, match="`embedder` should be"):
         WRITE[kind](made.backbone, tmp_path / "folder")
+    quantised = decoder("GPT2", num_layers=1)
+    quantised.quantize("int8")
+    with pytest.raises(ValueError, match=r"quantised \(int8\)"):
+        WRITE[kind](quantised, tmp_path / "folder", quantize="int8")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="`folder` exists"):
         WRITE[kind](made, tmp_path / "folder")
