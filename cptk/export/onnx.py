@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path as FilePath
 from types import ModuleType
@@ -154,6 +155,7 @@ def build(embedder: Model, folder: FilePath, given: Sample, options: Config) -> 
     model, _ = tf2onnx.convert.from_function(
         function, input_signature=function.input_signature, opset=opset
     )
+    _captures_as_constants(model, function.get_concrete_function().graph.captures)
     _name_outputs_and_axes(model)
     erfc_as_erf(model)
     einsums_as_products(model)
@@ -173,6 +175,16 @@ def build(embedder: Model, folder: FilePath, given: Sample, options: Config) -> 
     if options["quantize"] is None:
         check_close(compared, _ACCEPTED, given.vectors, "The ONNX file")
     return compared._asdict()
+
+
+def _captures_as_constants(model: Any, captures: Iterable[tuple[Any, Any]]) -> None:
+    """What a backbone made once, outside the function, as Gemma's scale: tf2onnx asks for it."""
+    numpy_helper = import_module("onnx.numpy_helper")
+    values = {inside.name: outside for outside, inside in captures}
+    for given in [each for each in model.graph.input if each.name in values]:
+        array = np.asarray(values[given.name])
+        model.graph.initializer.append(numpy_helper.from_array(array, given.name))
+        model.graph.input.remove(given)
 
 
 def _name_outputs_and_axes(model: Any) -> None:

@@ -221,6 +221,7 @@ def test_characters_of_a_newer_unicode_are_what_the_tokenizer_takes_them_for():
     content = st_folders.tokenizer_json()
     pieces = word_piece_graph._pieces_function(content)
     reads = Tokenizer.from_str(json.dumps(content))
+    reads.no_truncation()
     # Marks, punctuation and controls that TensorFlow's tables have and the library's have not.
     newer = "\u061d\u0890\u0898\u08ca\u09fe\u0c77\u166d\u180f\u1885\u1abf\u1ac1\u1b7d\u2e53"
     usual = "\0\x1f\x85\u0301\u0345\u200b\u2028\u3000\ue000\ufffd\U000e0001\U000f0000|a日"
