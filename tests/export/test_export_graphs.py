@@ -156,6 +156,7 @@ def test_int8_is_smaller_and_says_what_it_costs(kind, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore")
 def test_a_saved_model_of_word_pieces_takes_strings(tmp_path):
     needs("saved_model")
@@ -348,6 +349,7 @@ def test_einsums_become_products(equation, states, kernel, nodes):
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", WRITE)
 def test_minilm_on_a_thousand_texts(kind, tmp_path):

@@ -297,6 +297,7 @@ def test_gemma_3(attention, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore")
 def test_minilm_on_a_thousand_texts(tmp_path):
     source = minilm_folder()
