@@ -197,7 +197,6 @@ def mapped(path: FilePath, form: Form, rows: int) -> NDArray[Any]:
     if not rows:
         return np.empty((0, form.width), form.of_type)
     shape = (rows, form.width)
-    codes: NDArray[Any] = np.memmap(
-        path, form.of_type.newbyteorder("<"), mode="r", offset=HEADER, shape=shape
-    )
+    of_type = np.dtype(form.of_type.newbyteorder("<").str)  # this machine's own where they agree
+    codes: NDArray[Any] = np.memmap(path, of_type, mode="r", offset=HEADER, shape=shape)
     return codes

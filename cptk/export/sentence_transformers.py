@@ -90,7 +90,7 @@ def to_sentence_transformers(
     >>> import cptk
     >>> exported = cptk.export.to_sentence_transformers(embedder, "st_query", roles=["query"])
     >>> sorted(exported.files)[:3]
-    ['1_Pooling/config.json', 'README.md', 'config.json']
+    ['1_Pooling/config.json', '2_Normalize/config.json', 'README.md']
     >>> loaded = cptk.models.TextEmbedder.from_preset("st_query")
     >>> bool(abs(loaded.encode_text("a") - embedder.encode_text("a", role="query")).max() < 1e-5)
     True
