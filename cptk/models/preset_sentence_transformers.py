@@ -219,6 +219,9 @@ def _check_transformer(settings: Config) -> None:
         and text.get("method_output_name") == "last_hidden_state"
     ):
         raise _unknown(_SETTINGS, f"has modality_config = {shown(modalities)}", "that of text")
+    if "message" in modalities:  # then every text is read within the tokenizer's chat template
+        found = "has 'message' in its modality_config, so that texts are read as a chat's messages"
+        raise _unknown(_SETTINGS, found, "that of text alone")
 
 
 def _sequence_length(settings: Config) -> int | None:

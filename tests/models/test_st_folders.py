@@ -23,6 +23,12 @@ POOLED = {
     "weighted_mean": lambda states: np.average(states, axis=0, weights=range(1, len(states) + 1)),
 }
 
+#: What sentence-transformers 6 writes where the tokenizer has a chat template.
+MESSAGES = {
+    kind: {"method": "forward", "method_output_name": "last_hidden_state"}
+    for kind in ("text", "message")
+}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -209,6 +215,7 @@ def test_a_plain_hugging_face_folder_of_an_encoder(folder, tmp_path):
         ("2_Dense/config.json", {"out_features": "x"}, "out_features = 'x'"),
         ("2_Dense/config.json", {"out_features": 5}, r"weights of projection 0 have the shapes"),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "'fill-mask'"),
+        ("sentence_bert_config.json", {"modality_config": MESSAGES}, "a chat's messages"),
         ("sentence_bert_config.json", {"max_seq_length": "long"}, "max_seq_length = 'long'"),
         ("config_sentence_transformers.json", {"default_prompt_name": "x"}, "none of its prompts"),
         ("config_sentence_transformers.json", {"prompts": {"query": 3}}, "prompts = "),
