@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import random
-import resource
 import shutil
 import sys
 import sysconfig
@@ -146,7 +145,7 @@ def _write_smollm2(folder):
 
 
 def measure(task):
-    """The row of a task: rates, memory, the vectors' cosine to the first float32 ones."""
+    """The row of a task: rates, the vectors' cosine to the first float32 ones."""
     if task["kind"] == "peak":
         return {"status": "measured", **peaks(128 if task["tiny"] else PEAK_SIZE)}
     folder, arm = Path(task["folder"]), ARMS[task["arm"]]
@@ -170,7 +169,6 @@ def measure(task):
         "tokens_per_second": tokens / wall,
         "cpu_milliseconds": 1000 * cpu / len(texts),
         "flops": 2 * parameters * tokens / wall,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "cosine": cosine,
     }
 

@@ -46,8 +46,8 @@ def _named(arm):
 
 def _tables(report):
     peak = next((row for row in report["rows"] if row["kind"] == "peak"), {})
-    header = ["tool", "numbers", "texts / s", "tokens / s", "CPU ms a text", "of the peak",
-              "GiB", "cosine"]  # fmt: skip
+    header = ["tool", "numbers", "texts / s", "tokens / s", "CPU ms a text", "of the peak"]
+    header.append("cosine")
     parts = []
     for model in MODELS:
         for texts in TEXTS:
@@ -67,7 +67,7 @@ def _line(arm, row, peak):
     start = [ARMS[arm].name, ARMS[arm].dtype]
     if row["status"] != "measured":
         missing = ", ".join(row.get("missing", ()))
-        return [*start, f"{row['status']} {missing}".strip(), *[""] * 5]
+        return [*start, f"{row['status']} {missing}".strip(), *[""] * 4]
     most = peak.get("bfloat16" if ARMS[arm].dtype == "bfloat16" else "float32")
     return [
         *start,
@@ -75,7 +75,6 @@ def _line(arm, row, peak):
         f"{row['tokens_per_second']:,.0f}",
         f"{row['cpu_milliseconds']:.1f}",
         f"{row['flops'] / most:.0%}" if most else "",
-        f"{row['peak_gib']:.1f}",
         "1" if row["cosine"] is None else f"{row['cosine']:.5f}",
     ]
 

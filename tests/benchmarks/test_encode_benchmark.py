@@ -29,7 +29,6 @@ def test_tiny_run_reports_rates_memory_and_cosines_and_goes_on(tmp_path):
     for row in report["rows"][1:]:
         assert row["status"] == "measured"
         assert row["texts_per_second"] > 0
-        assert 0 < row["peak_gib"] < 4
     assert report["rows"][1]["cosine"] is None
     assert 0.99 < report["rows"][2]["cosine"] < 1.0001
     assert {each["kept"] for each in report["answers"]} == {"not measured"}
