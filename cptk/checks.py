@@ -352,3 +352,66 @@ def path(value: object, name: str) -> Path:
     if not text or "\0" in text:
         raise ValueError(f"`{name}` should be a path. Received: {shown(text)}.")
     return Path(os.path.expanduser(text))  # which leaves `~nobody` as it is
+
+
+def folder_to_write(value: object, name: str) -> Path:
+    """A folder that will be made, or replaced as a whole, without links and `..`.
+
+    Args:
+        value: A string or `os.PathLike`.
+        name: What the error calls it.
+
+    Raises:
+        TypeError: No path.
+        ValueError: It is the working directory or one above it, a mount point, or a link that leads
+            nowhere; its parent is a file; it has a name that is too long.
+        PermissionError: Its parent cannot be written.
+
+    Example:
+
+    ```pycon
+    >>> from cptk.checks import folder_to_write
+    >>> folder_to_write("models/../presets/mine", "folder").parts[-2:]
+    ('presets', 'mine')
+
+    ```
+    """
+    given = path(value, name)
+    target = Path(os.path.realpath(given))
+    working = Path.cwd()
+    if not target.name or target == working or target in working.parents:
+        raise ValueError(
+            f"`{name}` should name a folder to write, and not the working directory or one above "
+            f"it. Received: {shown(str(given))}."
+        )
+    if any(map(os.path.islink, (target, *target.parents))):
+        # `realpath` has followed all links but those that lead to themselves.
+        raise ValueError(f"`{name}` is a link that leads nowhere: {shown(str(given))}.")
+    parent = target.parent
+    while not os.path.exists(parent) and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        raise ValueError(
+            f"`{name}` should name a folder to write. Received {shown(str(given))}, and "
+            f"{shown(str(parent))} is a file."
+        )
+    for part in (*target.parts[len(parent.parts) :], str(target)):
+        # Each name by itself, since the system cannot judge a name in a folder that does not exist
+        # yet; the whole path last, which may be too long although each name is short enough.
+        try:
+            os.lstat(parent / part)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ValueError(
+                f"`{name}` cannot be a folder here: {shown(part)}, of {len(os.fsencode(part))} "
+                f"bytes ({error.strerror})."
+            ) from None
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"`{name}` cannot be written: {shown(str(parent))} is read-only.")
+    if os.path.ismount(target):
+        raise ValueError(
+            f"`{name}` is a mount point, {shown(str(target))}, which cannot be replaced as a whole. "
+            "Name a folder in it."
+        )
+    return target

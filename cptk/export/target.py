@@ -69,46 +69,10 @@ def checked_folder(folder: object, overwrite: object) -> Path:
             f"`folder` should name a folder: an export is the model, its tokenizer and a card. "
             f"Received: {checks.shown(str(given))}. Leave {given.suffix} out."
         )
-    target = Path(os.path.realpath(given))
-    working = Path.cwd()
-    if not target.name or target == working or target in working.parents:
-        raise ValueError(
-            "`folder` should name a folder to write, and not the working directory or one above "
-            f"it. Received: {checks.shown(str(given))}."
-        )
-    parent = target.parent
-    while not os.path.exists(parent) and parent != parent.parent:
-        parent = parent.parent
-    if not parent.is_dir():
-        raise ValueError(
-            f"`folder` should name a folder to write. Received {checks.shown(str(given))}, and "
-            f"{checks.shown(str(parent))} is a file."
-        )
-    _check_names(parent, target)
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"`folder` cannot be written: {str(parent)!r} is read-only.")
-    if os.path.ismount(target):
-        raise ValueError(
-            f"`folder` is a mount point, {str(target)!r}, which cannot be replaced as a whole. "
-            "Name a folder in it."
-        )
+    target = checks.folder_to_write(given, "folder")
     if os.path.lexists(target):
         _check_replaceable(target, bool(overwrite))
     return target
-
-
-def _check_names(parent: Path, target: Path) -> None:
-    """Raise `ValueError` for names that the system cannot have, each seen from a real folder."""
-    for name in (*target.parts[len(parent.parts) :], str(target)):
-        try:
-            os.lstat(parent / name)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise ValueError(
-                f"`folder` cannot be one here: {checks.shown(name)}, of {len(os.fsencode(name))} "
-                f"bytes ({error.strerror})."
-            ) from None
 
 
 def _check_replaceable(target: Path, overwrite: bool) -> None:

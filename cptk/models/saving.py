@@ -58,7 +58,7 @@ def save_embedder(
             "`max_shard_size` should be a positive number of GB, or None. Received: "
             f"{checks.shown(max_shard_size)}."
         )
-    target = _checked_target(preset_dir)
+    target = checks.folder_to_write(preset_dir, "preset_dir")
     own = _own_files(embedder.preprocessor)
     _check_content(target, own)
     files.check_free_space(target, _size(embedder), f"The preset {str(target)!r}")
@@ -77,49 +77,6 @@ def save_embedder(
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise
-
-
-def _checked_target(preset_dir: object) -> Path:
-    """The folder that will be written, without links and `..`, checked to be possible."""
-    path = checks.path(preset_dir, "preset_dir")
-    target = Path(os.path.realpath(path))
-    working = Path.cwd()
-    if not target.name or target == working or target in working.parents:
-        raise ValueError(
-            "`preset_dir` should name a folder to write, and not the working directory or one "
-            f"above it. Received: {str(path)!r}."
-        )
-    if any(map(os.path.islink, (target, *target.parents))):
-        # `realpath` has followed all links but those that lead to themselves.
-        raise ValueError(f"`preset_dir` is a link that leads nowhere: {str(path)!r}.")
-    parent = target.parent
-    while not os.path.exists(parent) and parent != parent.parent:
-        parent = parent.parent
-    if not parent.is_dir():
-        raise ValueError(
-            f"`preset_dir` should name a folder to write. Received {str(path)!r}, and "
-            f"{str(parent)!r} is a file."
-        )
-    for name in (*target.parts[len(parent.parts) :], str(target)):
-        # Each name by itself, since the system cannot judge a name in a folder that does not exist
-        # yet; the whole path last, which may be too long although each name is short enough.
-        try:
-            os.lstat(parent / name)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise ValueError(
-                f"`preset_dir` cannot be a folder here: {checks.shown(name)}, of "
-                f"{len(os.fsencode(name))} bytes ({error.strerror})."
-            ) from None
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"`preset_dir` cannot be written: {str(parent)!r} is read-only.")
-    if os.path.ismount(target):
-        raise ValueError(
-            f"`preset_dir` is a mount point, {str(target)!r}, which cannot be replaced as a whole. "
-            "Name a folder in it."
-        )
-    return target
 
 
 def _own_files(preprocessor: Layer | None) -> set[str]:
