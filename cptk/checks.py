@@ -411,7 +411,7 @@ def folder_to_write(value: object, name: str) -> Path:
         raise PermissionError(f"`{name}` cannot be written: {shown(str(parent))} is read-only.")
     if os.path.ismount(target):
         raise ValueError(
-            f"`{name}` is a mount point, {shown(str(target))}, which cannot be replaced as a whole. "
-            "Name a folder in it."
+            f"`{name}` is a mount point, {shown(str(target))}, which cannot be replaced as a "
+            "whole. Name a folder in it."
         )
     return target
