@@ -131,7 +131,7 @@ def stamps(source: str, paths: Sequence[str]) -> list[str]:
     """Path, size and time of each file: what was mined of others would not be theirs."""
     system, root = opened(source)
     found = list(paths)
-    named = [i for i, path in enumerate(paths) if path.isascii() or _is_utf8(path)]
+    named = [i for i, path in enumerate(paths) if _is_utf8(path)]
     infos = system.get_file_info([below(root, paths[i]) for i in named])
     for i, info in zip(named, infos, strict=True):
         found[i] += f"\0{info.size}\0{info.mtime_ns}"

@@ -26,7 +26,7 @@ from cptk.models.preset_reading import Refused, read_object
 from cptk.tokenizers import JSONTokenizer, TokenizerSpec, tokenizer_json
 from cptk.tokenizers.json_tokenizer import lower_cased, tokens_around
 from cptk.tokenizers.specs import spec_from_content
-from cptk.types import DType
+from cptk.types import Config, DType
 
 
 class Overrides(NamedTuple):
@@ -160,12 +160,19 @@ def _new_embedder(
     return embedder
 
 
+def _read_task(preset: str) -> Config | None:
+    """What a preset says of the task that was saved; `None` where it holds a backbone alone."""
+    if not preset_utils.check_file_exists(preset, preset_utils.TASK_CONFIG_FILE):
+        return None
+    file = Path(preset_utils.get_file(preset, preset_utils.TASK_CONFIG_FILE))
+    task = read_object(file.parent, file.name)
+    preset_checks.check_objects(task, file.parent, file.name)
+    return task
+
+
 def _read_keras_hub_embedder(preset: str) -> tuple[dict[str, object], int | None]:
     """How an encoder pools, and how long its texts are, where KerasHub's own embedder was saved."""
-    if not preset_utils.check_file_exists(preset, preset_utils.TASK_CONFIG_FILE):
-        return {}, None
-    file = Path(preset_utils.get_file(preset, preset_utils.TASK_CONFIG_FILE))
-    config = read_object(file.parent, file.name)["config"]
+    config = (_read_task(preset) or {"config": {}})["config"]
     if "pooling_mode" not in config:
         return {}, None
     arguments = {"pooling": config["pooling_mode"], "normalize": config["normalize"]}
@@ -177,11 +184,9 @@ def find_saved_class(
     preset: str, base: type[keras_hub.models.TextEmbedder]
 ) -> type[keras_hub.models.TextEmbedder] | None:
     """The class of the embedder saved in a preset; `None` if it is no subclass of `base`."""
-    if not preset_utils.check_file_exists(preset, preset_utils.TASK_CONFIG_FILE):
+    task = _read_task(preset)
+    if task is None:
         return None
-    file = Path(preset_utils.get_file(preset, preset_utils.TASK_CONFIG_FILE))
-    task = read_object(file.parent, file.name)
-    preset_checks.check_objects(task, file.parent, file.name)
     saved = keras.saving.get_registered_object(task["registered_name"])
     return saved if isinstance(saved, type) and issubclass(saved, base) else None
 
