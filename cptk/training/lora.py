@@ -77,6 +77,11 @@ def enable_lora(embedder: Model, rank: int = 16, alpha: float | None = None) -> 
     for layer in linear:
         layer.lora_alpha = rank if alpha is None else alpha
         _widen(layer)
+    # KerasHub leaves the layers around these frozen in name. `block.trainable = False` would then
+    # be no news on TensorFlow, whose `__setattr__` drops what changes nothing, and freeze nothing.
+    for layer in backbone._flatten_layers(include_self=False):
+        if any(part in linear for part in layer._flatten_layers(include_self=False)):
+            layer._trainable = True
 
 
 def layer_paths(model: Model) -> dict[str, Any]:

@@ -25,6 +25,24 @@ def test_every_linear_layer_and_nothing_else_is_trained():
     assert not any("embedding" in path for path in trained)
 
 
+def test_a_block_can_be_frozen_afterwards(tmp_path):
+    embedder = toys.embedder(num_layers=2)
+    trainer = toys.compiled(cptk.ContrastiveTrainer(embedder, seed=3))
+    enable_lora(embedder, 2)
+    blocks = embedder.backbone.transformer_layers
+    blocks[0].trainable = False
+    trained = {v.path for v in embedder.trainable_variables}
+    assert trained == {v.path for block in blocks[1:] for v in block.trainable_variables} != set()
+    assert blocks[0].trainable_variables == []
+    blocks[0].trainable = True
+    assert any("lora" in v.path for v in blocks[0].trainable_variables)
+    blocks[0].trainable = False
+    toys.compiled(trainer)
+    trainer.save(tmp_path / "trainer.keras")
+    again = keras.saving.load_model(tmp_path / "trainer.keras").embedder
+    assert len(again.trainable_variables) == len(trained)
+
+
 def test_the_product_is_scaled_by_alpha_over_rank():
     embedder = toys.trainer(keras.optimizers.SGD(0.1)).embedder
     enable_lora(embedder, 2, alpha=6)
