@@ -167,6 +167,10 @@ def test_functions_that_only_declare_are_left_out(body):
         ("\n  One\n  line.\n  \t\n  Two.", "One line."),
         (">>> f(1)\n2", ""),
         (":param x: what", ""),
+        ("labels (`Tensor` of shape `(batch,)`, *optional*):\n    What is right.", ""),
+        ("Labels (those of `y`) are read.", "Labels (those of `y`) are read."),
+        ("TODO(me): write this.", ""),
+        ("Todo lists are read.", "Todo lists are read."),
         ("", ""),
     ],
 )
@@ -176,6 +180,7 @@ def test_first_paragraph(docstring, expected):
 
 def test_short_and_unencodable_docstrings_are_left_out():
     assert len(_mine('def f():\n    """Two words."""\n    return 1\n')) == 0
+    assert len(_mine('def f():\n    """See https://example.org/some/page."""\n    return 1\n')) == 0
     assert len(_mine('def f():\n    """Three whole words \\ud800."""\n    return 1\n')) == 0
     assert len(functions_in_source('def f():\n    """Word."""\n    return 1\n', min_words=1)) == 1
 
