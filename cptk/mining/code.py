@@ -39,6 +39,8 @@ GENERATED = re.compile(
     r"|^\W*(this (file|module) (is|was) )?generated (by|from|with)",
     re.IGNORECASE | re.MULTILINE,
 )
+GO_GENERATED = re.compile(r"^// Code generated .* DO NOT EDIT\.$", re.MULTILINE)
+"""Go's own mark (`go help generate`), before the package's name, behind however long a licence."""
 LARGEST_FILE = 1_000_000  # bytes; larger ones are tables in Python's clothes
 FIELD = re.compile(r"\*{0,2}\w+\*{0,2} ?\(`.+\)(,? \*?optional\*?)?\s*:")
 """A parameter without a section around it: "labels (`torch.Tensor`, *optional*): what they are"."""
@@ -290,6 +292,9 @@ def _read(file: Path) -> str:
 
 def is_generated(text: str) -> bool:
     """Whether a file says in its first lines that a tool has made it."""
+    head, package, _ = text[:10_000].partition("\npackage ")
+    if package and GO_GENERATED.search(head):
+        return True
     return GENERATED.search("\n".join(text[:1000].split("\n")[:10])) is not None
 
 
