@@ -39,7 +39,12 @@ GENERATED = re.compile(
     r"|^\W*(this (file|module) (is|was) )?generated (by|from|with)",
     re.IGNORECASE | re.MULTILINE,
 )
+GO_GENERATED = re.compile(r"^// Code generated .* DO NOT EDIT\.$", re.MULTILINE)
+"""Go's own mark (`go help generate`), before the package's name, behind however long a licence."""
 LARGEST_FILE = 1_000_000  # bytes; larger ones are tables in Python's clothes
+FIELD = re.compile(r"\*{0,2}\w+\*{0,2} ?\(`.+\)(,? \*?optional\*?)?\s*:")
+"""A parameter without a section around it: "labels (`torch.Tensor`, *optional*): what they are"."""
+TO_DO = re.compile(r"(TODO|FIXME|XXX)\b")
 
 
 class _Function(NamedTuple):
@@ -175,7 +180,7 @@ def _pairs(tree: ast.Module, source: str, path: str, min_words: int) -> list[_Fu
         if docstring is None or _only_declares(node):
             continue
         summary = first_paragraph(docstring)
-        if len(re.findall(r"[^\W\d_]{2,}", summary)) >= min_words and _is_unicode(summary):
+        if count_words(summary) >= min_words and _is_unicode(summary):
             pairs.append(
                 _Function(summary, _code_without_docstring(node, lines), name, path, node.lineno)
             )
@@ -183,9 +188,16 @@ def _pairs(tree: ast.Module, source: str, path: str, min_words: int) -> list[_Fu
 
 
 def first_paragraph(docstring: str) -> str:
-    """The docstring's first paragraph on one line; "" where it opens with code or fields."""
+    """The first paragraph on one line; "" where it opens with code, fields or what is to do."""
     paragraph = re.split(r"\n[ \t]*\n", cleandoc(docstring).strip(), maxsplit=1)[0]
-    return "" if paragraph.startswith((">>>", ":", "@")) else " ".join(paragraph.split())
+    if paragraph.startswith((">>>", ":", "@")) or FIELD.match(paragraph) or TO_DO.match(paragraph):
+        return ""
+    return " ".join(paragraph.split())
+
+
+def count_words(text: str) -> int:
+    """How many words of two letters or more a text has; a web address has none."""
+    return len(re.findall(r"[^\W\d_]{2,}", re.sub(r"https?://\S+", " ", text)))
 
 
 class _Skip(ValueError):
@@ -280,6 +292,9 @@ def _read(file: Path) -> str:
 
 def is_generated(text: str) -> bool:
     """Whether a file says in its first lines that a tool has made it."""
+    head, package, _ = text[:10_000].partition("\npackage ")
+    if package and GO_GENERATED.search(head):
+        return True
     return GENERATED.search("\n".join(text[:1000].split("\n")[:10])) is not None
 
 

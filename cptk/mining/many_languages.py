@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from cptk.data.pairs import Pairs
 from cptk.docstrings import Node, parse, python_docstring, strip_docstring
+from cptk.mining.code import FIELD, TO_DO, count_words
 from cptk.mining.documents import Document, each_document, provenance
 
 LANGUAGE_OF = {
@@ -66,8 +67,8 @@ class Rules(NamedTuple):
     r"""Why a documented function is left out; CodeSearchNet's by default.
 
     Attributes:
-        min_words: Words that its documentation has, at least.
-        min_lines: Lines that its code has, at least.
+        min_words: Words that its documentation has, at least; a web address has none.
+        min_lines: Lines that its code has, at least, without blank ones.
         tests: Whether functions are taken that have "test" in their name.
         standard: Whether constructors and methods such as `toString` are taken.
         undocumented: Whether functions without documentation are taken, with "" as their query:
@@ -183,12 +184,11 @@ def _pairs_in(file: Document, language: str, rules: Rules, counts: Counter[str])
 def _refused(found: _Found, language: str, rules: Rules) -> str | None:
     """The rule by which a function falls."""
     name = re.split(r"[.:#]", found.name)[-1]
-    words = re.findall(r"[^\W\d_]{2,}", found.documentation)
     if not found.documentation and not rules.undocumented:
         return "no documentation"
-    if found.documentation and len(words) < rules.min_words:
+    if found.documentation and count_words(found.documentation) < rules.min_words:
         return "short documentation"
-    if len(found.code.splitlines()) < rules.min_lines:
+    if sum(bool(line.strip()) for line in found.code.splitlines()) < rules.min_lines:
         return "short code"
     if not rules.tests and "test" in name.lower():
         return "test"
@@ -409,7 +409,7 @@ def _first_paragraph(lines: list[str]) -> str:
     kept: list[str] = []
     for line in lines:
         words = re.sub(r"</?(p|br)\s*/?>", "\0", line, flags=re.IGNORECASE).strip()
-        if not words.strip("\0") or _SECTION.match(words.lstrip("\0")):
+        if not words.strip("\0") or _is_section(words.lstrip("\0"), first=not kept):
             if kept or words.strip("\0"):
                 break
             continue
@@ -419,6 +419,12 @@ def _first_paragraph(lines: list[str]) -> str:
         if "\0" in words.strip("\0"):
             break
     return " ".join(" ".join(kept).split())
+
+
+def _is_section(line: str, first: bool) -> bool:
+    """Whether a line begins what is no description; `first`, whether it is the first one."""
+    found = _SECTION.match(line) or FIELD.match(line) or (first and TO_DO.match(line))
+    return bool(found)
 
 
 def _without_markup(text: str) -> str:

@@ -391,6 +391,45 @@ func Bare() int {
     }
 
 
+@pytest.mark.parametrize(
+    ("docstring", "query"),
+    [
+        ("labels (`torch.Tensor` of shape `(batch,)`, *optional*):\n    What is right.", None),
+        ("**kwargs** (`dict`): What else there is.", None),
+        ("Adds what there is.\n    x (`int`, *optional*): A number.", "Adds what there is."),
+        ("Labels (those of `y`) are read: all.", "Labels (those of `y`) are read: all."),
+        ("TODO: this should be written again.", None),
+        ("FIXME(me) it is slow with many.", None),
+        ("Todo lists are read.", "Todo lists are read."),
+        ("XXX_Size gives its size.", "XXX_Size gives its size."),
+        ("Does so for now.\n    TODO faster.", "Does so for now. TODO faster."),
+        ("https://example.org/a/page#that-says-how-it-is-done", None),
+        ("Reads https://example.org and its pages.", "Reads https://example.org and its pages."),
+    ],
+)
+def test_documentation_that_describes_nothing(docstring, query):
+    source = f'def f(x):\n    """{docstring}\n    """\n    x = 1\n    return x\n'
+    found = mined("a.py", source, Rules())
+    assert [row[0] for row in found.values()] == ([] if query is None else [query])
+
+
+def test_comments_that_describe_nothing():
+    code = "function f(x) {\n  x += 1;\n  return x;\n}\n"
+    for comment in ("// TODO: write this in another way", "// https://example.org/how-it-is-done"):
+        assert mined("a.js", f"{comment}\n{code}", Rules()) == {}
+    assert mined("a.js", f"// Adds one to it.\n{code}", Rules())
+
+
+def test_blank_lines_are_no_lines_of_code():
+    """What stood behind the docstring is not touched, and does not make a function longer."""
+    source = 'def f(x):\n    """Gives what it takes."""\n{}    return x\n'
+    for blank in ("", "\n", "\n    \n\n"):
+        counts = Counter()
+        assert mined("a.py", source.format(blank), Rules(), counts) == {}
+        assert counts == {"short code": 1}
+    assert mined("a.py", source.format("\n"))["f"][1] == "def f(x):\n\n    return x"
+
+
 def test_a_file_that_does_not_parse_gives_what_does():
     broken = JAVA.replace("private int size;", "private int size").replace("Box() { }", "Box( { }")
     assert "Box.Kind.one" in mined("Box.java", broken)
