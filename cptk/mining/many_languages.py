@@ -68,7 +68,7 @@ class Rules(NamedTuple):
 
     Attributes:
         min_words: Words that its documentation has, at least; a web address has none.
-        min_lines: Lines that its code has, at least, without blank ones.
+        min_lines: Lines that its code has, at least.
         tests: Whether functions are taken that have "test" in their name.
         standard: Whether constructors and methods such as `toString` are taken.
         undocumented: Whether functions without documentation are taken, with "" as their query:
@@ -188,7 +188,7 @@ def _refused(found: _Found, language: str, rules: Rules) -> str | None:
         return "no documentation"
     if found.documentation and count_words(found.documentation) < rules.min_words:
         return "short documentation"
-    if sum(bool(line.strip()) for line in found.code.splitlines()) < rules.min_lines:
+    if len(found.code.splitlines()) < rules.min_lines:
         return "short code"
     if not rules.tests and "test" in name.lower():
         return "test"

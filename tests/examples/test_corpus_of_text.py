@@ -165,6 +165,14 @@ def test_an_embedder_is_trained_on_kinds_of_pairs_and_goes_on(tmp_path, no_tests
     assert again == curve
 
 
+def test_the_last_layers_alone_are_trained(tmp_path):
+    options = train_text.parse(["--input", str(tmp_path), "--tiny", "--trained-layers", "1"])
+    embedder, _ = train_text.load(options)
+    trained = [weight.path for weight in embedder.trainable_weights]
+    assert trained
+    assert all("transformer_layer_1/" in path for path in trained)
+
+
 def test_a_folder_of_texts_is_mined(tmp_path, no_tests):
     for i in range(4):
         (tmp_path / f"{i}.md").write_text(

@@ -420,16 +420,6 @@ def test_comments_that_describe_nothing():
     assert mined("a.js", f"// Adds one to it.\n{code}", Rules())
 
 
-def test_blank_lines_are_no_lines_of_code():
-    """What stood behind the docstring is not touched, and does not make a function longer."""
-    source = 'def f(x):\n    """Gives what it takes."""\n{}    return x\n'
-    for blank in ("", "\n", "\n    \n\n"):
-        counts = Counter()
-        assert mined("a.py", source.format(blank), Rules(), counts) == {}
-        assert counts == {"short code": 1}
-    assert mined("a.py", source.format("\n"))["f"][1] == "def f(x):\n\n    return x"
-
-
 def test_a_file_that_does_not_parse_gives_what_does():
     broken = JAVA.replace("private int size;", "private int size").replace("Box() { }", "Box( { }")
     assert "Box.Kind.one" in mined("Box.java", broken)
