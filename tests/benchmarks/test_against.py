@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import run_child
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "against.py"
 
@@ -13,10 +15,7 @@ SCRIPT = ROOT / "benchmarks" / "against.py"
 @pytest.mark.slow
 def test_a_checkout_against_itself(tmp_path):
     sizes = ("--tiny", "--rounds", "2", "--backends", "tensorflow", "--output", str(tmp_path))
-    run = subprocess.run(
-        [sys.executable, str(SCRIPT), str(ROOT), *sizes],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    run = run_child([sys.executable, str(SCRIPT), str(ROOT), *sizes], 240)
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((tmp_path / "against.json").read_text())
     assert [row["work"] for row in report["rows"]] == ["train step", "cached step", "encode"]

@@ -1,11 +1,12 @@
 import importlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.children import run_child
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
@@ -25,10 +26,7 @@ def test_tiny_run_measures_before_and_after_on_both(tmp_path):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(FOLDER / "bidirectional.py"), "--tiny", "--output", tmp_path]
     command += ["--work", tmp_path / "work", "--arms", "bidirectional-mean"]
-    run = subprocess.run(
-        list(map(str, command)), env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=570, check=False,
-    )  # fmt: skip
+    run = run_child(command, 420, {"PYTHONPATH": path})
     assert run.returncode == 0, run.stdout + run.stderr
     rows = json.loads((tmp_path / "bidirectional.json").read_text())["rows"]
     assert [row["status"] for row in rows] == ["measured"] * 4, rows

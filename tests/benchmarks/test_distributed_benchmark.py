@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import run_child
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "distributed.py"
 
@@ -13,10 +15,7 @@ SCRIPT = ROOT / "benchmarks" / "distributed.py"
 def test_tiny_run_compares_two_processes_with_one(tmp_path):
     backend = "tensorflow"
     sizes = ("--tiny", "--batch-size", "4", "--steps", "1", "--backends", backend)
-    run = subprocess.run(
-        [sys.executable, str(SCRIPT), *sizes, "--output", str(tmp_path)],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    run = run_child([sys.executable, str(SCRIPT), *sizes, "--output", str(tmp_path)], 240)
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((tmp_path / "distributed.json").read_text())
     (row,) = report["rows"]

@@ -1,22 +1,20 @@
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.children import run_child
 
 ROOT = Path(__file__).parents[2]
 
 
 def _run(output, *arguments):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "encode.py"), "--tiny", "--work",
-         str(output / "work"), "--output", str(output), *arguments],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    command = [sys.executable, ROOT / "benchmarks" / "encode.py", "--tiny", *arguments]
+    command += ["--work", output / "work", "--output", output]
+    return run_child(command, 420, {"PYTHONPATH": path})
 
 
 @pytest.mark.slow
@@ -49,11 +47,8 @@ def test_unknown_arms_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_small_million_has_the_bytes_of_one_run_after_kills(tmp_path):
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "encode_million.py"), "--tiny", "--kills", "2",
-         "--output", str(tmp_path)],
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    command = [sys.executable, ROOT / "benchmarks" / "encode_million.py", "--tiny"]
+    run = run_child([*command, "--kills", "2", "--output", tmp_path], 420)
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((tmp_path / "encode_million.json").read_text())
     assert [row["status"] for row in report["rows"]] == ["measured", "measured"]

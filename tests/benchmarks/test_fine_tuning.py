@@ -1,11 +1,12 @@
 import importlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.children import run_child
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
@@ -22,11 +23,8 @@ def module(monkeypatch):
 
 def _run(script, output, *arguments):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, str(FOLDER / script), "--tiny", "--output", str(output), *arguments],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=570, check=False,
-    )  # fmt: skip
+    command = [sys.executable, FOLDER / script, "--tiny", "--output", output, *arguments]
+    return run_child(command, 570, {"PYTHONPATH": path})
 
 
 @pytest.mark.slow

@@ -1,21 +1,20 @@
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.children import run_child
 
 ROOT = Path(__file__).parents[2]
 
 
 def _run(*arguments):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "knn.py"), *arguments],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return run_child(
+        [sys.executable, str(ROOT / "benchmarks" / "knn.py"), *arguments], 240, {"PYTHONPATH": path}
+    )
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
 import importlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.children import run_child
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
@@ -21,12 +22,9 @@ def benchmark(monkeypatch):
 
 def _run(output, *arguments):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, str(FOLDER / "large_batch.py"), "--tiny", "--steps", "1",
-         "--output", str(output), "--work", str(output / "work"), *arguments],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=570, check=False,
-    )  # fmt: skip
+    command = [sys.executable, FOLDER / "large_batch.py", "--tiny", "--steps", "1", *arguments]
+    command += ["--output", output, "--work", output / "work"]
+    return run_child(command, 420, {"PYTHONPATH": path})
 
 
 @pytest.mark.slow

@@ -3,12 +3,13 @@
 import importlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.children import run_child
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,11 +24,9 @@ def module(monkeypatch):
 
 def _run(*arguments):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "search.py"), *arguments],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=570, check=False,
-    )  # fmt: skip
+    return run_child(
+        [sys.executable, ROOT / "benchmarks" / "search.py", *arguments], 420, {"PYTHONPATH": path}
+    )
 
 
 @pytest.mark.slow

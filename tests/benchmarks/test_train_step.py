@@ -1,7 +1,6 @@
 import importlib
 import json
 import os
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cptk.models import fastest_dtype
+from tests.children import run_child
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
@@ -31,11 +31,7 @@ def test_tiny_run_reports_both_contenders_and_their_ratio(tmp_path):
     backend = "tensorflow"
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(FOLDER / "train_step.py"), "--tiny", "--backends", backend]
-    run = subprocess.run(
-        [*command, "--output", str(tmp_path / "new")],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    run = run_child([*command, "--output", str(tmp_path / "new")], 240, {"PYTHONPATH": path})
     assert run.returncode == 0, run.stdout + run.stderr
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
         "train_step.json",
