@@ -15,6 +15,7 @@ import keras
 import keras_hub
 
 from cptk import checks
+from cptk.models.encoder_layer import EncoderLayer, gelu
 from cptk.types import Config, Model
 
 #: Names of activations in a Hugging Face `config.json` → the function in Keras.
@@ -45,11 +46,12 @@ class _AsConfigured:
         checks.choice("activation", activation, set(ACTIVATIONS.values()))
         super().__init__(**kwargs)
         model: Model = self
-        function = _gelu_approximate if activation == "gelu_approximate" else activation
-        function = keras.activations.get(function)
+        own = {"gelu": gelu, "gelu_approximate": _gelu_approximate}
+        function = keras.activations.get(own.get(activation, activation))
         # No weight depends on either, and a functional model calls its layers anew.
         model.embeddings_layer_norm.epsilon = layer_norm_epsilon
         for layer in model.transformer_layers:
+            layer.__class__ = EncoderLayer
             layer.activation = function
             layer._feedforward_intermediate_dense.activation = function
             layer.layer_norm_epsilon = layer_norm_epsilon
