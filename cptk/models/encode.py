@@ -42,7 +42,7 @@ Codes: TypeAlias = NDArray[Any]
 BLOCK = 4096
 """Texts whose vectors are written to a file at once. Batches are cut within them, so that a call
 that goes on cuts the same ones."""
-_TOKENS_OF_A_BATCH = 512
+_TOKENS_OF_A_BATCH = 768
 _TOKENS_ELSEWHERE = 32_768
 """On anything but a processor; of several devices each has as many."""
 _MANY_TEXTS = 1600
@@ -94,7 +94,7 @@ def encode(
             by default. Below the smallest or above the largest of `trained_dims` there is a
             warning; between them none is needed.
         batch_tokens: Tokens in a batch, padding included. Lower it where memory does not suffice.
-            Defaults to 512 on a processor, unless a `batch_size` is given.
+            Defaults to 768 on a processor, unless a `batch_size` is given.
         dtype: What a vector is kept in: `"float32"`, `"float16"`, `"int8"` or `"binary"`; see
             `cptk.quantization`. int8 needs a calibration: of the first block where there is an
             `output`, which keeps it; else the one that is given.
