@@ -11,6 +11,7 @@ CLAIMS = [
     ("smollm2", "sst2", "tensorflow", "st", 3.0),
     ("smollm2", "sst2", "tensorflow-bfloat16", "st", 5.0),
     ("minilm", "sst2", "tensorflow", "st", 2.0),
+    ("minilm", "sst2", "tensorflow-bfloat16", "st", 2.0),
     ("minilm", "sst2", "tensorflow", "st-onnx", 1.0),
     ("smollm2", "sst2", "tensorflow", "kerashub", 5.0),
     ("minilm", "sst2", "tensorflow", "kerashub", 5.0),
