@@ -1,5 +1,7 @@
 """Everything that needs `tf.data`: the only module that imports TensorFlow when it is imported."""
 
+import atexit
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, cast
 
@@ -364,3 +366,22 @@ def _drop_none(batch: KerasBatch) -> KerasBatch:
     if not isinstance(batch, tuple):
         return batch
     return batch[0] if len(batch) == 1 else (batch[0], batch[-1])
+
+
+# === The end of the process ===
+
+
+def _end_iterators() -> None:
+    """End what still reads batches, while its threads can still enter Python.
+
+    A `fit` that stops within an epoch leaves its iterator to the garbage collector, and one that
+    raises leaves it to the frames of the error. Python would come to it when no other thread may
+    enter any more, and wait for ever for one of TensorFlow's that is fetching a batch.
+    """
+    gc.collect()
+    for each in gc.get_objects():
+        if issubclass(type(each), tf.data.Iterator):
+            vars(each).pop("_iterator_resource", None)
+
+
+atexit.register(_end_iterators)

@@ -88,14 +88,13 @@ def gelu(x: Tensor) -> Tensor:
     backend = keras.config.backend()
     if backend == "torch":  # whose own is computed in 32 bits
         return keras.activations.gelu(x)
-    return _gelu_keeping_x(x) if backend == "tensorflow" else _gelu(x)[0]
+    return _gelu_keeping_x(x) if backend == "tensorflow" else _gelu(x)
 
 
-def _gelu(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """GELU; `x` in 32 bits or more; and the probability that a normal number is not above it."""
-    wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-    below = 0.5 * (1.0 + ops.erf(wide * 0.5**0.5))
-    return ops.cast(wide * below, x.dtype), wide, below
+def _gelu(x: Tensor) -> Tensor:
+    """GELU in 32 bits or more, in the form that TensorFlow's and LiteRT's compilers know."""
+    wide = _wide(x)
+    return ops.cast(0.5 * wide * (1.0 + ops.erf(wide * 0.5**0.5)), x.dtype)
 
 
 @ops.custom_gradient  # type: ignore[untyped-decorator]
@@ -103,8 +102,13 @@ def _gelu_keeping_x(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """GELU whose backward pass needs `x` alone: in 32 bits what it is made of would fill memory."""
 
     def gradient(upstream: Tensor) -> Tensor:
-        _, wide, below = _gelu(x)
+        wide = _wide(x)
+        below = 0.5 * (1.0 + ops.erf(wide * 0.5**0.5))
         slope = below + wide * ops.exp(-0.5 * wide * wide) / (2.0 * math.pi) ** 0.5
         return ops.cast(ops.cast(upstream, slope.dtype) * slope, x.dtype)
 
-    return _gelu(x)[0], gradient
+    return _gelu(x), gradient
+
+
+def _wide(x: Tensor) -> Tensor:
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
