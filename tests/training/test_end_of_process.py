@@ -36,7 +36,7 @@ print("trained")
 @pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="TensorFlow's iterators")
 @pytest.mark.parametrize("how", ["stop", "raise"])
 def test_a_process_ends_after_a_training_that_did_not(how):
-    """Left to Python's finalisation, the iterator waited for a thread that Python let in no more."""
+    """Left to Python at its end, the iterator waited for a thread that may enter no more."""
     tests = Path(__file__).parents[1]
     path = os.pathsep.join([str(tests.parent), str(tests / "training"), str(tests)])
     environment = {"PYTHONPATH": path, "KERAS_BACKEND": "tensorflow"}
