@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ def run(
     for kind in ("http", "https"):  # nothing is fetched in a test
         monkeypatch.setenv(f"{kind}_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # which remembers proxies
     monkeypatch.setenv("CPTK_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("CPTK_DATA_DIR", str(tmp_path))  # put back after what `main` sets
     monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
