@@ -6,25 +6,28 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+ROOT = Path(__file__).parents[1]
 
 
 def run_child(
     command: Sequence[object],
     timeout: float,
     environment: Mapping[str, str] | None = None,
-    **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """`subprocess.run` with what it prints; past the time, an error with the stacks of its threads.
+
+    It imports this checkout, unless `environment` says otherwise.
 
     Its Python processes end one by one, the youngest first: each prints its stacks, and what one
     has printed is shown by the one that waits for it.
     """
     arguments = [str(part) for part in command]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    own = {"PYTHONPATH": path, **(environment or {}), "PYTHONFAULTHANDLER": "1"}
     child = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-        env={**os.environ, **(environment or {}), "PYTHONFAULTHANDLER": "1"},
-        start_new_session=True, **options,
+        env={**os.environ, **own}, start_new_session=True,
     )  # fmt: skip
     try:
         out, err = child.communicate(timeout=timeout)

@@ -378,7 +378,7 @@ def _end_iterators() -> None:
     raises leaves it to the frames of the error. Python would come to it when no other thread may
     enter any more, and wait for ever for one of TensorFlow's that is fetching a batch.
     """
-    gc.collect()
+    gc.collect()  # those of several devices too, which are of another class
     for each in gc.get_objects():
         if issubclass(type(each), tf.data.Iterator):
             vars(each).pop("_iterator_resource", None)

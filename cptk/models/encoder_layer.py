@@ -30,14 +30,16 @@ class EncoderLayer(keras_hub.layers.TransformerEncoder):  # type: ignore[misc]
         return_attention_scores: bool = False,
     ) -> Tensor:
         """As KerasHub's."""
-        parts = self._flatten_layers(include_self=False)
         if (
             keras.config.backend() != "tensorflow"
             or training is not False
             or self.normalize_first
             or attention_mask is not None
             or return_attention_scores
-            or any(getattr(part, "quantization_mode", None) for part in parts)
+            or any(
+                getattr(part, "quantization_mode", None)
+                for part in self._flatten_layers(include_self=False)
+            )
         ):
             return super().call(
                 inputs, padding_mask, attention_mask, training, return_attention_scores
@@ -86,27 +88,28 @@ def gelu(x: Tensor) -> Tensor:
     is five times slower than this.
     """
     if keras.config.backend() == "tensorflow":
-        return _gelu_keeping_x(x)
+        return _gelu_by_erf(x)
     return ops.cast(keras.activations.gelu(_wide(x)), x.dtype)
 
 
-def _gelu(x: Tensor) -> Tensor:
-    """GELU in 32 bits or more, in the form that TensorFlow's and LiteRT's compilers know."""
-    wide = _wide(x)
-    return ops.cast(0.5 * wide * (1.0 + ops.erf(wide * 0.5**0.5)), x.dtype)
-
-
 @ops.custom_gradient  # type: ignore[untyped-decorator]
-def _gelu_keeping_x(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """GELU whose backward pass needs `x` alone: in 32 bits what it is made of would fill memory."""
+def _gelu_by_erf(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """In the form that TensorFlow's and LiteRT's compilers know.
+
+    The backward pass keeps `x` alone: in 32 bits what GELU is made of would fill memory.
+    """
+
+    def parts() -> tuple[Tensor, Tensor]:
+        wide = _wide(x)
+        return wide, 1.0 + ops.erf(wide * 0.5**0.5)
 
     def gradient(upstream: Tensor) -> Tensor:
-        wide = _wide(x)
-        below = 0.5 * (1.0 + ops.erf(wide * 0.5**0.5))
-        slope = below + wide * ops.exp(-0.5 * wide * wide) / (2.0 * math.pi) ** 0.5
+        wide, twice = parts()
+        slope = 0.5 * twice + wide * ops.exp(-0.5 * wide * wide) / (2.0 * math.pi) ** 0.5
         return ops.cast(ops.cast(upstream, slope.dtype) * slope, x.dtype)
 
-    return _gelu(x), gradient
+    wide, twice = parts()
+    return ops.cast(0.5 * wide * twice, x.dtype), gradient
 
 
 def _wide(x: Tensor) -> Tensor:

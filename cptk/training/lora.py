@@ -80,7 +80,7 @@ def enable_lora(embedder: Model, rank: int = 16, alpha: float | None = None) -> 
     # KerasHub leaves the layers around these frozen in name. `block.trainable = False` would then
     # be no news on TensorFlow, whose `__setattr__` drops what changes nothing, and freeze nothing.
     for layer in backbone._flatten_layers(include_self=False):
-        if any(part in linear for part in layer._flatten_layers(include_self=False)):
+        if any(part.trainable for part in layer._flatten_layers(include_self=False)):
             layer._trainable = True
 
 

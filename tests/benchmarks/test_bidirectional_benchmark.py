@@ -1,6 +1,5 @@
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -23,10 +22,9 @@ def benchmark(monkeypatch):
 
 @pytest.mark.slow
 def test_tiny_run_measures_before_and_after_on_both(tmp_path):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(FOLDER / "bidirectional.py"), "--tiny", "--output", tmp_path]
     command += ["--work", tmp_path / "work", "--arms", "bidirectional-mean"]
-    run = run_child(command, 420, {"PYTHONPATH": path})
+    run = run_child(command, 420)
     assert run.returncode == 0, run.stdout + run.stderr
     rows = json.loads((tmp_path / "bidirectional.json").read_text())["rows"]
     assert [row["status"] for row in rows] == ["measured"] * 4, rows

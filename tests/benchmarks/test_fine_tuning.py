@@ -1,6 +1,5 @@
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -22,9 +21,8 @@ def module(monkeypatch):
 
 
 def _run(script, output, *arguments):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, FOLDER / script, "--tiny", "--output", output, *arguments]
-    return run_child(command, 570, {"PYTHONPATH": path})
+    return run_child(command, 570)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -21,10 +20,9 @@ def benchmark(monkeypatch):
 
 
 def _run(output, *arguments):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, FOLDER / "large_batch.py", "--tiny", "--steps", "1", *arguments]
     command += ["--output", output, "--work", output / "work"]
-    return run_child(command, 420, {"PYTHONPATH": path})
+    return run_child(command, 420)
 
 
 @pytest.mark.slow

@@ -1,5 +1,4 @@
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -11,10 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _run(*arguments):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return run_child(
-        [sys.executable, ROOT / "benchmarks" / "mining.py", *arguments], 600, {"PYTHONPATH": path}
-    )
+    return run_child([sys.executable, ROOT / "benchmarks" / "mining.py", *arguments], 600)
 
 
 @pytest.mark.slow

@@ -1,5 +1,4 @@
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -11,12 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _run(*arguments):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return run_child(
-        [sys.executable, ROOT / "benchmarks" / "tiled_loss.py", *arguments],
-        240,
-        {"PYTHONPATH": path},
-    )
+    return run_child([sys.executable, ROOT / "benchmarks" / "tiled_loss.py", *arguments], 240)
 
 
 @pytest.mark.slow
